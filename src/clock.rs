@@ -1,0 +1,161 @@
+//! Time, as an argument.
+//!
+//! Three clocks, each for one purpose:
+//!
+//! * **Monotonic** time ([`Clock::monotonic`]) measures intervals within this process.
+//! * **Age** ([`Clock::age`]) is the store's own time: milliseconds that never step, carried over restarts
+//!   (spec 11, "Age over restarts"). Due times, acceptance and expiry are ages.
+//! * **Wall** time ([`Clock::wall_ms`]) is for people and for signature headers, never for a decision.
+//!
+//! Production uses [`Clock::system`]; tests use [`Clock::manual`] and move it by hand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A point in the store's own time, in milliseconds. It only grows, also over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Age(pub u64);
+
+impl Age {
+    /// The age `duration` later. Saturates.
+    pub fn after(self, duration: Duration) -> Age {
+        Age(self.0.saturating_add(millis(duration)))
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead.
+    pub fn since(self, earlier: Age) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Whole milliseconds of a duration. Saturates.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where the time comes from. Cheap to clone; all clones share one base.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// Age at the moment when the boot clock showed zero, in milliseconds (wrapping arithmetic). Set once, when the store opens.
+    age_base_ms: Arc<AtomicU64>,
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual(Arc<ManualTime>),
+}
+
+#[derive(Debug)]
+struct ManualTime {
+    boot_ms: AtomicU64,
+    wall_ms: AtomicU64,
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Clock {
+        Clock {
+            age_base_ms: Arc::default(),
+            source: Source::System,
+        }
+    }
+
+    /// A clock that stands still until [`Clock::advance`] or [`Clock::step_wall`] moves it.
+    pub fn manual(wall_ms: u64) -> Clock {
+        let time = ManualTime {
+            boot_ms: AtomicU64::new(1_000_000),
+            wall_ms: AtomicU64::new(wall_ms),
+        };
+        Clock {
+            age_base_ms: Arc::default(),
+            source: Source::Manual(Arc::new(time)),
+        }
+    }
+
+    /// Moves a manual clock forward: boot time and wall time together.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(time) = &self.source {
+            time.boot_ms.fetch_add(millis(by), Ordering::Relaxed);
+            time.wall_ms.fetch_add(millis(by), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the wall clock of a manual clock, as an operator or NTP would; other clocks do not notice.
+    pub fn step_wall(&self, to_ms: u64) {
+        if let Source::Manual(time) = &self.source {
+            time.wall_ms.store(to_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Time since some fixed point, for intervals. Does not run while the machine is suspended.
+    pub fn monotonic(&self) -> Duration {
+        match &self.source {
+            Source::System => timespec(clock_gettime(ClockId::Monotonic)),
+            Source::Manual(time) => Duration::from_millis(time.boot_ms.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Time since boot, suspend included.
+    pub fn boot(&self) -> Duration {
+        match &self.source {
+            Source::System => timespec(clock_gettime(ClockId::Boottime)),
+            Source::Manual(time) => Duration::from_millis(time.boot_ms.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Milliseconds since 1970, as the wall clock has it. It may step at any time.
+    pub fn wall_ms(&self) -> u64 {
+        match &self.source {
+            Source::System => millis(timespec(clock_gettime(ClockId::Realtime))),
+            Source::Manual(time) => time.wall_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The store's own time.
+    pub fn age(&self) -> Age {
+        Age(self
+            .age_base_ms
+            .load(Ordering::Relaxed)
+            .wrapping_add(millis(self.boot())))
+    }
+
+    /// Makes [`Clock::age`] go on from `age`, now. The store calls it once, when it opens.
+    pub fn set_age(&self, age: Age) {
+        self.age_base_ms
+            .store(age.0.wrapping_sub(millis(self.boot())), Ordering::Relaxed);
+    }
+}
+
+fn timespec(time: rustix::time::Timespec) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_follows_boot_time_and_not_the_wall() {
+        let clock = Clock::manual(1_700_000_000_000);
+        clock.set_age(Age(5_000));
+        clock.step_wall(0);
+        assert_eq!(clock.age(), Age(5_000));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(clock.age(), Age(7_000));
+        assert_eq!(clock.wall_ms(), 2_000);
+    }
+
+    #[test]
+    fn system_age_can_start_anywhere() {
+        let clock = Clock::system();
+        clock.set_age(Age(42));
+        assert!(clock.age() >= Age(42) && clock.age() < Age(60_000));
+    }
+}

@@ -1,0 +1,6 @@
+//! posthaste
+pub mod clock;
+pub mod connection;
+pub mod event;
+pub mod metrics;
+pub mod store;

@@ -1,0 +1,208 @@
+//! Where the store and one egress runtime meet: deliveries go out, settlements come back.
+//!
+//! Both directions hand over whole batches under a short lock, with one wake for a batch: at saturation a wake-up per
+//! event would cost more than the queue itself. A settlement does not wake the store at all; the store looks at each
+//! turn, at most 20 ms later, unless many wait.
+//!
+//! **Invariant:** what waits here is bounded: per connection the store hands out at most its window
+//! ([`super::WINDOW_EVENTS`]) of deliveries that are not settled yet.
+
+use std::sync::{Arc, Weak};
+
+use std::sync::Mutex;
+use tokio::sync::Notify;
+
+use super::doorbell::Doorbell;
+use super::{ConnectionId, DeliveryId};
+use crate::clock::Age;
+use crate::event::{Disposition, Event};
+
+/// One delivery that is due, handed to the egress. It comes back as exactly one [`Settlement`] or by [`Feed::release`].
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Which one it is; only the store reads it.
+    pub id: DeliveryId,
+    /// Which way it came.
+    pub lane: Lane,
+    /// Attempts made before, in this run.
+    pub attempts: u32,
+    /// When the first attempt of this run was made.
+    pub first_attempt: Option<Age>,
+    /// Bytes of its record: what loading it costs.
+    pub size: u32,
+    /// The event itself while it is in memory.
+    pub hot: Weak<Event>,
+}
+
+impl Delivery {
+    /// The connection it goes to.
+    pub fn connection(&self) -> ConnectionId {
+        self.id.connection
+    }
+}
+
+/// Which way a delivery came to the head of its queue. Lanes share one connection by turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Never tried before.
+    New,
+    /// Due again after a failure.
+    Retry,
+    /// A dead letter that an operator sent again.
+    Replay,
+}
+
+/// What the store sends.
+#[derive(Debug)]
+pub enum FeedItem {
+    /// A delivery is due.
+    Due(Delivery),
+    /// A payload that [`Feed::load`] asked for. `None`: its record cannot be read; the delivery becomes a dead letter
+    /// (cause `internal`) by the egress's settlement.
+    Loaded(Delivery, Option<Arc<Event>>),
+}
+
+/// What came of a delivery that was handed out.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which one.
+    pub id: DeliveryId,
+    /// Its record's bytes, as handed out.
+    pub size: u32,
+    /// What to do with it.
+    pub disposition: Disposition,
+    /// Attempts made in this run, the last one included.
+    pub attempts: u32,
+    /// When the first attempt of this run was made.
+    pub first_attempt: Age,
+}
+
+/// What the egress sends back.
+#[derive(Debug)]
+pub(super) enum Returned {
+    Settled(Settlement),
+    Released(Delivery),
+    Load(Vec<Delivery>),
+}
+
+/// The egress's end.
+#[derive(Debug)]
+pub struct Feed {
+    shared: Arc<Shared>,
+}
+
+/// The store's end.
+#[derive(Clone, Debug)]
+pub struct FeedPort {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    out: Mutex<Vec<FeedItem>>,
+    arrived: Notify,
+    back: Mutex<Vec<Returned>>,
+    doorbell: Arc<Doorbell>,
+}
+
+/// Settlements that may wait before the store is woken for them.
+const BACK_WAKE: usize = 128;
+
+/// Makes the two ends. `doorbell` wakes the store.
+pub fn feed(doorbell: Arc<Doorbell>) -> (Feed, FeedPort) {
+    let shared = Arc::new(Shared {
+        out: Mutex::default(),
+        arrived: Notify::new(),
+        back: Mutex::default(),
+        doorbell,
+    });
+    (
+        Feed {
+            shared: Arc::clone(&shared),
+        },
+        FeedPort { shared },
+    )
+}
+
+impl Feed {
+    /// Waits until something has arrived, and moves all of it to the end of `items`. Cancel safe.
+    pub async fn next(&self, items: &mut Vec<FeedItem>) {
+        loop {
+            {
+                let mut out = lock(&self.shared.out);
+                if !out.is_empty() {
+                    items.append(&mut out);
+                    return;
+                }
+            }
+            self.shared.arrived.notified().await;
+        }
+    }
+
+    /// Reports what came of a delivery.
+    pub fn settle(&self, settlement: Settlement) {
+        self.give_back(Returned::Settled(settlement), false);
+    }
+
+    /// Gives a delivery back untouched: it keeps its place and comes again when its connection is attached.
+    pub fn release(&self, delivery: Delivery) {
+        self.give_back(Returned::Released(delivery), false);
+    }
+
+    /// Asks for payloads from disk. Each comes back as one [`FeedItem::Loaded`]. Ask for one connection at a time, and
+    /// only within its share of the memory budget.
+    pub fn load(&self, deliveries: Vec<Delivery>) {
+        self.give_back(Returned::Load(deliveries), true);
+    }
+
+    fn give_back(&self, returned: Returned, wake: bool) {
+        let waiting = {
+            let mut back = lock(&self.shared.back);
+            back.push(returned);
+            back.len()
+        };
+        if wake || waiting % BACK_WAKE == 0 {
+            self.shared.doorbell.ring();
+        }
+    }
+}
+
+impl FeedPort {
+    /// Moves all of `items` to the egress and wakes it once.
+    pub fn send(&self, items: &mut Vec<FeedItem>) {
+        if items.is_empty() {
+            return;
+        }
+        lock(&self.shared.out).append(items);
+        self.shared.arrived.notify_one();
+    }
+
+    /// Moves all that came back to the end of `returned`.
+    pub(super) fn receive(&self, returned: &mut Vec<Returned>) {
+        returned.append(&mut lock(&self.shared.back));
+    }
+
+    /// What came back since the last call: settlements, released deliveries, and deliveries to load. For tests that
+    /// stand in for the store.
+    #[cfg(test)]
+    pub fn receive_for_test(&self) -> (Vec<Settlement>, Vec<Delivery>, Vec<Delivery>) {
+        let mut returned = Vec::new();
+        self.receive(&mut returned);
+        let (mut settled, mut released, mut loads) = (Vec::new(), Vec::new(), Vec::new());
+        for item in returned {
+            match item {
+                Returned::Settled(settlement) => settled.push(settlement),
+                Returned::Released(delivery) => released.push(delivery),
+                Returned::Load(deliveries) => loads.extend(deliveries),
+            }
+        }
+        (settled, released, loads)
+    }
+}
+
+/// No code panics while it holds one of these locks; if it did, the data is still whole (they are plain lists).
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
