@@ -1,0 +1,1 @@
+//! Ingress over real sockets, with a store that answers from memory.
