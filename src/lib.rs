@@ -3,4 +3,6 @@ pub mod clock;
 pub mod connection;
 pub mod event;
 pub mod metrics;
+pub mod secret;
 pub mod store;
+pub mod units;
