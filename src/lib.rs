@@ -5,4 +5,6 @@ pub mod event;
 pub mod ingress;
 pub mod metrics;
 pub mod problem;
+pub mod secret;
 pub mod store;
+pub mod units;
