@@ -203,7 +203,7 @@ mod tests {
             (Door::Loopback, &[LOCAL, CHUNKED], None),
             (
                 Door::Loopback,
-                &[LOCAL, CHUNKED, chunked],
+                &[LOCAL, CHUNKED, CHUNKED],
                 Some(Refusal::Malformed),
             ),
             (
