@@ -53,6 +53,7 @@ pub use listener::{BindError, UnixOptions};
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
+pub use serve::HEAD_BYTES_MAX;
 
 use counts::Counts;
 use guard::Door;
@@ -198,6 +199,12 @@ impl Ingress {
                     acks.abort();
                 });
             })?);
+        }
+        for address in self.tcp_addresses()? {
+            tracing::info!(%address, "Listening for events");
+        }
+        if let Some(unix) = &self.options.unix {
+            tracing::info!(path = %unix.path.display(), "Listening for events");
         }
         Ok(running)
     }

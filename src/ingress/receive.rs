@@ -155,11 +155,11 @@ impl Peer {
         let group = Arc::clone(self.shared.routing.load().find(target)?);
         let content = event.content.as_bytes().len() as u64;
         let mut plan = group.decide(body, content)?;
-        let json = answer_json(&group, &plan, event.id);
+        let (id, json) = (event.id, answer_json(&group, &plan, event.id));
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
-            tracing::debug!(event_id = %event.id, source = group.source, bytes = body, "Received an event");
             self.shared.intake.append(Arc::new(event), routes).await?;
+            tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
         group.count(&plan.dead);
         Ok(json)

@@ -30,8 +30,8 @@ use super::socket::{Progress, Socket, Stream, Timeouts};
 use crate::clock::Clock;
 use crate::store::intake::Intake;
 
-/// The largest request head, and hyper's read buffer: what a connection can make us hold before its body is accounted for.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The largest request head, and hyper's read buffer: what a connection can make us hold beside the memory budget.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long accepting pauses when the process or the system has no file descriptors or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -250,4 +250,22 @@ fn protocol() -> http1::Builder {
         // Answers are a few hundred bytes: copied into one piece they need one plain write.
         .writev(false);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn accepting_pauses_when_the_process_or_the_system_lacks_something() {
+        let pauses = |errno: Errno| !is_of_one_connection(&io::Error::from(errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(pauses(errno), "{errno:?}");
+        }
+        for errno in [Errno::CONNABORTED, Errno::CONNRESET, Errno::INTR] {
+            assert!(!pauses(errno), "{errno:?}");
+        }
+    }
 }

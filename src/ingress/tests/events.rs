@@ -98,6 +98,31 @@ fn expect_continue_is_honoured() {
 }
 
 #[test]
+fn a_request_may_come_byte_by_byte() {
+    let relay = Relay::start(|_| ());
+    let mut producer = relay.connect();
+    producer.stream.set_nodelay(true).unwrap();
+    let request = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nabcd";
+    for _ in 0..2 {
+        for byte in request.bytes() {
+            producer.send([byte]);
+        }
+        assert_eq!(producer.answer().status, 202);
+    }
+    assert_eq!(relay.stored()[1].0.content.body(), "abcd");
+}
+
+#[test]
+fn an_old_client_is_answered_and_closed() {
+    let relay = Relay::start(|_| ());
+    let mut producer = relay.connect();
+    producer.send("POST /v1/events HTTP/1.0\r\nContent-Length: 2\r\n\r\nab");
+    let answer = producer.answer();
+    assert!(answer.head.starts_with("http/1.0 202"), "{answer:?}");
+    assert!(producer.is_closed());
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let relay = Relay::start(|_| ());
     let mut producer = relay.connect();
@@ -131,6 +156,11 @@ fn a_producer_that_goes_away_leaves_its_event_and_no_memory() {
     producer.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab");
     eventually("the event is on its way", || relay.live(0) == 1);
     drop(producer);
+    // By the second answer the runtime has seen that the producer is gone.
+    let mut other = relay.connect();
+    for _ in 0..2 {
+        assert_eq!(other.post("/nowhere", "").status, 404);
+    }
     assert!(relay.memory_used() > 0, "held until the store has answered");
     relay.disk(Disk::Works);
     eventually("memory given back", || relay.memory_used() == 0);
