@@ -2,5 +2,9 @@
 pub mod clock;
 pub mod connection;
 pub mod event;
+pub mod ingress;
 pub mod metrics;
+pub mod problem;
+pub mod secret;
 pub mod store;
+pub mod units;
