@@ -65,6 +65,19 @@ impl SourceFile {
         }
     }
 
+    /// From 0.
+    pub(super) fn line_of(&self, at: usize) -> usize {
+        let after = self.line_starts().partition_point(|start| *start <= at);
+        after.saturating_sub(1)
+    }
+
+    /// Whether the line around `at` is the header of a table, or was meant to be one.
+    pub(super) fn is_header(&self, at: usize) -> bool {
+        self.slice(self.line_range(at))
+            .trim_start()
+            .starts_with('[')
+    }
+
     fn slice(&self, range: Range<usize>) -> &str {
         self.text.get(range).unwrap_or_default()
     }
@@ -74,11 +87,6 @@ impl SourceFile {
             let after_breaks = self.text.match_indices('\n').map(|(at, _)| at + 1);
             std::iter::once(0).chain(after_breaks).collect()
         })
-    }
-
-    fn line_of(&self, at: usize) -> usize {
-        let after = self.line_starts().partition_point(|start| *start <= at);
-        after.saturating_sub(1)
     }
 
     fn line_start(&self, line: usize) -> usize {
@@ -122,8 +130,13 @@ impl Place {
     fn snippet(&self, reveal: &Reveal) -> Snippet {
         let line = self.file.line_range(self.span.start);
         let hidden = match reveal {
-            Reveal::Syntax => syntax_hidden(self.file.slice(line.clone()), line.start),
+            Reveal::Syntax => with(
+                Vec::new(),
+                syntax_hidden(self.file.slice(line.clone()), line.start),
+            ),
             Reveal::Value => self.masked_strings(),
+            // The value of a [table] is its header, which the key stands in.
+            Reveal::Key(value) if value.start <= self.span.start => self.masked_strings(),
             Reveal::Key(value) => with(self.masked_strings(), value.clone()),
             Reveal::Nothing => with(self.masked_strings(), self.span.clone()),
         };
@@ -177,7 +190,7 @@ fn printable(char: char) -> char {
 }
 
 /// What of a line that does not parse is hidden: all after a known key's `=`, or after a table's header.
-fn syntax_hidden(line: &str, start: usize) -> Vec<Range<usize>> {
+fn syntax_hidden(line: &str, start: usize) -> Range<usize> {
     let indent = line.len() - line.trim_start().len();
     let trimmed = line.trim_start();
     let key_end = trimmed
@@ -197,7 +210,7 @@ fn syntax_hidden(line: &str, start: usize) -> Vec<Range<usize>> {
     } else {
         0
     };
-    vec![start + indent + visible..start + line.len()]
+    start + indent + visible..start + line.len()
 }
 
 /// The contents of all TOML strings and comments, without their quotes. Comments count, because a commented-out line may

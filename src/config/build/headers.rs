@@ -26,7 +26,7 @@ impl Build<'_> {
                     Err(message) => {
                         let path = format!("{}headers.{}", draft.path, entry.key);
                         self.report
-                            .error(&item.place, &Reveal::Value, &path, message);
+                            .error(&item.place, &Reveal::Nothing, &path, message);
                     }
                 }
             }
