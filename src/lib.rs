@@ -1,5 +1,6 @@
 //! posthaste
 pub mod clock;
+pub mod config;
 pub mod connection;
 pub mod event;
 pub mod ingress;
