@@ -1,6 +1,10 @@
 //! posthaste
+pub mod admin;
 pub mod clock;
 pub mod connection;
 pub mod event;
+pub mod logging;
 pub mod metrics;
+pub mod process;
 pub mod store;
+pub mod systemd;
