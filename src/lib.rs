@@ -1,10 +1,13 @@
 //! posthaste
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod connection;
 pub mod event;
 pub mod logging;
 pub mod metrics;
 pub mod process;
+pub mod secret;
 pub mod store;
 pub mod systemd;
+pub mod units;
