@@ -1,8 +1,10 @@
 //! posthaste
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod daemon;
 pub mod event;
 pub mod logging;
 pub mod metrics;

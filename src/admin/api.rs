@@ -224,7 +224,7 @@ pub struct ConfigProblem {
 /// A problem document (RFC 9457) as the command line reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemDocument {
-    /// `about:blank`: the code says what it is.
+    /// A URN made of the code; it names the kind of problem and is not meant to be opened.
     #[serde(rename = "type", default)]
     pub kind: String,
     /// What went wrong, for any such problem.

@@ -94,7 +94,7 @@ impl From<ReloadRefused> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let document = ProblemDocument {
-            kind: "about:blank".to_owned(),
+            kind: format!("urn:posthaste:problem:{}", self.code),
             title: self.title.to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
