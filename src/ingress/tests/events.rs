@@ -195,7 +195,10 @@ fn several_runtimes_share_the_listeners() {
             "127.0.0.1:0".parse().unwrap(),
             "127.0.0.1:0".parse().unwrap(),
         ],
-        max_connections: 1,
+        limits: IngressLimits {
+            max_connections: 1,
+            ..IngressLimits::default()
+        },
         ..IngressOptions::default()
     };
     let ingress = Ingress::bind(options).unwrap();
