@@ -145,7 +145,7 @@ fn an_address_is_listened_on_once() {
     let root = "[ingress]\nhttp = [\"127.0.0.1:7\", \"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:7\"]\n[admin]\nhttp = \"127.0.0.1:7\"\n";
     let found = errors(root, "");
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].starts_with("posthaste.toml:2:56: ingress.http: 127.0.0.1:7 is taken"));
+    assert!(found[0].starts_with("posthaste.toml:2:54: ingress.http: 127.0.0.1:7 is taken"));
     assert!(found[1].starts_with("posthaste.toml:4:8: admin.http: 127.0.0.1:7 is taken"));
 }
 
