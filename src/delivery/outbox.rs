@@ -1,0 +1,600 @@
+//! One connection inside its runtime: what is due, the gates it must pass, and the workers it has.
+//!
+//! The gates, in order: state, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
+//! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
+//! HTTP connection; one timer per connection opens those that open by time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Prepared;
+use super::budget::Room;
+use super::lanes::Lanes;
+use super::request::Template;
+use super::runtime::Shared;
+use super::status::{LastFailure, Status};
+use super::timer::Alarm;
+use super::worker::{Job, Slot, Worker};
+use crate::client::Client;
+use crate::clock::{Age, millis};
+use crate::connection::rate_limit::Limiter;
+use crate::connection::retry::{Facts, cause_of_status};
+use crate::connection::{Connection, State};
+use crate::event::{Cause, Disposition, Event, Outcome};
+use crate::metrics::ConnectionMetrics;
+use crate::store::feed::{Delivery, Settlement};
+use crate::store::{ConnectionId, DeliveryId};
+
+/// Payloads asked for at one time.
+const LOAD_EVENTS: usize = 64;
+
+/// Loaded payloads below which the next batch is asked for.
+const LOAD_LOW: usize = 16;
+
+/// A warning of one connection is logged at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+
+/// One generation of a connection's settings. An attempt keeps the one it started with.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) connection: Arc<Connection>,
+    /// The same object as long as HTTP connections may be kept.
+    pub(super) client: Rc<Client>,
+    pub(super) template: Template,
+}
+
+/// One attempt that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    /// The metric's code when it failed.
+    pub(super) code: Cause,
+    pub(super) took: Duration,
+    /// What went wrong, for the log.
+    pub(super) detail: Option<String>,
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Job(Job),
+    /// Wait in its slot.
+    Idle,
+    /// End: it is not needed, or has no HTTP connection to keep.
+    Exit,
+}
+
+/// One connection inside its runtime.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) shared: Rc<Shared>,
+    pub(super) id: ConnectionId,
+    pub(super) metrics: Arc<ConnectionMetrics>,
+    pub(super) alarm: Alarm,
+    status: Arc<Status>,
+    settings: RefCell<Rc<Settings>>,
+    inner: RefCell<Inner>,
+    /// Bytes of payloads that this connection holds or has asked for.
+    held_bytes: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    lanes: Lanes,
+    /// Workers without a delivery, the last one used at the end.
+    idle: Vec<Rc<Slot>>,
+    workers: u32,
+    /// Workers with a delivery.
+    busy: u32,
+    paused: bool,
+    closed: bool,
+    hold_until: Option<Instant>,
+    limiter: Option<Limiter>,
+    /// A rate token is waited for; the alarm is armed.
+    rate_wait: bool,
+    /// It waits for the runtime's bytes.
+    hungry: bool,
+    /// Attempts at one time while it ramps up; grows by one with each success, and so doubles each round.
+    ramp: u32,
+    /// Payloads asked for, in order.
+    loading: VecDeque<DeliveryId>,
+    /// When a gate other than the workers last said no.
+    gated_at: Instant,
+    /// A look at how long deliveries have waited is planned.
+    exhaustion_check: bool,
+    warned_at: Option<Instant>,
+}
+
+impl Outbox {
+    pub(super) fn new(
+        shared: &Rc<Shared>,
+        id: ConnectionId,
+        prepared: Prepared,
+        metrics: Arc<ConnectionMetrics>,
+        status: Arc<Status>,
+    ) -> Rc<Outbox> {
+        let rate = prepared.connection.rate_limit;
+        let inner = Inner {
+            lanes: Lanes::default(),
+            idle: Vec::new(),
+            workers: 0,
+            busy: 0,
+            paused: false,
+            closed: false,
+            hold_until: None,
+            limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
+            rate_wait: false,
+            hungry: false,
+            ramp: 1,
+            loading: VecDeque::new(),
+            gated_at: Instant::now(),
+            exhaustion_check: false,
+            warned_at: None,
+        };
+        let settings = Settings {
+            connection: prepared.connection,
+            client: Rc::new(prepared.client),
+            template: prepared.template,
+        };
+        Rc::new(Outbox {
+            shared: Rc::clone(shared),
+            id,
+            metrics,
+            alarm: Alarm::default(),
+            status,
+            settings: RefCell::new(Rc::new(settings)),
+            inner: RefCell::new(inner),
+            held_bytes: Cell::new(0),
+        })
+    }
+
+    /// Sleeps on the connection's timer until it is closed. Its one task beside the workers.
+    pub(super) async fn run_alarm(self: Rc<Outbox>) {
+        loop {
+            self.alarm.wait().await;
+            {
+                let mut inner = self.inner.borrow_mut();
+                if inner.closed {
+                    return;
+                }
+                inner.rate_wait = false;
+                if std::mem::take(&mut inner.exhaustion_check) {
+                    self.look_for_exhaustion(&mut inner);
+                }
+            }
+            self.pump();
+        }
+    }
+
+    pub(super) fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Puts new settings in force.
+    pub(super) fn replace(self: &Rc<Outbox>, prepared: Prepared) {
+        let old = self.settings();
+        let keep_sockets = old.connection.shares_transport_with(&prepared.connection);
+        let rate = prepared.connection.rate_limit;
+        let resumed = !is_active(&old.connection) && is_active(&prepared.connection);
+        let client = match keep_sockets {
+            true => Rc::clone(&old.client),
+            false => Rc::new(prepared.client),
+        };
+        *self.settings.borrow_mut() = Rc::new(Settings {
+            connection: prepared.connection,
+            client,
+            template: prepared.template,
+        });
+        let mut inner = self.inner.borrow_mut();
+        if old.connection.rate_limit != rate {
+            inner.limiter = rate.map(|rate| match inner.limiter.take() {
+                Some(limiter) => limiter.changed_to(rate),
+                None => Limiter::new(rate, &self.shared.clock),
+            });
+        }
+        if resumed {
+            inner.ramp = 1;
+        }
+        if !keep_sockets {
+            inner.idle.drain(..).for_each(|slot| slot.dismiss());
+        }
+        drop(inner);
+        self.pump();
+    }
+
+    /// Holds or resumes it from outside.
+    pub(super) fn set_paused(self: &Rc<Outbox>, paused: bool) {
+        let was = std::mem::replace(&mut self.inner.borrow_mut().paused, paused);
+        if was && !paused {
+            self.inner.borrow_mut().ramp = 1;
+        }
+        self.pump();
+    }
+
+    /// Ends it: what was not started goes back to the store, idle workers leave, busy ones end their attempt first.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.closed = true;
+        let unloaded = inner.lanes.unload();
+        self.give_bytes(unloaded);
+        inner
+            .lanes
+            .drain()
+            .for_each(|delivery| self.shared.feed.release(delivery));
+        inner.idle.drain(..).for_each(|slot| slot.dismiss());
+        drop(inner);
+        self.alarm.ring();
+        self.show();
+    }
+
+    /// A delivery is due. [`Outbox::pump`] starts it.
+    pub(super) fn push(&self, delivery: Delivery, now: Instant) {
+        self.inner.borrow_mut().lanes.push(delivery, now);
+    }
+
+    /// A payload has come, or cannot be read.
+    pub(super) fn push_loaded(&self, delivery: Delivery, event: Option<Arc<Event>>, now: Instant) {
+        let mut inner = self.inner.borrow_mut();
+        let asked = inner.loading.iter().position(|id| *id == delivery.id);
+        match asked {
+            Some(place) => drop(inner.loading.remove(place)),
+            // The one before this attachment asked for it; its bytes were given back then.
+            None => self.take_bytes(u64::from(delivery.size)),
+        }
+        match event {
+            Some(event) => inner.lanes.push_loaded(delivery, event, now),
+            None => {
+                drop(inner);
+                self.give_bytes(u64::from(delivery.size));
+                self.settle_unreadable(&delivery);
+            }
+        }
+    }
+
+    /// Starts as much as the gates let through.
+    pub(super) fn pump(self: &Rc<Outbox>) {
+        let settings = self.settings();
+        let now = Instant::now();
+        let mut inner = self.inner.borrow_mut();
+        while let Some(job) = self.take(&mut inner, &settings.connection, now) {
+            match inner.idle.pop() {
+                Some(slot) => slot.give(job),
+                None => {
+                    inner.workers += 1;
+                    Worker::spawn(self, job);
+                }
+            }
+        }
+        drop(inner);
+        self.show();
+    }
+
+    /// What a worker that has ended its delivery does next. `connected`: it has an HTTP connection to keep.
+    pub(super) fn next(self: &Rc<Outbox>, slot: &Rc<Slot>, connected: bool) -> Next {
+        let settings = self.settings();
+        let mut inner = self.inner.borrow_mut();
+        inner.busy = inner.busy.saturating_sub(1);
+        let next = if inner.closed || inner.workers > settings.connection.max_in_flight {
+            Next::Exit
+        } else if let Some(job) = self.take(&mut inner, &settings.connection, Instant::now()) {
+            Next::Job(job)
+        } else if connected {
+            inner.idle.push(Rc::clone(slot));
+            Next::Idle
+        } else {
+            Next::Exit
+        };
+        // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
+        let most = settings.connection.max_in_flight.min(inner.ramp);
+        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.lanes.len() > 0;
+        drop(inner);
+        if more {
+            self.pump();
+        } else {
+            self.show();
+        }
+        next
+    }
+
+    /// A worker has ended, in whatever way; `was_busy` when it never came to [`Outbox::next`].
+    pub(super) fn worker_left(self: &Rc<Outbox>, slot: &Rc<Slot>, was_busy: bool) {
+        // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
+        let Ok(mut inner) = self.inner.try_borrow_mut() else {
+            return;
+        };
+        inner.workers = inner.workers.saturating_sub(1);
+        inner.busy = inner.busy.saturating_sub(u32::from(was_busy));
+        inner.idle.retain(|idle| !Rc::ptr_eq(idle, slot));
+        let more = !inner.closed && inner.lanes.len() > 0;
+        drop(inner);
+        self.show();
+        if more {
+            self.shared.revisits.soon(self);
+        }
+    }
+
+    /// Passes the gates and takes the next delivery.
+    fn take(
+        self: &Rc<Outbox>,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<Job> {
+        if inner.closed || inner.lanes.len() == 0 {
+            return None;
+        }
+        if inner.paused || !is_active(connection) || self.is_held(inner, now) {
+            inner.gated_at = now;
+            self.give_bytes(inner.lanes.unload());
+            return None;
+        }
+        if inner.busy >= connection.max_in_flight.min(inner.ramp) {
+            self.note_no_worker(inner, connection, now);
+            return None;
+        }
+        self.load_ahead(inner, connection);
+        let candidate = inner.lanes.peek()?;
+        let room = match candidate.paid {
+            true => Room::Free,
+            false => self
+                .shared
+                .budget
+                .room(self.held_bytes.get(), candidate.size),
+        };
+        if room != Room::Free {
+            inner.gated_at = now;
+            self.wait_for_bytes(inner, room);
+            return None;
+        }
+        if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
+            self.wait_for_token(inner, now, wait);
+            return None;
+        }
+        let entry = inner.lanes.pop(&candidate)?;
+        if !candidate.paid {
+            self.take_bytes(candidate.size);
+        }
+        inner.busy += 1;
+        Some(Job::new(self, entry.delivery, candidate.event))
+    }
+
+    fn is_held(&self, inner: &mut Inner, now: Instant) -> bool {
+        match inner.hold_until {
+            Some(until) if now < until => {
+                self.alarm.arm(until);
+                true
+            }
+            Some(_) => {
+                inner.hold_until = None;
+                self.status.hold_until_ms.store(0, Ordering::Relaxed);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn wait_for_token(&self, inner: &mut Inner, now: Instant, wait: Duration) {
+        inner.gated_at = now;
+        if !std::mem::replace(&mut inner.rate_wait, true) {
+            self.metrics.rate_limit_waits.increment(1);
+        }
+        self.alarm.arm(now + wait);
+    }
+
+    fn wait_for_bytes(self: &Rc<Outbox>, inner: &mut Inner, room: Room) {
+        if room == Room::AllHeld && !std::mem::replace(&mut inner.hungry, true) {
+            self.shared.revisits.when_bytes_return(self);
+        }
+    }
+
+    /// The runtime looks at it again because of [`Revisits`](super::budget::Revisits).
+    pub(super) fn revisit(self: &Rc<Outbox>) {
+        self.inner.borrow_mut().hungry = false;
+        self.pump();
+    }
+
+    /// Asks the store for the payloads that are next and not in memory: one batch at a time, within the byte permits.
+    fn load_ahead(self: &Rc<Outbox>, inner: &mut Inner, connection: &Connection) {
+        if !inner.loading.is_empty() || inner.lanes.loaded_len() >= LOAD_LOW {
+            return;
+        }
+        // What is loaded and not sent takes room from others: a slow connection looks less far ahead.
+        let ahead = match &inner.limiter {
+            Some(limiter) => limiter.rate().burst.min(connection.max_in_flight),
+            None => connection.max_in_flight.saturating_mul(2),
+        };
+        let most = usize::try_from(ahead)
+            .unwrap_or(LOAD_EVENTS)
+            .clamp(1, LOAD_EVENTS);
+        let mut batch = Vec::new();
+        let mut refused = Room::Free;
+        while batch.len() < most {
+            let room = Cell::new(Room::Free);
+            let cold = inner.lanes.pop_cold(|size| {
+                room.set(self.shared.budget.room(self.held_bytes.get(), size));
+                room.get() == Room::Free
+            });
+            let Some(entry) = cold else {
+                refused = room.get();
+                break;
+            };
+            self.take_bytes(u64::from(entry.delivery.size));
+            inner.loading.push_back(entry.delivery.id);
+            batch.push(entry.delivery);
+        }
+        if batch.is_empty() {
+            self.wait_for_bytes(inner, refused);
+        } else {
+            self.shared.feed.load(batch);
+        }
+    }
+
+    fn note_no_worker(&self, inner: &mut Inner, connection: &Connection, now: Instant) {
+        if inner.busy < connection.max_in_flight {
+            inner.gated_at = now;
+        } else if !std::mem::replace(&mut inner.exhaustion_check, true) {
+            self.alarm.arm(now + connection.pool_acquire_timeout);
+        }
+    }
+
+    /// Counts each delivery that has waited too long for a worker, once.
+    fn look_for_exhaustion(&self, inner: &mut Inner) {
+        let settings = self.settings();
+        let connection = &settings.connection;
+        let (now, gated_at) = (Instant::now(), inner.gated_at);
+        let mut late = 0;
+        for entry in inner.lanes.entries_mut().filter(|entry| !entry.counted) {
+            if now >= entry.since.max(gated_at) + connection.pool_acquire_timeout {
+                entry.counted = true;
+                late += 1;
+            }
+        }
+        if late == 0 {
+            return;
+        }
+        self.metrics.pool_exhausted.increment(late);
+        if inner.warned_at.is_none_or(|at| now >= at + WARN_EVERY) {
+            inner.warned_at = Some(now);
+            tracing::warn!(
+                connection = connection.name,
+                waited = ?connection.pool_acquire_timeout,
+                workers = connection.max_in_flight,
+                "Deliveries waited too long for a worker; the target is slow, or pool and max_in_flight are too small"
+            );
+        }
+    }
+
+    /// Decides about a delivery after its attempt, and tells store and metrics.
+    pub(super) fn conclude(&self, job: &mut Job, ended: &Ended) {
+        let settings = self.settings();
+        let connection = &settings.connection;
+        let now = self.shared.clock.age();
+        let attempts = job.attempt();
+        let facts = Facts {
+            attempts,
+            since_first_attempt: now.since(job.first_attempt()),
+            success: &connection.success_status,
+        };
+        let rng = &mut *self.shared.rng.borrow_mut();
+        let disposition = connection.retry.decide(facts, &ended.outcome, rng);
+        let failed = match disposition {
+            Disposition::Delivered => None,
+            _ => Some(ended.code),
+        };
+        self.metrics.attempt(failed, ended.took.as_secs_f64());
+        match disposition {
+            Disposition::Delivered => self.note_success(connection, job.event(), now),
+            Disposition::RetryAfter(_) => self.note_failure(ended),
+            Disposition::Dead { .. } => {
+                self.metrics.deliveries.dead.increment(1);
+                self.note_failure(ended);
+            }
+        }
+        tracing::debug!(
+            connection = connection.name,
+            event_id = %job.event().id,
+            attempt = attempts,
+            outcome = ?ended.outcome,
+            disposition = ?disposition,
+            took = ?ended.took,
+            detail = ended.detail,
+            "Attempt ended"
+        );
+        job.settle(disposition);
+    }
+
+    fn note_success(&self, connection: &Connection, event: &Event, now: Age) {
+        self.metrics.deliveries.delivered.increment(1);
+        self.metrics
+            .latency(now.since(event.accepted_age).as_secs_f64());
+        let mut inner = self.inner.borrow_mut();
+        if inner.ramp < connection.max_in_flight {
+            inner.ramp += 1;
+        }
+    }
+
+    fn note_failure(&self, ended: &Ended) {
+        let (cause, status) = match ended.outcome {
+            Outcome::Response { status, .. } => (cause_of_status(status), status),
+            Outcome::Failed(cause) => (cause, 0),
+        };
+        self.status.note_failure(LastFailure {
+            at_ms: self.shared.clock.wall_ms(),
+            cause,
+            status,
+        });
+    }
+
+    /// The target asked to be left alone: all of the connection waits, and comes back slowly.
+    pub(super) fn hold(&self, wait: Duration, connection: &Connection) {
+        let wait = wait.min(connection.retry.retry_after_max);
+        let until = Instant::now() + wait;
+        let mut inner = self.inner.borrow_mut();
+        inner.ramp = 1;
+        if inner.hold_until.is_none_or(|held| held < until) {
+            inner.hold_until = Some(until);
+            let until_ms = millis(self.shared.clock.monotonic() + wait).max(1);
+            self.status.hold_until_ms.store(until_ms, Ordering::Relaxed);
+            self.alarm.arm(until);
+        }
+    }
+
+    fn settle_unreadable(&self, delivery: &Delivery) {
+        let cause = Cause::Internal;
+        self.metrics.deliveries.dead.increment(1);
+        tracing::error!(
+            connection = self.settings().connection.name,
+            "A queued event could not be read back from the store; its delivery became a dead letter"
+        );
+        self.shared.feed.settle(Settlement {
+            id: delivery.id,
+            size: delivery.size,
+            disposition: Disposition::Dead { cause, status: 0 },
+            attempts: delivery.attempts,
+            first_attempt: delivery
+                .first_attempt
+                .unwrap_or_else(|| self.shared.clock.age()),
+        });
+    }
+
+    fn take_bytes(&self, size: u64) {
+        self.held_bytes.set(self.held_bytes.get() + size);
+        self.shared.budget.take(size);
+    }
+
+    /// A payload is no longer held.
+    pub(super) fn give_bytes(&self, size: u64) {
+        if size > 0 {
+            self.held_bytes
+                .set(self.held_bytes.get().saturating_sub(size));
+            self.shared.budget.give_back(size);
+            self.shared.revisits.bytes_returned();
+        }
+    }
+
+    fn show(&self) {
+        let Ok(inner) = self.inner.try_borrow() else {
+            return;
+        };
+        let store = |gauge: &std::sync::atomic::AtomicU32, value: usize| {
+            gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
+        };
+        store(&self.status.idle, inner.idle.len());
+        store(
+            &self.status.waiting,
+            inner.lanes.len() + inner.loading.len(),
+        );
+        self.status.in_flight.store(inner.busy, Ordering::Relaxed);
+        self.status.open.store(inner.workers, Ordering::Relaxed);
+    }
+}
+
+fn is_active(connection: &Connection) -> bool {
+    connection.state == State::Active
+}
