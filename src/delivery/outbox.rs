@@ -22,7 +22,7 @@ use super::status::{LastFailure, Status};
 use super::timer::Alarm;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
-use crate::clock::{Age, millis};
+use crate::clock::millis;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::retry::{Facts, cause_of_status};
 use crate::connection::{Connection, State};
@@ -102,8 +102,8 @@ struct Inner {
     hungry: bool,
     /// Attempts at one time while it ramps up; grows by one with each success, and so doubles each round.
     ramp: u32,
-    /// Payloads asked for, in order.
-    loading: VecDeque<DeliveryId>,
+    /// Payloads asked for, in order, and their bytes.
+    loading: VecDeque<(DeliveryId, u64)>,
     /// When a gate other than the workers last said no.
     gated_at: Instant,
     /// A look at how long deliveries have waited is planned.
@@ -221,8 +221,9 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.closed = true;
+        let loading: u64 = inner.loading.drain(..).map(|(_, size)| size).sum();
         let unloaded = inner.lanes.unload();
-        self.give_bytes(unloaded);
+        self.give_bytes(loading + unloaded);
         inner
             .lanes
             .drain()
@@ -241,7 +242,7 @@ impl Outbox {
     /// A payload has come, or cannot be read.
     pub(super) fn push_loaded(&self, delivery: Delivery, event: Option<Arc<Event>>, now: Instant) {
         let mut inner = self.inner.borrow_mut();
-        let asked = inner.loading.iter().position(|id| *id == delivery.id);
+        let asked = inner.loading.iter().position(|(id, _)| *id == delivery.id);
         match asked {
             Some(place) => drop(inner.loading.remove(place)),
             // The one before this attachment asked for it; its bytes were given back then.
@@ -424,8 +425,9 @@ impl Outbox {
                 refused = room.get();
                 break;
             };
-            self.take_bytes(u64::from(entry.delivery.size));
-            inner.loading.push_back(entry.delivery.id);
+            let size = u64::from(entry.delivery.size);
+            self.take_bytes(size);
+            inner.loading.push_back((entry.delivery.id, size));
             batch.push(entry.delivery);
         }
         if batch.is_empty() {
@@ -459,8 +461,7 @@ impl Outbox {
             return;
         }
         self.metrics.pool_exhausted.increment(late);
-        if inner.warned_at.is_none_or(|at| now >= at + WARN_EVERY) {
-            inner.warned_at = Some(now);
+        if inner.may_warn(now) {
             tracing::warn!(
                 connection = connection.name,
                 waited = ?connection.pool_acquire_timeout,
@@ -489,11 +490,17 @@ impl Outbox {
         };
         self.metrics.attempt(failed, ended.took.as_secs_f64());
         match disposition {
-            Disposition::Delivered => self.note_success(connection, job.event(), now),
+            Disposition::Delivered => {
+                let latency = now.since(job.event().accepted_age);
+                self.metrics.deliveries.delivered.increment(1);
+                self.metrics.latency(latency.as_secs_f64());
+                self.ramp_up(connection);
+            }
             Disposition::RetryAfter(_) => self.note_failure(ended),
-            Disposition::Dead { .. } => {
+            Disposition::Dead { cause, status } => {
                 self.metrics.deliveries.dead.increment(1);
                 self.note_failure(ended);
+                self.warn_of_dead_letter(connection, cause, status);
             }
         }
         tracing::debug!(
@@ -509,13 +516,22 @@ impl Outbox {
         job.settle(disposition);
     }
 
-    fn note_success(&self, connection: &Connection, event: &Event, now: Age) {
-        self.metrics.deliveries.delivered.increment(1);
-        self.metrics
-            .latency(now.since(event.accepted_age).as_secs_f64());
+    /// One more at a time after each success, which doubles them each round.
+    fn ramp_up(&self, connection: &Connection) {
         let mut inner = self.inner.borrow_mut();
         if inner.ramp < connection.max_in_flight {
             inner.ramp += 1;
+        }
+    }
+
+    fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
+        if self.inner.borrow_mut().may_warn(Instant::now()) {
+            tracing::warn!(
+                connection = connection.name,
+                %cause,
+                status,
+                "A delivery became a dead letter; see `posthaste dead list`, more of them are not logged for a while"
+            );
         }
     }
 
@@ -592,6 +608,17 @@ impl Outbox {
         );
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
         self.status.open.store(inner.workers, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// Whether it is time for a warning again; takes the chance.
+    fn may_warn(&mut self, now: Instant) -> bool {
+        let may = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);
+        if may {
+            self.warned_at = Some(now);
+        }
+        may
     }
 }
 

@@ -73,6 +73,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64) -> Shared {
+        Shared {
+            feed,
+            clock,
+            budget: Budget::new(payload_bytes),
+            revisits: Revisits::default(),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            pace: Rc::default(),
+            tasks: TaskTracker::new(),
+            timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
+        }
+    }
+
     /// Unix seconds now, as a header.
     pub(super) fn timestamp(&self) -> HeaderValue {
         let seconds = self.clock.wall_ms() / 1000;
@@ -123,16 +136,7 @@ pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
         mut inbox,
     } = parts;
     let mut runtime = Runtime {
-        shared: Rc::new(Shared {
-            feed,
-            clock,
-            budget: Budget::new(payload_bytes),
-            revisits: Revisits::default(),
-            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
-            pace: Rc::default(),
-            tasks: TaskTracker::new(),
-            timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
-        }),
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
         outboxes: HashMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);

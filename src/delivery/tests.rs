@@ -44,7 +44,6 @@ struct Rig {
     port: FeedPort,
     commands: mpsc::Sender<Command>,
     metrics: Metrics,
-    clock: Clock,
     next_slot: u32,
     /// Slots handed out and not back yet.
     out: BTreeSet<u32>,
@@ -74,18 +73,16 @@ impl Rig {
                 let _ = done.send(());
             }
         });
-        let follower = clock.clone();
         tokio::task::spawn_local(async move {
             loop {
                 sleep(Duration::from_millis(1)).await;
-                follower.advance(Duration::from_millis(1));
+                clock.advance(Duration::from_millis(1));
             }
         });
         Rig {
             port,
             commands,
             metrics: Metrics::new(),
-            clock,
             next_slot: 0,
             out: BTreeSet::new(),
             settled: Vec::new(),

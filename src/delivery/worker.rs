@@ -235,18 +235,14 @@ impl Worker {
             }
         };
         let status = response.status().as_u16();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| parse_retry_after(value.as_bytes(), outbox.shared.clock.wall_ms()));
         let mut ended = Ended {
             outcome: Outcome::Response {
                 status,
-                retry_after,
+                retry_after: None,
             },
             code: cause_of_status(status),
             took: started.elapsed(),
-            detail: location(response.headers()),
+            detail: None,
         };
         if settings.connection.success_status.contains(status) {
             // The status is the success; what the body does only decides about the connection.
@@ -255,6 +251,12 @@ impl Worker {
             self.finish_response(response).await;
             return;
         }
+        let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
+        ended.outcome = Outcome::Response {
+            status,
+            retry_after,
+        };
+        ended.detail = location(response.headers());
         if let (429 | 503, Some(wait)) = (status, retry_after) {
             outbox.hold(wait, &settings.connection);
         }
@@ -339,6 +341,10 @@ fn not_sent(cause: Cause, detail: String) -> SendError {
         detail,
         unanswered: false,
     }
+}
+
+fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
+    parse_retry_after(headers.get(RETRY_AFTER)?.as_bytes(), wall_ms)
 }
 
 /// Where a redirect points, for the log: it is not followed.

@@ -219,3 +219,43 @@ fn payload_bytes_are_shared_and_nobody_is_left_without() {
         assert!(start.elapsed() < Duration::from_millis(500));
     });
 }
+
+#[test]
+fn a_detached_connection_gives_back_the_bytes_it_was_loading() {
+    paused(async {
+        let bad = hung().await;
+        let mut rig = Rig::new(3 * 10_200);
+        let body = vec![b'x'; 10_000];
+        for id in 1..=5 {
+            rig.attach(id, connection(&format!("c{id}"), &bad.url))
+                .await;
+            rig.send_lane(id, 5, Lane::New, &body);
+            rig.evict();
+            sleep(Duration::from_millis(5)).await;
+            rig.command(Command::Detach(ConnectionId(id))).await;
+        }
+        // All the bytes are free again: three small payloads are a connection's share, not one.
+        rig.receive();
+        rig.loads.clear();
+        rig.attach(9, connection("last", &bad.url)).await;
+        rig.send_lane(9, 5, Lane::New, &body[..3000]);
+        rig.evict();
+        sleep(Duration::from_millis(5)).await;
+        rig.receive();
+        assert_eq!(rig.loads.len(), 3);
+    });
+}
+
+#[test]
+fn a_large_body_arrives_whole() {
+    paused(async {
+        let peer = healthy().await;
+        let mut rig = Rig::with(connection("crm", &peer.url)).await;
+        let body: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+        rig.send_lane(1, 2, Lane::New, &body);
+        for settled in rig.settle(2).await {
+            assert_eq!(settled.disposition, Disposition::Delivered);
+        }
+        assert!(peer.notes.requests.borrow()[1].1.body == body);
+    });
+}

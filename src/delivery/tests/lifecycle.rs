@@ -2,8 +2,12 @@
 
 use super::peers::{answering, healthy, hung, read_request};
 use super::*;
+use crate::delivery::outbox::Outbox;
+use crate::delivery::runtime::Shared;
 use crate::delivery::testing::connection;
+use crate::delivery::worker::Job;
 use crate::delivery::{Dispatcher, DispatcherOptions};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use tokio::io::AsyncWriteExt;
 
@@ -215,6 +219,62 @@ fn whatever_happens_each_delivery_comes_back_once() {
             assert_eq!(rig.out, BTreeSet::new(), "seed {seed}");
         });
     }
+}
+
+#[test]
+fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
+    paused(async {
+        let (doorbell, _parker) = Doorbell::new();
+        let (feed, port) = feed(doorbell);
+        let shared = Rc::new(Shared::new(feed, Clock::manual(WALL_MS), 1000, 1));
+        let metrics = Metrics::new().connection("crm");
+        let settings = prepared(connection("crm", "http://127.0.0.1:1/"));
+        let outbox = Outbox::new(&shared, ConnectionId(1), *settings, metrics, Arc::default());
+        let event = testing::event(b"{}");
+        let delivery = testing::delivery(1, 7, Lane::New, &event);
+        let job = Job::new(&outbox, delivery, Arc::clone(&event));
+        let worker = tokio::task::spawn_local(async move {
+            let _job = job;
+            panic!("as a bug would");
+        });
+        assert!(worker.await.unwrap_err().is_panic());
+        let (settled, released, _) = port.receive_for_test();
+        assert_eq!((settled.len(), released.len()), (1, 0));
+        assert_eq!(settled[0].disposition, dead(Cause::Internal, 0));
+    });
+}
+
+#[test]
+fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let peer = hung().await;
+        let (doorbell, _parker) = Doorbell::new();
+        let (feed, port) = feed(doorbell);
+        let options = DispatcherOptions {
+            payload_bytes: 1 << 20,
+            seed: 1,
+        };
+        let metrics = Metrics::new();
+        let dispatcher =
+            Dispatcher::start(options, vec![feed], &Clock::system(), &metrics).unwrap();
+        let settings = Arc::new(connection("crm", &peer.url));
+        dispatcher
+            .attach(ConnectionId(1), prepare(&settings).unwrap())
+            .await;
+        let event = testing::event(b"{}");
+        let delivery = testing::delivery(1, 1, Lane::New, &event);
+        port.send(&mut vec![FeedItem::Due(delivery)]);
+        while peer.requests() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        dispatcher.drain(Duration::ZERO).await;
+        let (settled, released, _) = port.receive_for_test();
+        assert_eq!((settled.len(), released.len()), (0, 1));
+    });
 }
 
 #[test]
