@@ -4,6 +4,9 @@
 //! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
 //! HTTP connection; one timer per connection opens those that open by time.
 
+mod ending;
+mod memory;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -18,24 +21,16 @@ use super::budget::Room;
 use super::lanes::Lanes;
 use super::request::Template;
 use super::runtime::Shared;
-use super::status::{LastFailure, Status};
+use super::status::Status;
 use super::timer::Alarm;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
-use crate::clock::millis;
 use crate::connection::rate_limit::Limiter;
-use crate::connection::retry::{Facts, cause_of_status};
 use crate::connection::{Connection, State};
-use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::metrics::ConnectionMetrics;
-use crate::store::feed::{Delivery, Settlement};
+use crate::store::feed::Delivery;
 use crate::store::{ConnectionId, DeliveryId};
-
-/// Payloads asked for at one time.
-const LOAD_EVENTS: usize = 64;
-
-/// Loaded payloads below which the next batch is asked for.
-const LOAD_LOW: usize = 16;
+pub(super) use ending::Ended;
 
 /// A warning of one connection is logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(30);
@@ -47,17 +42,6 @@ pub(super) struct Settings {
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
     pub(super) template: Template,
-}
-
-/// One attempt that has ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) outcome: Outcome,
-    /// The metric's code when it failed.
-    pub(super) code: Cause,
-    pub(super) took: Duration,
-    /// What went wrong, for the log.
-    pub(super) detail: Option<String>,
 }
 
 /// What a worker does next.
@@ -239,25 +223,6 @@ impl Outbox {
         self.inner.borrow_mut().lanes.push(delivery, now);
     }
 
-    /// A payload has come, or cannot be read.
-    pub(super) fn push_loaded(&self, delivery: Delivery, event: Option<Arc<Event>>, now: Instant) {
-        let mut inner = self.inner.borrow_mut();
-        let asked = inner.loading.iter().position(|(id, _)| *id == delivery.id);
-        match asked {
-            Some(place) => drop(inner.loading.remove(place)),
-            // The one before this attachment asked for it; its bytes were given back then.
-            None => self.take_bytes(u64::from(delivery.size)),
-        }
-        match event {
-            Some(event) => inner.lanes.push_loaded(delivery, event, now),
-            None => {
-                drop(inner);
-                self.give_bytes(u64::from(delivery.size));
-                self.settle_unreadable(&delivery);
-            }
-        }
-    }
-
     /// Starts as much as the gates let through.
     pub(super) fn pump(self: &Rc<Outbox>) {
         let settings = self.settings();
@@ -388,53 +353,10 @@ impl Outbox {
         self.alarm.arm(now + wait);
     }
 
-    fn wait_for_bytes(self: &Rc<Outbox>, inner: &mut Inner, room: Room) {
-        if room == Room::AllHeld && !std::mem::replace(&mut inner.hungry, true) {
-            self.shared.revisits.when_bytes_return(self);
-        }
-    }
-
     /// The runtime looks at it again because of [`Revisits`](super::budget::Revisits).
     pub(super) fn revisit(self: &Rc<Outbox>) {
         self.inner.borrow_mut().hungry = false;
         self.pump();
-    }
-
-    /// Asks the store for the payloads that are next and not in memory: one batch at a time, within the byte permits.
-    fn load_ahead(self: &Rc<Outbox>, inner: &mut Inner, connection: &Connection) {
-        if !inner.loading.is_empty() || inner.lanes.loaded_len() >= LOAD_LOW {
-            return;
-        }
-        // What is loaded and not sent takes room from others: a slow connection looks less far ahead.
-        let ahead = match &inner.limiter {
-            Some(limiter) => limiter.rate().burst.min(connection.max_in_flight),
-            None => connection.max_in_flight.saturating_mul(2),
-        };
-        let most = usize::try_from(ahead)
-            .unwrap_or(LOAD_EVENTS)
-            .clamp(1, LOAD_EVENTS);
-        let mut batch = Vec::new();
-        let mut refused = Room::Free;
-        while batch.len() < most {
-            let room = Cell::new(Room::Free);
-            let cold = inner.lanes.pop_cold(|size| {
-                room.set(self.shared.budget.room(self.held_bytes.get(), size));
-                room.get() == Room::Free
-            });
-            let Some(entry) = cold else {
-                refused = room.get();
-                break;
-            };
-            let size = u64::from(entry.delivery.size);
-            self.take_bytes(size);
-            inner.loading.push_back((entry.delivery.id, size));
-            batch.push(entry.delivery);
-        }
-        if batch.is_empty() {
-            self.wait_for_bytes(inner, refused);
-        } else {
-            self.shared.feed.load(batch);
-        }
     }
 
     fn note_no_worker(&self, inner: &mut Inner, connection: &Connection, now: Instant) {
@@ -468,129 +390,6 @@ impl Outbox {
                 workers = connection.max_in_flight,
                 "Deliveries waited too long for a worker; the target is slow, or pool and max_in_flight are too small"
             );
-        }
-    }
-
-    /// Decides about a delivery after its attempt, and tells store and metrics.
-    pub(super) fn conclude(&self, job: &mut Job, ended: &Ended) {
-        let settings = self.settings();
-        let connection = &settings.connection;
-        let now = self.shared.clock.age();
-        let attempts = job.attempt();
-        let facts = Facts {
-            attempts,
-            since_first_attempt: now.since(job.first_attempt()),
-            success: &connection.success_status,
-        };
-        let rng = &mut *self.shared.rng.borrow_mut();
-        let disposition = connection.retry.decide(facts, &ended.outcome, rng);
-        let failed = match disposition {
-            Disposition::Delivered => None,
-            _ => Some(ended.code),
-        };
-        self.metrics.attempt(failed, ended.took.as_secs_f64());
-        match disposition {
-            Disposition::Delivered => {
-                let latency = now.since(job.event().accepted_age);
-                self.metrics.deliveries.delivered.increment(1);
-                self.metrics.latency(latency.as_secs_f64());
-                self.ramp_up(connection);
-            }
-            Disposition::RetryAfter(_) => self.note_failure(ended),
-            Disposition::Dead { cause, status } => {
-                self.metrics.deliveries.dead.increment(1);
-                self.note_failure(ended);
-                self.warn_of_dead_letter(connection, cause, status);
-            }
-        }
-        tracing::debug!(
-            connection = connection.name,
-            event_id = %job.event().id,
-            attempt = attempts,
-            outcome = ?ended.outcome,
-            disposition = ?disposition,
-            took = ?ended.took,
-            detail = ended.detail,
-            "Attempt ended"
-        );
-        job.settle(disposition);
-    }
-
-    /// One more at a time after each success, which doubles them each round.
-    fn ramp_up(&self, connection: &Connection) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.ramp < connection.max_in_flight {
-            inner.ramp += 1;
-        }
-    }
-
-    fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
-        if self.inner.borrow_mut().may_warn(Instant::now()) {
-            tracing::warn!(
-                connection = connection.name,
-                %cause,
-                status,
-                "A delivery became a dead letter; see `posthaste dead list`, more of them are not logged for a while"
-            );
-        }
-    }
-
-    fn note_failure(&self, ended: &Ended) {
-        let (cause, status) = match ended.outcome {
-            Outcome::Response { status, .. } => (cause_of_status(status), status),
-            Outcome::Failed(cause) => (cause, 0),
-        };
-        self.status.note_failure(LastFailure {
-            at_ms: self.shared.clock.wall_ms(),
-            cause,
-            status,
-        });
-    }
-
-    /// The target asked to be left alone: all of the connection waits, and comes back slowly.
-    pub(super) fn hold(&self, wait: Duration, connection: &Connection) {
-        let wait = wait.min(connection.retry.retry_after_max);
-        let until = Instant::now() + wait;
-        let mut inner = self.inner.borrow_mut();
-        inner.ramp = 1;
-        if inner.hold_until.is_none_or(|held| held < until) {
-            inner.hold_until = Some(until);
-            let until_ms = millis(self.shared.clock.monotonic() + wait).max(1);
-            self.status.hold_until_ms.store(until_ms, Ordering::Relaxed);
-            self.alarm.arm(until);
-        }
-    }
-
-    fn settle_unreadable(&self, delivery: &Delivery) {
-        let cause = Cause::Internal;
-        self.metrics.deliveries.dead.increment(1);
-        tracing::error!(
-            connection = self.settings().connection.name,
-            "A queued event could not be read back from the store; its delivery became a dead letter"
-        );
-        self.shared.feed.settle(Settlement {
-            id: delivery.id,
-            size: delivery.size,
-            disposition: Disposition::Dead { cause, status: 0 },
-            attempts: delivery.attempts,
-            first_attempt: delivery
-                .first_attempt
-                .unwrap_or_else(|| self.shared.clock.age()),
-        });
-    }
-
-    fn take_bytes(&self, size: u64) {
-        self.held_bytes.set(self.held_bytes.get() + size);
-        self.shared.budget.take(size);
-    }
-
-    /// A payload is no longer held.
-    pub(super) fn give_bytes(&self, size: u64) {
-        if size > 0 {
-            self.held_bytes
-                .set(self.held_bytes.get().saturating_sub(size));
-            self.shared.budget.give_back(size);
-            self.shared.revisits.bytes_returned();
         }
     }
 
