@@ -27,13 +27,15 @@ use crate::config::watch::Watch;
 use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, ReloadMode, RootFile};
 use crate::connection::Connection;
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
-use crate::ingress::{Ingress, IngressOptions, IngressParts, RoutingTable, RunningIngress, UnixOptions};
+use crate::ingress::{
+    Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable, RunningIngress, UnixOptions,
+};
+use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
 use crate::store::queue::QueueCounters;
 use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
-use crate::logging;
 use gauges::Gauges;
 
 /// How the daemon is started.
@@ -49,7 +51,9 @@ pub struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("config_file", &self.config_file).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("config_file", &self.config_file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,7 +107,9 @@ pub enum RunError {
     #[error("{0} has failed; the log says why")]
     Failed(&'static str),
     /// A second signal asked for an exit at once.
-    #[error("stopped at once by a second signal; what was in flight is delivered again at the next start")]
+    #[error(
+        "stopped at once by a second signal; what was in flight is delivered again at the next start"
+    )]
     StoppedAtOnce,
 }
 
@@ -126,7 +132,8 @@ pub fn run(options: Options) -> Result<(), RunError> {
         .build()
         .map_err(|error| RunError::System("start the control loop", error))?;
     runtime.block_on(async {
-        let mut signals = Signals::new().map_err(|error| RunError::System("handle signals", error))?;
+        let mut signals =
+            Signals::new().map_err(|error| RunError::System("handle signals", error))?;
         let shutdown = options.shutdown.clone().unwrap_or_default();
         let mut daemon = Daemon::start(options).await?;
         let ended = daemon.control(&mut signals, &shutdown).await;
@@ -188,7 +195,7 @@ struct Daemon {
     generation: u64,
     last_reload: Option<admin::api::LastReload>,
     store: Store,
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: Dispatcher,
     ingress: Option<RunningIngress>,
     routing: Arc<ArcSwap<RoutingTable>>,
     live: Vec<Live>,
@@ -214,17 +221,36 @@ impl Daemon {
             tracing::warn!(%error, "Could not find the service manager");
             Notifier::default()
         });
-        let root = Places::of_process().root_file(options.config_file);
-        let loaded = config::load(&root.path, &config::LoadOptions::of_process(&root)).map_err(RunError::Config)?;
+        let root = Places::of_process().root_file(options.config_file.as_deref());
+        let loaded = config::load(&root.path, &config::LoadOptions::of_process(&root))
+            .map_err(RunError::Config)?;
         apply_logging(&loaded.config);
         say_warnings(&loaded);
-        let Loaded { config, content_hash, watched, .. } = loaded;
+        let Loaded {
+            config,
+            content_hash,
+            watched,
+            ..
+        } = loaded;
         let prepared = prepare_all(&config)?;
         let metrics = Metrics::new();
-        metrics.gauge("posthaste_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
-        let Opened { store, intakes, feeds, corrupt } = open_store(&config, &clock, &metrics)?;
+        metrics
+            .gauge(
+                "posthaste_build_info",
+                &[("version", env!("CARGO_PKG_VERSION"))],
+            )
+            .set(1.0);
+        let Opened {
+            store,
+            intakes,
+            feeds,
+            corrupt,
+        } = open_store(&config, &clock, &metrics)?;
         if corrupt > 0 {
-            tracing::error!(places = corrupt, "The store was damaged; see above and its quarantine directory");
+            tracing::error!(
+                places = corrupt,
+                "The store was damaged; see above and its quarantine directory"
+            );
         }
         let ingress = Ingress::bind(ingress_options(&config))?;
         let addresses = ingress.tcp_addresses().unwrap_or_default();
@@ -251,7 +277,7 @@ impl Daemon {
             generation: 1,
             last_reload: None,
             store,
-            dispatcher: Arc::new(dispatcher),
+            dispatcher,
             ingress: None,
             routing: Arc::default(),
             live: Vec::new(),
@@ -272,7 +298,9 @@ impl Daemon {
         daemon.notifier.ready(&daemon.status_line());
         tracing::info!(connections = daemon.live.len(), "Ready");
         if let Some(ready) = options.ready {
-            ready(Ready { ingress_http: addresses });
+            ready(Ready {
+                ingress_http: addresses,
+            });
         }
         Ok(daemon)
     }
@@ -281,21 +309,34 @@ impl Daemon {
     async fn attach_all(&mut self, prepared: Vec<Prepared>) -> Result<(), RunError> {
         let connections: Vec<_> = self.config.connections.clone();
         for (connection, prepared) in connections.into_iter().zip(prepared) {
-            let live = self.attach(connection, prepared).await.map_err(|_| RunError::Failed("the store"))?;
+            let live = self
+                .attach(connection, prepared)
+                .await
+                .map_err(|_| RunError::Failed("the store"))?;
             self.live.push(live);
         }
         Ok(())
     }
 
-    async fn attach(&self, connection: Arc<Connection>, prepared: Prepared) -> Result<Live, store::Closed> {
+    async fn attach(
+        &self,
+        connection: Arc<Connection>,
+        prepared: Prepared,
+    ) -> Result<Live, store::Closed> {
         let (id, queue) = self.store.register(&connection.name).await?;
         let metrics = self.metrics.connection(&connection.name);
         let found = queue.live.load(std::sync::atomic::Ordering::Relaxed);
         metrics.recovered.increment(found);
         self.dispatcher.attach(id, prepared).await;
-        let feed = Dispatcher::runtime_of(&connection.name, self.config.daemon.runtime.egress_threads);
+        let feed =
+            Dispatcher::runtime_of(&connection.name, self.config.daemon.runtime.egress_threads);
         self.store.attach(id, feed);
-        Ok(Live { connection, id, queue, metrics })
+        Ok(Live {
+            connection,
+            id,
+            queue,
+            metrics,
+        })
     }
 
     fn open_doors(
@@ -311,7 +352,9 @@ impl Daemon {
             metrics: self.metrics.clone(),
             seed: fastrand::u64(..),
         };
-        let running = ingress.start(parts).map_err(|error| RunError::System("start ingress", error))?;
+        let running = ingress
+            .start(parts)
+            .map_err(|error| RunError::System("start ingress", error))?;
         self.gauges.watch_memory(Arc::clone(running.memory()));
         self.ingress = Some(running);
         Ok(())
@@ -323,7 +366,12 @@ impl Daemon {
             .live
             .iter()
             .map(|live| {
-                let Live { connection, id, queue, metrics } = live.clone();
+                let Live {
+                    connection,
+                    id,
+                    queue,
+                    metrics,
+                } = live.clone();
                 (connection, id, queue, metrics)
             })
             .collect();
@@ -332,13 +380,20 @@ impl Daemon {
     }
 
     fn status_line(&self) -> String {
-        let waiting: u64 =
-            self.live.iter().map(|live| live.queue.live.load(std::sync::atomic::Ordering::Relaxed)).sum();
+        let waiting: u64 = self
+            .live
+            .iter()
+            .map(|live| live.queue.live.load(std::sync::atomic::Ordering::Relaxed))
+            .sum();
         format!("{} connections, {waiting} pending", self.live.len())
     }
 
     /// The loop: one event at a time, until one of them ends it.
-    async fn control(&mut self, signals: &mut Signals, shutdown: &CancellationToken) -> Result<(), RunError> {
+    async fn control(
+        &mut self,
+        signals: &mut Signals,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RunError> {
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -365,7 +420,8 @@ impl Daemon {
         let automatic = self.config.daemon.reload == ReloadMode::Auto;
         tokio::select! {
             biased;
-            () = signals.stop() => Event::Shutdown,
+            _ = signals.terminate.recv() => Event::Shutdown,
+            _ = signals.interrupt.recv() => Event::Shutdown,
             () = shutdown.cancelled() => Event::Shutdown,
             () = Watchdog::tick(&mut self.watchdog) => Event::Watchdog,
             _ = signals.hang_up.recv() => Event::Reload,
@@ -380,7 +436,11 @@ impl Daemon {
         if self.store.has_failed() {
             return Err(RunError::Failed("the store's writer"));
         }
-        if self.ingress.as_ref().is_some_and(RunningIngress::has_failed) {
+        if self
+            .ingress
+            .as_ref()
+            .is_some_and(RunningIngress::has_failed)
+        {
             return Err(RunError::Failed("ingress"));
         }
         if let Ok(ages) = self.store.oldest().await {
@@ -392,10 +452,15 @@ impl Daemon {
 
     /// Feeds systemd's watchdog, unless a part has stood still since the last time.
     fn feed_watchdog(&mut self) {
-        let Some(watchdog) = &mut self.watchdog else { return };
+        let Some(watchdog) = &mut self.watchdog else {
+            return;
+        };
         let mut ticks = self.dispatcher.ticks();
         ticks.push(self.store.ticks());
-        let all_turn = ticks.iter().zip(&watchdog.seen).all(|(now, seen)| now > seen);
+        let all_turn = ticks
+            .iter()
+            .zip(&watchdog.seen)
+            .all(|(now, seen)| now > seen);
         if all_turn || watchdog.seen.is_empty() {
             self.notifier.watchdog();
         } else {
@@ -407,40 +472,55 @@ impl Daemon {
     }
 
     /// Drains and stops, in the order in which events flow.
-    async fn stop(mut self, signals: &mut Signals) -> Result<(), RunError> {
-        let within = self.config.daemon.drain_timeout;
+    async fn stop(self, signals: &mut Signals) -> Result<(), RunError> {
+        let Daemon {
+            config,
+            notifier,
+            readiness,
+            ingress,
+            dispatcher,
+            admin,
+            admin_stop,
+            store,
+            ..
+        } = self;
+        let within = config.daemon.drain_timeout;
         tracing::info!(drain_timeout_seconds = within.as_secs(), "Stopping");
-        self.notifier.stopping("draining");
-        self.notifier.extend_timeout(within + INGRESS_GRACE * 2);
-        self.readiness.send_replace(Readiness::NotReady("draining".to_owned()));
+        notifier.stopping("draining");
+        notifier.extend_timeout(within + INGRESS_GRACE * 2);
+        readiness.send_replace(Readiness::NotReady("draining".to_owned()));
         tokio::select! {
+            biased;
             () = signals.stop() => return Err(RunError::StoppedAtOnce),
-            () = Daemon::drain(self.ingress.take(), Arc::clone(&self.dispatcher), within) => {}
+            () = drain(ingress, dispatcher, within) => {}
         }
-        self.admin_stop.cancel();
-        // It ends by itself; a panic in it was reported where it happened.
-        let _ = (&mut self.admin).await;
-        drop(self.dispatcher);
-        self.store.close().await;
+        admin_stop.cancel();
+        // A panic in it was reported where it happened.
+        let _ = admin.await;
+        store.close().await;
         tracing::info!("Stopped");
         Ok(())
     }
+}
 
-    async fn drain(ingress: Option<RunningIngress>, dispatcher: Arc<Dispatcher>, within: Duration) {
-        if let Some(ingress) = ingress {
-            ingress.begin_stop(INGRESS_GRACE.min(within));
-            // The threads end when the open requests are answered.
-            let _ = tokio::task::spawn_blocking(move || ingress.join()).await;
-        }
-        dispatcher.drain(within).await;
+/// Answers what is open, then lets attempts end. `Dispatcher::drain` joins its threads, which have ended by then.
+async fn drain(ingress: Option<RunningIngress>, dispatcher: Dispatcher, within: Duration) {
+    if let Some(ingress) = ingress {
+        ingress.begin_stop(INGRESS_GRACE.min(within));
+        // The threads end when the open requests are answered.
+        let _ = tokio::task::spawn_blocking(move || ingress.join()).await;
     }
+    dispatcher.drain(within).await;
 }
 
 impl Watchdog {
     fn new(every: Duration) -> Watchdog {
         let mut interval = interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Watchdog { interval, seen: Vec::new() }
+        Watchdog {
+            interval,
+            seen: Vec::new(),
+        }
     }
 
     async fn tick(watchdog: &mut Option<Watchdog>) {
@@ -484,8 +564,12 @@ fn start_dispatcher(
 ) -> Result<Dispatcher, RunError> {
     let share = config.daemon.limits.memory / 8 * EGRESS_EIGHTHS;
     let runtimes = config.daemon.runtime.egress_threads.max(1) as u64;
-    let options = DispatcherOptions { payload_bytes: share / runtimes, seed: fastrand::u64(..) };
-    Dispatcher::start(options, feeds, clock, metrics).map_err(|error| RunError::System("start delivery", error))
+    let options = DispatcherOptions {
+        payload_bytes: share / runtimes,
+        seed: fastrand::u64(..),
+    };
+    Dispatcher::start(options, feeds, clock, metrics)
+        .map_err(|error| RunError::System("start delivery", error))
 }
 
 fn ingress_options(config: &Config) -> IngressOptions {
@@ -497,18 +581,28 @@ fn ingress_options(config: &Config) -> IngressOptions {
             mode: unix.mode,
             allow_uids: unix.allow_uids.clone(),
         }),
+        memory_bytes: config.daemon.limits.memory / 2,
+        limits: ingress_limits(config),
+    }
+}
+
+fn ingress_limits(config: &Config) -> IngressLimits {
+    let ingress = &config.daemon.ingress;
+    IngressLimits {
         max_connections: ingress.max_connections,
         header_timeout: ingress.header_timeout,
         body_timeout: ingress.body_timeout,
         idle_timeout: ingress.idle_timeout,
         hosts: ingress.hosts.clone(),
-        memory_bytes: config.daemon.limits.memory / 2,
     }
 }
 
 fn admin_options(config: &Config) -> admin::Options {
     let admin = &config.daemon.admin;
-    admin::Options { http: admin.http, unix: admin.unix.clone() }
+    admin::Options {
+        http: admin.http,
+        unix: admin.unix.clone(),
+    }
 }
 
 fn apply_logging(config: &Config) {

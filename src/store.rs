@@ -96,12 +96,17 @@ pub struct DeliveryId {
 impl DeliveryId {
     /// A text that [`DeliveryId::from_cursor`] reads back: where a page of a list ended.
     pub fn to_cursor(self) -> String {
-        format!("{:x}-{:x}-{:x}-{:x}", self.connection.0, self.segment, self.slot, self.offset)
+        format!(
+            "{:x}-{:x}-{:x}-{:x}",
+            self.connection.0, self.segment, self.slot, self.offset
+        )
     }
 
     /// Reads a cursor.
     pub fn from_cursor(text: &str) -> Option<DeliveryId> {
-        let mut numbers = text.split('-').map(|part| u32::from_str_radix(part, 16).ok());
+        let mut numbers = text
+            .split('-')
+            .map(|part| u32::from_str_radix(part, 16).ok());
         let id = DeliveryId {
             connection: ConnectionId(numbers.next()??),
             segment: numbers.next()??,
@@ -401,7 +406,14 @@ impl Store {
         event: EventId,
     ) -> Result<Option<(DeadLetter, Event)>, Closed> {
         let unix_ms = event.unix_ms();
-        for letter in self.ask(|reply| Command::DeadAt { connection, unix_ms, reply }).await? {
+        for letter in self
+            .ask(|reply| Command::DeadAt {
+                connection,
+                unix_ms,
+                reply,
+            })
+            .await?
+        {
             if let Ok(found) = self.load(letter.id, letter.size).await?
                 && found.id == event
             {

@@ -205,7 +205,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn set(entries: &[&str]) -> StatusSet {
-        StatusSet::parse(entries).unwrap()
+        StatusSet::parse(entries, super::super::status::Purpose::Retry).unwrap()
     }
 
     fn policy(strategy: Strategy, jitter: Jitter) -> RetryPolicy {

@@ -19,20 +19,41 @@ impl Daemon {
                     let _ = reply.send(status);
                 }
             }
-            Command::DeadList { connection, after, limit, reply } => {
+            Command::DeadList {
+                connection,
+                after,
+                limit,
+                reply,
+            } => {
                 let _ = reply.send(self.dead_list(connection, after, limit).await);
             }
-            Command::DeadShow { connection, event, reply } => {
-                let shown = self.dead_event(&connection, event).await.map(|(dead, event)| DeadEvent {
-                    dead_letter: describe(&connection, &dead, &event),
-                    event: event.into(),
-                });
+            Command::DeadShow {
+                connection,
+                event,
+                reply,
+            } => {
+                let shown = self
+                    .dead_event(&connection, event)
+                    .await
+                    .map(|(dead, event)| DeadEvent {
+                        dead_letter: describe(&connection, &dead, &event),
+                        event: event.into(),
+                    });
                 let _ = reply.send(shown);
             }
-            Command::Replay { connection, event, reply } => {
+            Command::Replay {
+                connection,
+                event,
+                reply,
+            } => {
                 let _ = reply.send(self.replay(&connection, event).await);
             }
-            Command::ReplayPage { connection, after, limit, reply } => {
+            Command::ReplayPage {
+                connection,
+                after,
+                limit,
+                reply,
+            } => {
                 let _ = reply.send(self.replay_page(&connection, after, limit).await);
             }
             Command::Reload(reply) => {
@@ -43,7 +64,11 @@ impl Daemon {
 
     async fn status(&self) -> Result<api::Status, store::Closed> {
         let status = self.store.status().await?;
-        let mut connections: Vec<_> = self.live.iter().map(|live| self.describe_connection(live)).collect();
+        let mut connections: Vec<_> = self
+            .live
+            .iter()
+            .map(|live| self.describe_connection(live))
+            .collect();
         connections.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(api::Status {
             daemon: self.describe_daemon(),
@@ -67,10 +92,18 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state,
-            uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs(),
+            uptime_seconds: self
+                .clock
+                .monotonic()
+                .saturating_sub(self.started)
+                .as_secs(),
             generation: self.generation,
             last_reload: self.last_reload.clone(),
-            config_file: self.root.path.exists().then(|| self.root.path.display().to_string()),
+            config_file: self
+                .root
+                .path
+                .exists()
+                .then(|| self.root.path.display().to_string()),
         }
     }
 
@@ -108,14 +141,21 @@ impl Daemon {
             held: queue.live.load(Ordering::Relaxed),
             dead: queue.dead.load(Ordering::Relaxed),
         });
-        orphaned.filter(|orphaned| orphaned.held + orphaned.dead > 0).collect()
+        orphaned
+            .filter(|orphaned| orphaned.held + orphaned.dead > 0)
+            .collect()
     }
 
     /// The names whose dead letters can be asked for, with their numbers: configured connections and orphaned queues.
     async fn known(&self) -> Result<Vec<(String, ConnectionId)>, Refusal> {
         let status = self.store.status().await.map_err(closed)?;
         let ids = (0..).map(ConnectionId);
-        let mut known: Vec<_> = status.queues.into_iter().zip(ids).map(|((name, _), id)| (name, id)).collect();
+        let mut known: Vec<_> = status
+            .queues
+            .into_iter()
+            .zip(ids)
+            .map(|((name, _), id)| (name, id))
+            .collect();
         let orphaned = |name: &str| self.live.iter().all(|live| live.connection.name != name);
         known.retain(|(name, _)| !name.starts_with('\0') || !orphaned(name));
         known.sort();
@@ -125,7 +165,9 @@ impl Daemon {
     async fn id_of(&self, connection: &str) -> Result<ConnectionId, Refusal> {
         let known = self.known().await?;
         let found = known.into_iter().find(|(name, _)| name == connection);
-        found.map(|(_, id)| id).ok_or_else(|| Refusal::UnknownConnection(connection.to_owned()))
+        found
+            .map(|(_, id)| id)
+            .ok_or_else(|| Refusal::UnknownConnection(connection.to_owned()))
     }
 
     async fn dead_list(
@@ -142,7 +184,9 @@ impl Daemon {
                 return Err(Refusal::UnknownConnection(wanted));
             }
         }
-        let start = after.and_then(|after| names.iter().position(|(_, id)| *id == after.connection)).unwrap_or(0);
+        let start = after
+            .and_then(|after| names.iter().position(|(_, id)| *id == after.connection))
+            .unwrap_or(0);
         let mut models = Vec::new();
         let mut last = None;
         let mut more = false;
@@ -160,12 +204,24 @@ impl Daemon {
             }
         }
         let next = last.filter(|_| more).map(DeliveryId::to_cursor);
-        Ok(Page { pagination: Pagination { limit, next }, count: models.len(), models })
+        Ok(Page {
+            pagination: Pagination { limit, next },
+            count: models.len(),
+            models,
+        })
     }
 
     /// A dead letter with its event's id, for which its record must be read.
-    async fn describe_letter(&self, name: &str, letter: &DeadLetter) -> Result<api::DeadLetter, Refusal> {
-        let loaded = self.store.load(letter.id, letter.size).await.map_err(closed)?;
+    async fn describe_letter(
+        &self,
+        name: &str,
+        letter: &DeadLetter,
+    ) -> Result<api::DeadLetter, Refusal> {
+        let loaded = self
+            .store
+            .load(letter.id, letter.size)
+            .await
+            .map_err(closed)?;
         Ok(match loaded {
             Ok(event) => describe(name, letter, &event),
             Err(error) => {
@@ -176,17 +232,28 @@ impl Daemon {
         })
     }
 
-    async fn dead_event(&self, connection: &str, event: EventId) -> Result<(DeadLetter, Event), Refusal> {
+    async fn dead_event(
+        &self,
+        connection: &str,
+        event: EventId,
+    ) -> Result<(DeadLetter, Event), Refusal> {
         let id = self.id_of(connection).await?;
         let found = self.store.find_dead(id, event).await.map_err(closed)?;
-        found.ok_or_else(|| Refusal::NoSuchDeadLetter { connection: connection.to_owned(), event })
+        found.ok_or_else(|| Refusal::NoSuchDeadLetter {
+            connection: connection.to_owned(),
+            event,
+        })
     }
 
     async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
         let (letter, _) = self.dead_event(connection, event).await?;
         let replayed = self.replay_letters(connection, vec![letter.id]).await?;
         // Somebody else may have replayed it in between.
-        if replayed == 1 { Ok(()) } else { Err(Refusal::StillLive(event)) }
+        if replayed == 1 {
+            Ok(())
+        } else {
+            Err(Refusal::StillLive(event))
+        }
     }
 
     async fn replay_page(
@@ -197,17 +264,36 @@ impl Daemon {
     ) -> Result<ReplayedPage, Refusal> {
         let after = after.as_deref().map(cursor).transpose()?;
         let id = self.id_of(connection).await?;
-        let page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
+        let page = self
+            .store
+            .dead(id, after, limit as usize)
+            .await
+            .map_err(closed)?;
         let letters: Vec<_> = page.letters.iter().map(|letter| letter.id).collect();
-        let next = letters.last().filter(|_| page.more).map(|id| id.to_cursor());
+        let next = letters
+            .last()
+            .filter(|_| page.more)
+            .map(|id| id.to_cursor());
         let replayed = self.replay_letters(connection, letters).await?;
-        Ok(ReplayedPage { replayed, dead_before: page.total as u64, next })
+        Ok(ReplayedPage {
+            replayed,
+            dead_before: page.total as u64,
+            next,
+        })
     }
 
-    async fn replay_letters(&self, connection: &str, letters: Vec<DeliveryId>) -> Result<u64, Refusal> {
+    async fn replay_letters(
+        &self,
+        connection: &str,
+        letters: Vec<DeliveryId>,
+    ) -> Result<u64, Refusal> {
         let replayed = self.store.replay(letters).await.map_err(closed)?;
         let replayed = replayed.map_err(|error| Refusal::Store(error.to_string()))? as u64;
-        if let Some(live) = self.live.iter().find(|live| live.connection.name == connection) {
+        if let Some(live) = self
+            .live
+            .iter()
+            .find(|live| live.connection.name == connection)
+        {
             live.metrics.replayed.increment(replayed);
         }
         Ok(replayed)

@@ -42,7 +42,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
             jitter: Jitter::None,
             count: 50,
             max_age: Duration::from_secs(72 * 3600),
-            on_status: StatusSet::parse(&["408", "425", "429", "5xx", "!501", "!505"]).unwrap(),
+            on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(3600),
         },
         queue: QueueLimits {
@@ -51,7 +51,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
             when_full: WhenFull::DeadLetter,
         },
         max_body: 1 << 20,
-        success_status: StatusSet::parse(&["2xx"]).unwrap(),
+        success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
     }

@@ -24,8 +24,7 @@ use crate::connection::Connection;
 use crate::event::{Cause, Disposition, Event};
 use crate::metrics::Metrics;
 use crate::store::ConnectionId;
-use crate::store::doorbell::Doorbell;
-use crate::store::feed::{Delivery, FeedItem, FeedPort, Lane, Settlement, feed};
+use crate::store::feed::{Delivery, FeedItem, FeedPort, Lane, Settlement, feed_for_test};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 
@@ -56,8 +55,7 @@ struct Rig {
 
 impl Rig {
     fn new(payload_bytes: u64) -> Rig {
-        let (doorbell, _parker) = Doorbell::new();
-        let (feed, port) = feed(doorbell);
+        let (feed, port) = feed_for_test();
         let (commands, inbox) = mpsc::channel(16);
         let clock = Clock::manual(WALL_MS);
         let parts = Parts {

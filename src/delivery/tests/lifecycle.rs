@@ -224,8 +224,7 @@ fn whatever_happens_each_delivery_comes_back_once() {
 #[test]
 fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
     paused(async {
-        let (doorbell, _parker) = Doorbell::new();
-        let (feed, port) = feed(doorbell);
+        let (feed, port) = feed_for_test();
         let shared = Rc::new(Shared::new(feed, Clock::manual(WALL_MS), 1000, 1));
         let metrics = Metrics::new().connection("crm");
         let settings = prepared(connection("crm", "http://127.0.0.1:1/"));
@@ -252,8 +251,7 @@ fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let peer = hung().await;
-        let (doorbell, _parker) = Doorbell::new();
-        let (feed, port) = feed(doorbell);
+        let (feed, port) = feed_for_test();
         let options = DispatcherOptions {
             payload_bytes: 1 << 20,
             seed: 1,
@@ -285,8 +283,7 @@ fn a_dispatcher_delivers_on_its_own_threads_and_ends() {
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let peer = healthy().await;
-        let (doorbell, _parker) = Doorbell::new();
-        let (feeds, ports): (Vec<_>, Vec<_>) = (0..2).map(|_| feed(Arc::clone(&doorbell))).unzip();
+        let (feeds, ports): (Vec<_>, Vec<_>) = (0..2).map(|_| feed_for_test()).unzip();
         let options = DispatcherOptions {
             payload_bytes: 1 << 20,
             seed: 1,

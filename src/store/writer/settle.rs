@@ -185,7 +185,11 @@ impl Writer {
             Command::Oldest { reply } => {
                 let _ = reply.send(self.oldest());
             }
-            Command::DeadAt { connection, unix_ms, reply } => {
+            Command::DeadAt {
+                connection,
+                unix_ms,
+                reply,
+            } => {
                 let _ = reply.send(self.dead_at(connection, unix_ms));
             }
             Command::SetMaxBytes(bytes) => {
@@ -333,26 +337,50 @@ impl Writer {
 
     /// Dead letters of a connection whose event may have been accepted at this time, by their segments' times.
     fn dead_at(&self, connection: ConnectionId, unix_ms: u64) -> Vec<DeadLetter> {
-        let Some(stream) = self.state.streams.get(connection.0 as usize) else { return Vec::new() };
+        let Some(stream) = self.state.streams.get(connection.0 as usize) else {
+            return Vec::new();
+        };
         let holds = |number: &u32| {
-            let times = self.state.segments.get(number).and_then(|segment| segment.times);
+            let times = self
+                .state
+                .segments
+                .get(number)
+                .and_then(|segment| segment.times);
             times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
         };
-        stream.dead.iter().filter(|((segment, _), _)| holds(segment)).map(|(_, dead)| *dead).collect()
+        stream
+            .dead
+            .iter()
+            .filter(|((segment, _), _)| holds(segment))
+            .map(|(_, dead)| *dead)
+            .collect()
     }
 
     /// Of each connection, the delivery whose event was accepted first, of those that are not over, and its record's bytes.
     fn oldest(&mut self) -> Vec<(DeliveryId, u32)> {
         let mut oldest: Vec<Option<(DeliveryId, u32)>> = Vec::new();
         for stream in &self.state.streams {
-            let later = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
+            let later = stream
+                .due
+                .iter()
+                .chain(&stream.replays)
+                .chain(stream.handed.values());
             let later = later.map(|scheduled| (scheduled.id, scheduled.size));
-            oldest.push(self.first_waiting(stream.id).into_iter().chain(later).min_by_key(age_order));
+            oldest.push(
+                self.first_waiting(stream.id)
+                    .into_iter()
+                    .chain(later)
+                    .min_by_key(age_order),
+            );
         }
         for scheduled in self.state.schedule.iter() {
             if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
                 let candidate = (scheduled.id, scheduled.size);
-                *place = place.into_iter().map(|oldest| *oldest).chain([candidate]).min_by_key(age_order);
+                *place = place
+                    .into_iter()
+                    .map(|oldest| *oldest)
+                    .chain([candidate])
+                    .min_by_key(age_order);
             }
         }
         oldest.into_iter().flatten().collect()
@@ -363,7 +391,15 @@ impl Writer {
             let part = segment.parts.get(&connection)?;
             let slot = part.left.first_absent(0, part.slots)?;
             let entry = *segment.entries(connection, slot, 1).ok()?.first()?;
-            Some((DeliveryId { connection, segment: *number, slot, offset: entry.offset }, entry.size))
+            Some((
+                DeliveryId {
+                    connection,
+                    segment: *number,
+                    slot,
+                    offset: entry.offset,
+                },
+                entry.size,
+            ))
         })
     }
 }
