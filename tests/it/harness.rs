@@ -17,7 +17,7 @@ pub(crate) mod site;
 pub(crate) use daemon::Daemon;
 pub(crate) use oracle::{Oracle, Verdict};
 pub(crate) use producer::{Answer, Ledger, Producer};
-pub(crate) use receiver::{Arrival, Behaviour, Receiver};
+pub(crate) use receiver::{Behaviour, Receiver};
 pub(crate) use site::Site;
 
 /// The daemon under test.

@@ -163,7 +163,7 @@ const STEPS: [Step; 8] = [
 fn reload(
     daemon: &Daemon<'_>,
     site: &Site,
-    mount: &mut ConfigMap,
+    mount: &mut ConfigMap<'_>,
     others: &Receiver,
     (round, step): (usize, Step),
 ) {
