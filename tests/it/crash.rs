@@ -197,7 +197,7 @@ fn tear(site: &Site, torn: Tail) {
     let tail = match torn {
         Tail::Garbage => [0xa5; 777].to_vec(),
         Tail::Zeroes => Vec::new(),
-        Tail::HalfARecord => bytes[..used][used.saturating_sub(200)..used - 24].to_vec(),
+        Tail::HalfARecord => bytes[64..104].to_vec(),
     };
     let mut kept = bytes[..used].to_vec();
     kept.extend(tail);
