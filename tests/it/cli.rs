@@ -32,13 +32,15 @@ fn dead_letter_is_listed_and_replayed() {
             "{listed}"
         );
     }
-    let shown = daemon.cli(&["dead", "show", id]);
+    let body = daemon.cli(&["dead", "show", "crm", id, "--body"]);
+    assert_eq!(body.stdout, b"dead or alive", "{body:?}");
+    let shown = daemon.cli(&["dead", "show", "crm", id]);
     assert!(
         String::from_utf8_lossy(&shown.stdout).contains(id),
         "{shown:?}"
     );
     receiver.behave(Behaviour::ok());
-    let replayed = daemon.cli(&["dead", "replay", id]);
+    let replayed = daemon.cli(&["dead", "replay", "crm", id]);
     assert!(replayed.status.success(), "{replayed:?}");
     eventually("it is delivered", SOON, || receiver.delivered("crm") == 1);
     let arrivals = receiver.arrivals();
@@ -59,7 +61,7 @@ fn dead_letter_is_listed_and_replayed() {
     );
     let listed = daemon.cli_json(&["dead", "list", "--json"]).to_string();
     assert!(!listed.contains(id), "{listed}");
-    let again = daemon.cli(&["dead", "replay", id]);
+    let again = daemon.cli(&["dead", "replay", "crm", id]);
     assert_eq!(
         again.status.code(),
         Some(1),
@@ -77,7 +79,7 @@ fn send_and_status_talk_to_the_daemon() {
     let mut daemon = Daemon::start(&site);
     let file = site.path().join("event.json");
     std::fs::write(&file, "{\"a\":1}").unwrap();
-    let sent = daemon.cli(&["send", &format!("@{}", file.display())]);
+    let sent = daemon.cli(&["send", &file.display().to_string()]);
     assert!(sent.status.success(), "{sent:?}");
     eventually("it arrives", SOON, || receiver.delivered("crm") == 1);
     assert_eq!(receiver.arrivals()[0].length, 7);

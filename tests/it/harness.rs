@@ -1,7 +1,9 @@
 //! What every test uses: a daemon to break, a receiver that notes what arrives, a producer that notes what was
 //! acknowledged, and the oracle that compares the two.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_posthaste");
 /// How long a condition may take that should hold in milliseconds: the machine may be busy with something else.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Monotonic time; the one place that asks for it.
 pub(crate) fn now() -> Instant {
@@ -56,6 +58,28 @@ pub(crate) fn seed() -> u64 {
     );
     println!("POSTHASTE_SEED={seed}");
     seed
+}
+
+/// A loopback address that is free just now and that nobody gets by chance: the port is below those that the kernel gives
+/// to clients, and never given out twice by this process.
+pub(crate) fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 20_000;
+    NEXT.compare_exchange(
+        0,
+        fastrand::u16(1..PORTS),
+        Ordering::Relaxed,
+        Ordering::Relaxed,
+    )
+    .ok();
+    loop {
+        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// The newest event segment of a store.

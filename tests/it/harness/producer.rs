@@ -189,6 +189,14 @@ impl Producer {
         }
     }
 
+    /// Waits for the `100 Continue` that says that the head of what was begun has been read.
+    pub(crate) fn continued(&mut self) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let message = Message::read(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        assert_eq!(message.status()?, 100);
+        Ok(())
+    }
+
     /// Whether the peer has closed the HTTP connection; waits for it, or for an answer.
     pub(crate) fn closed(&mut self) -> bool {
         let mut byte = [0];

@@ -1,7 +1,7 @@
 //! A receiver in this process: one port, a thread per HTTP connection, a behaviour that can be changed at any time, and
 //! a note of everything that arrived. The port stays reserved while it refuses, so that nobody else gets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::net as sys;
 
 use super::message::Message;
-use super::now;
 use super::producer::{Hash, sha256};
+use super::{free_address, now};
 
 /// Waiting peers; more than any pool of a test.
 const BACKLOG: i32 = 1024;
@@ -122,6 +122,8 @@ struct State {
     stopping: bool,
     behaviour: Option<Behaviour>,
     arrivals: Vec<Arrival>,
+    /// Ids of what succeeded, by connection.
+    delivered: HashMap<String, HashSet<String>>,
     /// For closing them; by number.
     streams: BTreeMap<usize, TcpStream>,
     opened: usize,
@@ -213,15 +215,7 @@ impl Receiver {
     /// How many different events were delivered to a connection.
     pub(crate) fn delivered(&self, connection: &str) -> usize {
         let state = self.shared.state.lock().unwrap();
-        let mut ids: Vec<&str> = state
-            .arrivals
-            .iter()
-            .filter(|arrival| arrival.succeeded() && arrival.connection() == connection)
-            .map(|arrival| arrival.id.as_str())
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids.len()
+        state.delivered.get(connection).map_or(0, HashSet::len)
     }
 
     /// How many TCP connections were accepted.
@@ -253,17 +247,12 @@ impl Drop for Receiver {
 /// Binds a free port without listening. Bound by number, it stays bound when listening ends.
 fn reserve() -> io::Result<TcpListener> {
     loop {
-        let probe = TcpListener::bind("127.0.0.1:0")?;
-        let address = probe.local_addr()?;
-        drop(probe);
-        let flags = sys::SocketFlags::CLOEXEC;
         let kind = sys::SocketType::STREAM;
+        let flags = sys::SocketFlags::CLOEXEC;
         let socket = sys::socket_with(sys::AddressFamily::INET, kind, flags, None)?;
         sys::sockopt::set_socket_reuseaddr(&socket, true)?;
-        match sys::bind(&socket, &address) {
-            Ok(()) => return Ok(TcpListener::from(socket)),
-            Err(rustix::io::Errno::ADDRINUSE) => {}
-            Err(error) => return Err(error.into()),
+        if sys::bind(&socket, &free_address()).is_ok() {
+            return Ok(TcpListener::from(socket));
         }
     }
 }
@@ -374,7 +363,15 @@ fn note(shared: &Shared, request: &Message, status: u16, tcp: usize) {
         tcp,
         at: now(),
     };
-    shared.state.lock().unwrap().arrivals.push(arrival);
+    let mut state = shared.state.lock().unwrap();
+    if arrival.succeeded() {
+        let ids = state
+            .delivered
+            .entry(arrival.connection().to_owned())
+            .or_default();
+        ids.insert(arrival.id.clone());
+    }
+    state.arrivals.push(arrival);
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! A host to run on: a temporary directory with configuration, store and sockets, and ports of its own.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::Producer;
+use super::{Producer, free_address};
 
 /// One daemon's place; it outlives the daemon's restarts.
 pub(crate) struct Site {
@@ -27,11 +27,10 @@ impl Site {
             .prefix("ph-")
             .tempdir()
             .expect("a directory");
-        let [ingress, admin] = free_ports();
         let site = Site {
             dir,
-            ingress,
-            admin,
+            ingress: free_address(),
+            admin: free_address(),
         };
         fs::create_dir(site.connections()).expect("connections.d");
         site.configure(keys, tables);
@@ -100,10 +99,4 @@ impl Site {
 /// The text of one connection.
 pub(crate) fn connection(name: &str, url: &str, rest: &str) -> String {
     format!("[[connection]]\nname = \"{name}\"\nurl = \"{url}\"\n{rest}\n")
-}
-
-/// Two ports that were free just now. The probes are held together, so that they differ.
-fn free_ports() -> [SocketAddr; 2] {
-    let probes = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    probes.map(|probe| probe.local_addr().expect("own address"))
 }
