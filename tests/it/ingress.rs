@@ -85,17 +85,18 @@ fn refusals_are_problem_documents_and_leave_no_trace() {
     }
     let wrong = refused(405, "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(wrong.message.header("allow"), Some("POST"));
-    refused(
-        400,
-        &format!("{post}content-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
-    );
-    refused(
-        431,
-        &format!(
-            "{post}x: {}\r\ncontent-length: 0\r\n\r\n",
-            "y".repeat(1 << 20)
+    for (status, rest) in [
+        (
+            400,
+            "content-length: 1\r\ncontent-length: 2\r\n\r\nxx".to_owned(),
         ),
-    );
+        (
+            431,
+            format!("{}content-length: 0\r\n\r\n", "x: y\r\n".repeat(500)),
+        ),
+    ] {
+        assert_problem(&refused(status, &format!("{post}{rest}")));
+    }
     assert_eq!(tried, 10);
     let metrics = daemon.metrics();
     assert_eq!(metrics.sum("posthaste_deliveries_accepted_total", &[]), 0.0);
