@@ -242,3 +242,41 @@ fn watchdog_of_another_process_is_left_alone() {
     daemon.stop();
     assert_eq!(daemon.notify.count("WATCHDOG=1"), 0);
 }
+
+/// Issue 2: a reader that goes away and a file that is too large are errors of that call, not the end of the daemon.
+#[test]
+fn sigpipe_and_sigxfsz_are_ignored() {
+    let site = Site::new();
+    let receiver = Receiver::start(Behaviour::ok());
+    site.connection("crm", &receiver.url("crm"), "");
+    let mut daemon = Daemon::start(&site);
+    for signal in [Signal::PIPE, Signal::XFSZ] {
+        daemon.signal(signal);
+    }
+    assert_eq!(
+        site.producer()
+            .post("/v1/events", &[], b"x")
+            .unwrap()
+            .status,
+        202
+    );
+    daemon.drained(&["crm"]);
+    daemon.stop();
+}
+
+/// A taken port is said by its address, and nothing else is left behind.
+#[test]
+fn a_taken_port_ends_the_start_and_is_named() {
+    let site = Site::new();
+    let taken = std::net::TcpListener::bind(site.ingress).unwrap();
+    let mut refused = Daemon::spawn(&site);
+    assert_eq!(refused.wait(SOON), Some(1), "{}", refused.stderr());
+    assert!(
+        refused.stderr().contains(&site.ingress.to_string()),
+        "{}",
+        refused.stderr()
+    );
+    assert_eq!(refused.notify.count("READY=1"), 0);
+    drop(taken);
+    Daemon::start(&site).stop();
+}

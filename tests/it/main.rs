@@ -4,6 +4,8 @@
 //! `POSTHASTE_LONG=1` runs the full figures; `POSTHASTE_SEED=n` repeats a run of the random ones.
 
 #[cfg(test)]
+mod capacity;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;
@@ -21,3 +23,5 @@ mod lifecycle;
 mod reload;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod states;
