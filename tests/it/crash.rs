@@ -76,7 +76,7 @@ fn sigkill_loses_nothing_that_was_acknowledged() {
     let verdict = judge();
     restarts.sort();
     println!(
-        "{} acknowledged of {} posted, {kills} kills: lost {}, duplicates {}, restart p50 {:?} max {:?}, recovery {recovery:?}",
+        "{} acknowledged, {} posts tried, {kills} kills: lost {}, duplicates {}, restart p50 {:?} max {:?}, recovery {recovery:?}",
         ledger.len(),
         number.load(Ordering::Relaxed),
         verdict.lost.len(),
@@ -199,7 +199,8 @@ fn tear(site: &Site, torn: Tail) {
         Tail::Zeroes => Vec::new(),
         Tail::HalfARecord => bytes[64..104].to_vec(),
     };
-    let mut kept = bytes[..used].to_vec();
+    let mut kept = bytes.clone();
+    kept.resize(used, 0);
     kept.extend(tail);
     let mut file = OpenOptions::new()
         .write(true)
