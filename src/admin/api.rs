@@ -1,0 +1,293 @@
+//! What the admin API says, as plain values: the daemon fills them in, the routes serialise them, the command line reads
+//! them back. Times are RFC 3339 in UTC; durations are seconds.
+//!
+//! Fields are only ever added, so that an older command line can read a newer daemon's answers.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub daemon: Daemon,
+    /// Every configured connection, by name.
+    pub connections: Vec<Connection>,
+    /// Queues held for connections that are no longer configured.
+    pub orphaned: Vec<Orphaned>,
+    /// The store.
+    pub store: Store,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Of the binary that runs.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// `starting`, `ready` or `draining`.
+    pub state: String,
+    /// Since the process started.
+    pub uptime_seconds: u64,
+    /// Of the configuration in force; 1 is the one at start.
+    pub generation: u64,
+    /// The last reload, taken or refused; `None` before the first one.
+    pub last_reload: Option<LastReload>,
+    /// The daemon's configuration file, if it has one.
+    pub config_file: Option<String>,
+}
+
+/// A reload that was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When it ended.
+    pub at: String,
+    /// Whether the new configuration is in force.
+    pub successful: bool,
+    /// The first error, when it is not.
+    pub error: Option<String>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its name.
+    pub name: String,
+    /// `active`, `paused` or `disabled`.
+    pub state: String,
+    /// Deliveries that are not over.
+    pub queue: Queue,
+    /// Dead letters kept.
+    pub dead: u64,
+    /// Time since the acceptance of the oldest delivery that is not over.
+    pub oldest_age_seconds: Option<u64>,
+    /// The last attempt that failed, if the daemon remembers one.
+    pub last_error: Option<LastError>,
+}
+
+/// Deliveries that are not over, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Wait for their turn.
+    pub queued: u64,
+    /// Wait for a time.
+    pub scheduled: u64,
+    /// Wait for an operator: paused or disabled.
+    pub held: u64,
+    /// Are being sent.
+    pub in_flight: u64,
+    /// Payload bytes of all of them.
+    pub bytes: u64,
+}
+
+impl Queue {
+    /// All deliveries that are not over.
+    pub fn total(&self) -> u64 {
+        self.queued + self.scheduled + self.held + self.in_flight
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastError {
+    /// One of the closed list of causes.
+    pub cause: String,
+    /// The response's status, if one came.
+    pub status: Option<u16>,
+    /// When.
+    pub at: String,
+}
+
+/// A queue without a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Orphaned {
+    /// The name that the connection had.
+    pub name: String,
+    /// Deliveries held.
+    pub held: u64,
+    /// Dead letters kept.
+    pub dead: u64,
+}
+
+/// The store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Store {
+    /// Where it is.
+    pub path: String,
+    /// What its files take.
+    pub bytes: u64,
+    /// What they may take.
+    pub max_bytes: u64,
+    /// Segment files.
+    pub segments: u64,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// Where this page lies.
+    pub pagination: Pagination,
+    /// How many are on it.
+    pub count: usize,
+    /// What is on it.
+    pub models: Vec<T>,
+}
+
+/// Where a page lies in its list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pagination {
+    /// How many were asked for.
+    pub limit: u32,
+    /// What `after` must be for the next page; `None` on the last one.
+    pub next: Option<String>,
+}
+
+/// A dead letter, as the index knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The event's id.
+    pub id: String,
+    /// The connection that it did not reach.
+    pub connection: String,
+    /// Why, of the closed list of causes.
+    pub cause: String,
+    /// The last response's status, if one came.
+    pub status: Option<u16>,
+    /// Attempts made in the last run.
+    pub attempts: u32,
+    /// When the event was accepted.
+    pub accepted_at: String,
+    /// When it became a dead letter, if that is known.
+    pub died_at: Option<String>,
+    /// Bytes of the event's record.
+    pub bytes: u64,
+}
+
+/// A dead letter with its event: `GET /v1/connections/{name}/dead/{event_id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadDetail {
+    /// The dead letter.
+    pub dead_letter: DeadLetter,
+    /// The source that the event came from.
+    pub source: String,
+    /// The event's type; empty when it has none.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The event's kept headers.
+    pub headers: Vec<Header>,
+    /// Bytes of the body. The body itself is at `…/body`.
+    pub body_bytes: u64,
+    /// The start of the body, when it is text.
+    pub body_excerpt: Option<String>,
+}
+
+/// A header of an event. Bytes that are not UTF-8 show as U+FFFD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// In lower case.
+    pub name: String,
+    /// As it came.
+    pub value: String,
+}
+
+/// The answer to a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Dead letters that are queued again.
+    pub replayed: u64,
+}
+
+/// The answer to a reload that was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Of the configuration now in force.
+    pub generation: u64,
+    /// Names of new connections.
+    pub added: Vec<String>,
+    /// Names of connections with other settings.
+    pub changed: Vec<String>,
+    /// Names of connections that are gone.
+    pub removed: Vec<String>,
+    /// One line for each thing that is legal and unwise.
+    pub warnings: Vec<String>,
+}
+
+/// One error of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigProblem {
+    /// `file:line:column: key: what is wrong`.
+    pub message: String,
+    /// The same with the line and a caret under the place.
+    pub rendered: String,
+}
+
+/// A problem document (RFC 9457) as the command line reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemDocument {
+    /// A URN made of the code; it names the kind of problem and is not meant to be opened.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// What went wrong, for any such problem.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong this time, and the mend.
+    #[serde(default)]
+    pub detail: String,
+    /// The stable name of the problem.
+    #[serde(default)]
+    pub code: String,
+    /// All errors of a refused configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ConfigProblem>,
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC, to the millisecond.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let (days, ms_of_day) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = civil_from_days(days);
+    let (hour, minute) = (ms_of_day / 3_600_000, ms_of_day / 60_000 % 60);
+    let (second, ms) = (ms_of_day / 1000 % 60, ms_of_day % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// The date of a day since 1970-01-01, by Howard Hinnant's `civil_from_days` (years begin in March).
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let check = |unix_ms, expected| assert_eq!(rfc3339(unix_ms), expected);
+        check(0, "1970-01-01T00:00:00.000Z");
+        check(951_782_400_000, "2000-02-29T00:00:00.000Z");
+        check(1_709_164_799_999, "2024-02-28T23:59:59.999Z");
+        check(1_709_251_200_001, "2024-03-01T00:00:00.001Z");
+        check(1_763_683_641_500, "2025-11-21T00:07:21.500Z");
+        check(4_102_444_799_000, "2099-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn a_problem_of_another_version_is_read() {
+        let problem: ProblemDocument =
+            serde_json::from_str(r#"{"title":"Gone","status":410,"new":1}"#).unwrap();
+        assert_eq!((problem.status, problem.code.as_str()), (410, ""));
+    }
+}

@@ -1,0 +1,117 @@
+//! What the admin API asks of the daemon's control loop. Each command carries the way back for its answer; a dropped one
+//! means that the daemon is shutting down.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::api::{ConfigProblem, DeadLetter, Page, Reloaded, Status};
+use crate::event::{Event, EventId};
+
+/// The way back for an answer. Whoever asked may be gone: a failed send is no error.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// One request to the control loop.
+#[derive(Debug)]
+pub enum Command {
+    /// How the daemon is.
+    Status(Reply<Status>),
+    /// One page of dead letters, in an order that stays the same while pages are read.
+    DeadList {
+        /// Only of this connection; of all when `None`.
+        connection: Option<String>,
+        /// Where the last page ended, as its `next` said; the daemon alone reads it.
+        after: Option<String>,
+        /// At most so many; 1 to 255.
+        limit: u32,
+        /// The page.
+        reply: Reply<Result<Page<DeadLetter>, Refusal>>,
+    },
+    /// One dead letter and its event.
+    DeadShow {
+        /// The connection.
+        connection: String,
+        /// The event.
+        event: EventId,
+        /// Both.
+        reply: Reply<Result<DeadEvent, Refusal>>,
+    },
+    /// Queues one dead letter again. The mark is synced before the answer.
+    Replay {
+        /// The connection.
+        connection: String,
+        /// The event.
+        event: EventId,
+        /// Nothing, when it is queued.
+        reply: Reply<Result<(), Refusal>>,
+    },
+    /// Queues up to `limit` dead letters of a connection again, in the order of [`Command::DeadList`].
+    ReplayPage {
+        /// The connection.
+        connection: String,
+        /// Where the last page ended.
+        after: Option<String>,
+        /// At most so many.
+        limit: u32,
+        /// How far it came.
+        reply: Reply<Result<ReplayedPage, Refusal>>,
+    },
+    /// Reads the configuration again.
+    Reload(Reply<Result<Reloaded, ReloadRefused>>),
+}
+
+/// A dead letter and its event.
+#[derive(Clone, Debug)]
+pub struct DeadEvent {
+    /// The dead letter.
+    pub dead_letter: DeadLetter,
+    /// The event, as it was accepted.
+    pub event: Arc<Event>,
+}
+
+/// How far one page of a bulk replay came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayedPage {
+    /// Dead letters of this page that are queued again.
+    pub replayed: u64,
+    /// Dead letters that the connection had before this page. The first page's figure ends the job, so that letters
+    /// that die again meanwhile do not keep it going for ever.
+    pub dead_before: u64,
+    /// Where to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No connection and no orphaned queue has this name.
+    #[error("there is no connection {0:?}; `posthaste status` lists them")]
+    UnknownConnection(String),
+    /// The event is unknown to this connection, or was purged.
+    #[error("connection {connection:?} has no dead letter {event}")]
+    NoSuchDeadLetter {
+        /// The connection.
+        connection: String,
+        /// The event.
+        event: EventId,
+    },
+    /// The delivery is not over.
+    #[error("{0} is on its way already; only a dead letter can be replayed")]
+    StillLive(EventId),
+    /// `after` is not what a page's `next` said.
+    #[error("`after` is not a cursor of this list; take it from `pagination.next`")]
+    BadCursor,
+    /// The connection's queue has no room.
+    #[error("the queue of connection {0:?} is full; try again when it has drained")]
+    QueueFull(String),
+    /// The store could not do it.
+    #[error("the store could not do it: {0}")]
+    Store(String),
+}
+
+/// A reload that changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadRefused {
+    /// Every error of every file; never empty.
+    pub errors: Vec<ConfigProblem>,
+}

@@ -1,0 +1,237 @@
+//! The command line: one file per subcommand.
+//!
+//! Promises: data goes to stdout and talk to stderr; `--json` on everything that lists; colours only on a terminal and
+//! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
+//! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
+//!
+//! All but `run`, `check`, `demo` and `listen` talk to a running daemon, over its sockets only: nothing here touches the
+//! store's files.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod admin;
+mod check;
+mod dead;
+mod demo;
+mod http;
+mod listen;
+mod output;
+mod receiver;
+mod reload;
+mod run;
+mod send;
+mod settings;
+mod status;
+
+/// How a command ended, if not well.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// It failed: exit 1.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+    /// The store cannot be opened or is locked: exit 74 (`EX_IOERR`).
+    #[error("{0:#}")]
+    Store(anyhow::Error),
+    /// The configuration is wrong, or the store is of an unknown version: exit 78 (`EX_CONFIG`).
+    #[error("{0:#}")]
+    Config(anyhow::Error),
+    /// Whoever read our stdout went away: exit 0.
+    #[error("stdout was closed")]
+    StdoutClosed,
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) => 1,
+            Failure::Store(_) => 74,
+            Failure::Config(_) => 78,
+            Failure::StdoutClosed => 0,
+        }
+    }
+}
+
+/// Examples come first, then what everything is called.
+const TEMPLATE: &str =
+    "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}\n";
+
+const EXAMPLES: &str = "\
+Examples:
+  posthaste demo                      see it work, on a store that is thrown away
+  posthaste check                     look at the configuration
+  posthaste run                       be the daemon
+  posthaste send order.json           post an event
+  posthaste status                    see what waits, and why
+  posthaste dead replay crm --all     send dead letters again
+";
+
+/// A webhook relay daemon: 202 means on disk, and no endpoint can hurt another.
+#[derive(Debug, Parser)]
+#[command(name = "posthaste", version, before_help = EXAMPLES, help_template = TEMPLATE)]
+#[command(
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Send(send::Arguments),
+    Dead(dead::Arguments),
+    Status(status::Arguments),
+    Reload(reload::Arguments),
+    Demo(demo::Arguments),
+    Listen(listen::Arguments),
+    /// Print a completion script for a shell
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste completions bash > /etc/bash_completion.d/posthaste
+")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let done = match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Dead(arguments) => dead::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Listen(arguments) => listen::run(arguments),
+        Command::Completions { shell } => completions(shell),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::StdoutClosed) {
+                output::complain(&failure.to_string());
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Help and version are no errors (0); the rest is usage (2).
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed stdout or stderr leaves nobody to tell.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "posthaste", &mut script);
+    output::write(&script)
+}
+
+/// Runs a command that waits for sockets.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::anyhow!("cannot start: {error}"))?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_leads_with_an_example() {
+        let mut checked = 0;
+        let mut open = vec![Arguments::command()];
+        while let Some(mut command) = open.pop() {
+            command.build();
+            open.extend(command.get_subcommands().cloned());
+            let help = command.render_help().to_string();
+            let (example, usage) = (help.find("Examples:"), help.find("Usage:"));
+            assert!(example.is_some() && example < usage, "{help}");
+            assert!(help.contains("  posthaste "), "{help}");
+            checked += 1;
+        }
+        assert_eq!(checked, 13);
+    }
+
+    #[test]
+    fn arguments_are_read_or_refused() {
+        let check = |line: &str, ok: bool| {
+            let parsed = Arguments::try_parse_from(line.split_ascii_whitespace());
+            assert_eq!(parsed.is_ok(), ok, "{line}: {parsed:?}");
+        };
+        check("posthaste run --config /etc/posthaste/posthaste.toml", true);
+        check(
+            "posthaste send --source shop --type order.created --data {}",
+            true,
+        );
+        check(
+            "posthaste send --source shop --connection crm --data {}",
+            false,
+        );
+        check("posthaste send --data {} order.json", false);
+        check("posthaste send --header x-a:1 --header x-b:2 -", true);
+        check("posthaste send --header nonsense -", false);
+        check("posthaste send", false);
+        check(
+            "posthaste dead list --connection crm --limit 255 --json",
+            true,
+        );
+        check("posthaste dead list --limit 256", false);
+        check(
+            "posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef --body",
+            true,
+        );
+        check("posthaste dead show crm 42", false);
+        check("posthaste dead replay crm", false);
+        check("posthaste dead replay crm --all --dry-run", true);
+        check(
+            "posthaste dead replay crm --all evt_019ab3c4-5d6e-7f80-9123-456789abcdef",
+            false,
+        );
+        check(
+            "posthaste listen --status 503 --delay 200ms --fail 0.25 --count 3 -v",
+            true,
+        );
+        check("posthaste listen --status 99", false);
+        check("posthaste listen --delay 5", false);
+        check("posthaste listen --fail 2", false);
+        check("posthaste completions zsh", true);
+        check("posthaste explode", false);
+    }
+
+    #[test]
+    fn completions_know_the_commands() {
+        let mut script = Vec::new();
+        clap_complete::generate(
+            clap_complete::Shell::Bash,
+            &mut Arguments::command(),
+            "posthaste",
+            &mut script,
+        );
+        assert!(String::from_utf8(script).unwrap().contains("replay"));
+    }
+}

@@ -1,0 +1,336 @@
+//! `posthaste dead`: list, show and replay dead letters.
+
+use clap::{Args, Subcommand};
+
+use super::admin::{Admin, Which, target};
+use super::output::{self, Table};
+use super::{Failure, TEMPLATE, block_on};
+use crate::admin::api::{DeadDetail, DeadLetter, Page, Replayed, Status};
+use crate::event::EventId;
+use crate::logging::escape;
+
+/// Look at deliveries that failed for good, and send them again
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste dead list --connection crm
+  posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
+  posthaste dead replay crm --all
+")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    List(ListArguments),
+    Show(ShowArguments),
+    Replay(ReplayArguments),
+}
+
+/// List dead letters, a page at a time
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste dead list
+  posthaste dead list --connection crm --json | jq -r '.models[].id'
+")]
+struct ListArguments {
+    /// Only those of this connection
+    #[arg(long, value_name = "NAME")]
+    connection: Option<String>,
+    /// At most so many, 1 to 255
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
+    limit: u32,
+    /// Go on where the last page ended
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Show one dead letter and its event
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
+  posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef --body > body.json
+")]
+struct ShowArguments {
+    /// The connection that it did not reach
+    connection: String,
+    /// The event's id
+    event: EventId,
+    /// Print the body alone, byte for byte
+    #[arg(long, conflicts_with = "json")]
+    body: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Send dead letters again, as new deliveries of the same events
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste dead replay crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
+  posthaste dead replay crm --all --dry-run
+  posthaste dead replay crm --all
+")]
+struct ReplayArguments {
+    /// The connection
+    connection: String,
+    /// The events' ids
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    events: Vec<EventId>,
+    /// All dead letters of the connection
+    #[arg(long)]
+    all: bool,
+    /// Say how many it would be and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.action {
+        Action::List(arguments) => list(arguments),
+        Action::Show(arguments) => show(arguments),
+        Action::Replay(arguments) => replay(arguments),
+    }
+}
+
+fn list(arguments: ListArguments) -> Result<(), Failure> {
+    let limit = arguments.limit.to_string();
+    let mut query = vec![("limit", limit.as_str())];
+    query.extend(
+        arguments
+            .connection
+            .as_deref()
+            .map(|name| ("connection", name)),
+    );
+    query.extend(arguments.after.as_deref().map(|cursor| ("after", cursor)));
+    let target = target(&["dead"], &query)?;
+    let admin = Admin::new(arguments.which);
+    let page: Page<DeadLetter> = block_on(admin.get(&target))?;
+    if arguments.json {
+        return output::json(&page);
+    }
+    if page.models.is_empty() {
+        output::say("no dead letters");
+        return Ok(());
+    }
+    output::write(table(&page.models).as_bytes())?;
+    if let Some(next) = &page.pagination.next {
+        output::say(&format!("there are more: --after {}", escape(next)));
+    }
+    Ok(())
+}
+
+fn table(letters: &[DeadLetter]) -> String {
+    let mut table = Table::new(&[
+        "EVENT",
+        "CONNECTION",
+        "CAUSE",
+        "STATUS",
+        "ATTEMPTS",
+        "ACCEPTED",
+        "SIZE",
+    ]);
+    for letter in letters {
+        table.row([
+            letter.id.clone(),
+            letter.connection.clone(),
+            letter.cause.clone(),
+            letter
+                .status
+                .map_or("-".to_owned(), |status| status.to_string()),
+            letter.attempts.to_string(),
+            letter.accepted_at.clone(),
+            output::bytes(letter.bytes),
+        ]);
+    }
+    table.render()
+}
+
+fn show(arguments: ShowArguments) -> Result<(), Failure> {
+    let event = arguments.event.to_string();
+    let mut path = vec![
+        "connections",
+        arguments.connection.as_str(),
+        "dead",
+        event.as_str(),
+    ];
+    let admin = Admin::new(arguments.which);
+    if arguments.body {
+        path.push("body");
+        let body = block_on(admin.get_bytes(&target(&path, &[])?))?;
+        return output::write(&body);
+    }
+    let detail: DeadDetail = block_on(admin.get(&target(&path, &[])?))?;
+    if arguments.json {
+        output::json(&detail)
+    } else {
+        output::write(describe(&detail).as_bytes())
+    }
+}
+
+fn describe(detail: &DeadDetail) -> String {
+    let letter = &detail.dead_letter;
+    let status = letter
+        .status
+        .map_or(String::new(), |status| format!(" {status}"));
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            text.push_str(&format!("{:<12}{}\n", name, escape(value)));
+        }
+    };
+    line("event", &letter.id);
+    line("connection", &letter.connection);
+    line("cause", &format!("{}{status}", letter.cause));
+    line("attempts", &letter.attempts.to_string());
+    line("accepted", &letter.accepted_at);
+    line("died", letter.died_at.as_deref().unwrap_or_default());
+    line("source", &detail.source);
+    line("type", &detail.kind);
+    for header in &detail.headers {
+        line("header", &format!("{}: {}", header.name, header.value));
+    }
+    line("body", &output::bytes(detail.body_bytes));
+    match &detail.body_excerpt {
+        // Line breaks and tabs of a body are its layout; nothing else may reach the terminal.
+        Some(excerpt) if !excerpt.is_empty() => {
+            let lines: Vec<String> = excerpt.lines().map(escape).collect();
+            text + "\n" + &lines.join("\n") + "\n"
+        }
+        _ => text,
+    }
+}
+
+fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
+    let admin = Admin::new(arguments.which);
+    let name = arguments.connection.as_str();
+    let replayed = block_on(async {
+        match (arguments.all, arguments.dry_run) {
+            (true, true) => dead_count(&admin, name).await,
+            (false, true) => Ok(arguments.events.len() as u64),
+            (true, false) => {
+                let target = target(&["dead", "replay"], &[("connection", name)])?;
+                Ok(admin.post::<Replayed>(&target).await?.replayed)
+            }
+            (false, false) => replay_each(&admin, name, &arguments.events).await,
+        }
+    })?;
+    if arguments.json {
+        return output::json(&Replayed { replayed });
+    }
+    let verb = if arguments.dry_run {
+        "would be queued"
+    } else {
+        "queued"
+    };
+    output::line(&format!(
+        "{} {verb} again for {name}",
+        output::plural(replayed, "dead letter")
+    ))
+}
+
+/// One after the other; what was replayed before a refusal stays so, and is said.
+async fn replay_each(admin: &Admin, name: &str, events: &[EventId]) -> Result<u64, Failure> {
+    let mut replayed = 0;
+    for event in events {
+        let event = event.to_string();
+        let target = target(&["connections", name, "dead", &event, "replay"], &[])?;
+        match admin.post::<Replayed>(&target).await {
+            Ok(one) => replayed += one.replayed,
+            Err(failure) => {
+                if replayed > 0 {
+                    let done = output::plural(replayed, "dead letter");
+                    output::say(&format!("{done} queued before this one failed"));
+                }
+                return Err(failure);
+            }
+        }
+    }
+    Ok(replayed)
+}
+
+async fn dead_count(admin: &Admin, name: &str) -> Result<u64, Failure> {
+    let status: Status = admin.get("/v1/status").await?;
+    let connections = status
+        .connections
+        .iter()
+        .map(|found| (&found.name, found.dead));
+    let orphaned = status
+        .orphaned
+        .iter()
+        .map(|found| (&found.name, found.dead));
+    connections
+        .chain(orphaned)
+        .find(|(found, _)| *found == name)
+        .map(|(_, dead)| dead)
+        .ok_or_else(|| {
+            anyhow::anyhow!("there is no connection {name:?}; `posthaste status` lists them").into()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::Header;
+
+    #[test]
+    fn a_dead_letter_is_described_without_driving_the_terminal() {
+        let detail = DeadDetail {
+            dead_letter: DeadLetter {
+                id: "evt_1".to_owned(),
+                connection: "crm".to_owned(),
+                cause: "http_status".to_owned(),
+                status: Some(400),
+                attempts: 1,
+                accepted_at: "2025-11-21T00:00:00.000Z".to_owned(),
+                died_at: None,
+                bytes: 100,
+            },
+            source: "default".to_owned(),
+            kind: String::new(),
+            headers: vec![Header {
+                name: "x-note".to_owned(),
+                value: "\u{1b}[31mred".to_owned(),
+            }],
+            body_bytes: 20,
+            body_excerpt: Some("{\n\"a\": \"\u{7}\"\n}".to_owned()),
+        };
+        let expected = "\
+event       evt_1
+connection  crm
+cause       http_status 400
+attempts    1
+accepted    2025-11-21T00:00:00.000Z
+source      default
+header      x-note: \\u{1b}[31mred
+body        20 B
+
+{
+\"a\": \"\\u{7}\"
+}
+";
+        assert_eq!(describe(&detail), expected);
+        let listed = table(&[detail.dead_letter]);
+        assert!(
+            listed.lines().nth(1).unwrap().starts_with("evt_1  crm"),
+            "{listed}"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! `posthaste run`: the daemon, in the foreground.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::Args;
+
+use super::{Failure, TEMPLATE};
+use crate::daemon::{self, RunError};
+use crate::logging;
+
+/// Run the daemon
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste run
+  posthaste run --config ./posthaste.toml
+
+SIGTERM and Ctrl-C drain and exit, a second one exits at once; SIGHUP reloads.
+
+")]
+pub(super) struct Arguments {
+    /// The daemon's configuration file [default: $POSTHASTE_CONFIG, /etc/posthaste/posthaste.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    // The daemon applies what the configuration says as soon as it has read it.
+    logging::init(logging::Settings::default()).map_err(|error| anyhow!("cannot log: {error}"))?;
+    let options = daemon::Options {
+        config_file: arguments.config,
+        environment: None,
+        ready: None,
+        shutdown: None,
+    };
+    daemon::run(options).map_err(failure)
+}
+
+/// The exit code that a daemon's end asks for.
+pub(super) fn failure(error: RunError) -> Failure {
+    match error {
+        RunError::Config(refused) => Failure::Config(anyhow!("{}", refused.render().trim_end())),
+        error @ RunError::StoreVersion(_) => Failure::Config(error.into()),
+        error @ RunError::Store(_) => Failure::Store(error.into()),
+        error => Failure::Failed(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_have_their_exit_codes() {
+        let codes = [
+            (RunError::StoreVersion("format 9".to_owned()), 78),
+            (RunError::Store("locked".to_owned()), 74),
+            (RunError::Other("port taken".to_owned()), 1),
+        ];
+        for (error, code) in codes {
+            assert_eq!(failure(error).exit_code(), code);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `posthaste status`: how the daemon is and what waits.
+
+use clap::Args;
+
+use super::admin::{Admin, Which};
+use super::output::{self, Paint, Table};
+use super::{Failure, TEMPLATE, block_on};
+use crate::admin::api::{Connection, Status};
+
+/// Show the daemon, its queues and its store
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste status
+  posthaste status --json | jq '.connections[] | select(.dead > 0)'
+")]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let admin = Admin::new(arguments.which);
+    let status: Status = block_on(admin.get("/v1/status"))?;
+    if arguments.json {
+        output::json(&status)
+    } else {
+        output::write(render(&status, Paint::for_stdout()).as_bytes())
+    }
+}
+
+fn render(status: &Status, paint: Paint) -> String {
+    let daemon = &status.daemon;
+    let state = match daemon.state.as_str() {
+        "ready" => paint.good("ready"),
+        other => paint.bad(&crate::logging::escape(other)),
+    };
+    let mut text = format!(
+        "posthaste {} is {state}: pid {}, up {}, configuration {}\n",
+        daemon.version,
+        daemon.pid,
+        output::seconds(daemon.uptime_seconds),
+        daemon.generation,
+    );
+    if let Some(reload) = daemon
+        .last_reload
+        .as_ref()
+        .filter(|reload| !reload.successful)
+    {
+        let error = crate::logging::escape(reload.error.as_deref().unwrap_or("no reason given"));
+        text += &format!(
+            "{} at {}: {error}\n",
+            paint.bad("last reload refused"),
+            reload.at
+        );
+    }
+    let store = &status.store;
+    text += &format!(
+        "store {}: {} of {} in {}\n",
+        store.path,
+        output::bytes(store.bytes),
+        output::bytes(store.max_bytes),
+        output::plural(store.segments, "segment"),
+    );
+    text + "\n" + &connections(status)
+}
+
+fn connections(status: &Status) -> String {
+    if status.connections.is_empty() && status.orphaned.is_empty() {
+        return "no connections are configured\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "CONNECTION",
+        "STATE",
+        "QUEUED",
+        "SCHEDULED",
+        "HELD",
+        "IN FLIGHT",
+        "DEAD",
+        "OLDEST",
+        "LAST ERROR",
+    ]);
+    for connection in &status.connections {
+        let queue = connection.queue;
+        table.row([
+            connection.name.clone(),
+            connection.state.clone(),
+            queue.queued.to_string(),
+            queue.scheduled.to_string(),
+            queue.held.to_string(),
+            queue.in_flight.to_string(),
+            connection.dead.to_string(),
+            connection
+                .oldest_age_seconds
+                .map_or("-".to_owned(), output::seconds),
+            last_error(connection),
+        ]);
+    }
+    for orphan in &status.orphaned {
+        let (name, held, dead) = (
+            orphan.name.clone(),
+            orphan.held.to_string(),
+            orphan.dead.to_string(),
+        );
+        let none = || "-".to_owned();
+        let state = "orphaned".to_owned();
+        table.row([
+            name,
+            state,
+            none(),
+            none(),
+            held,
+            none(),
+            dead,
+            none(),
+            none(),
+        ]);
+    }
+    table.render()
+}
+
+fn last_error(connection: &Connection) -> String {
+    match &connection.last_error {
+        None => "-".to_owned(),
+        Some(error) => match error.status {
+            Some(status) => format!("{} {status} at {}", error.cause, error.at),
+            None => format!("{} at {}", error.cause, error.at),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::{Daemon, LastError, LastReload, Orphaned, Queue, Store};
+
+    #[test]
+    fn people_see_what_waits_and_why() {
+        let status = Status {
+            daemon: Daemon {
+                version: "0.1.0".to_owned(),
+                pid: 4711,
+                state: "ready".to_owned(),
+                uptime_seconds: 3_700,
+                generation: 3,
+                last_reload: Some(LastReload {
+                    at: "2025-11-21T00:00:00.000Z".to_owned(),
+                    successful: false,
+                    error: Some("crm.toml:3:1: unknown key".to_owned()),
+                }),
+                config_file: None,
+            },
+            connections: vec![Connection {
+                name: "crm".to_owned(),
+                state: "active".to_owned(),
+                queue: Queue {
+                    queued: 1,
+                    scheduled: 22,
+                    held: 0,
+                    in_flight: 4,
+                    bytes: 9,
+                },
+                dead: 5,
+                oldest_age_seconds: Some(61),
+                last_error: Some(LastError {
+                    cause: "http_status".to_owned(),
+                    status: Some(503),
+                    at: "2025-11-21T00:00:01.000Z".to_owned(),
+                }),
+            }],
+            orphaned: vec![Orphaned {
+                name: "old".to_owned(),
+                held: 7,
+                dead: 0,
+            }],
+            store: Store {
+                path: "/var/lib/posthaste".to_owned(),
+                bytes: 134_217_728,
+                max_bytes: 10_737_418_240,
+                segments: 2,
+            },
+        };
+        let text = render(&status, Paint::plain());
+        let expected = "\
+posthaste 0.1.0 is ready: pid 4711, up 1h 1m, configuration 3
+last reload refused at 2025-11-21T00:00:00.000Z: crm.toml:3:1: unknown key
+store /var/lib/posthaste: 128.0 MiB of 10.0 GiB in 2 segments
+
+CONNECTION  STATE     QUEUED  SCHEDULED  HELD  IN FLIGHT  DEAD  OLDEST  LAST ERROR
+crm         active    1       22         0     4          5     1m 1s   http_status 503 at 2025-11-21T00:00:01.000Z
+old         orphaned  -       -          7     -          0     -       -
+";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,250 @@
+//! Builds one [`Connection`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::Method;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::*;
+use crate::config::Limits;
+use crate::config::fields;
+use crate::config::layers::{Draft, builtin};
+use crate::config::value::{Table, Value};
+use crate::connection::{
+    CaFile, Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, Tls, TlsVersion,
+    WhenFull,
+};
+use crate::units::ByteSize;
+
+impl Build<'_> {
+    /// `None` when a required key is missing; that, and all else, is in the report.
+    pub(super) fn connection(&mut self, draft: &Draft, limits: &Limits) -> Option<Connection> {
+        let table = &draft.table;
+        self.required(draft, "name", "\"orders-crm\"");
+        self.required(draft, "url", "\"https://example.com/hooks\"");
+        let pool = self.pool(draft);
+        let connection = Connection {
+            display_name: table.text("display_name").map(str::to_owned),
+            description: table.text("description").map(str::to_owned),
+            labels: labels(table),
+            state: state(table),
+            sources: sources(table),
+            method: table.word("method").parse().unwrap_or(Method::POST),
+            headers: self.headers(draft),
+            connect_timeout: table.span("connect_timeout"),
+            request_timeout: table.span("request_timeout"),
+            pool_acquire_timeout: table.span("pool_acquire_timeout"),
+            max_in_flight: self.max_in_flight(draft, &pool),
+            pool,
+            rate_limit: self.rate_limit(draft),
+            retry: self.retry(draft),
+            queue: queue(&table.table("queue")),
+            max_body: self.max_body(draft, limits),
+            success_status: statuses(table, "success_status")?,
+            tls: self.tls(draft),
+            on_remove: match table.word("on_remove") {
+                "discard" => OnRemove::Discard,
+                _ => OnRemove::Hold,
+            },
+            target: target(table)?,
+            name: table.text("name")?.to_owned(),
+        };
+        Some(connection)
+    }
+
+    fn required(&mut self, draft: &Draft, key: &str, example: &str) {
+        if draft.table.get(key).is_none() && !draft.table.refused(&[key]) {
+            let message = format!("{key} is missing, write one as in {key} = {example}");
+            self.report
+                .error(&draft.place, &Reveal::Value, &draft.path, message);
+        }
+    }
+
+    fn pool(&mut self, draft: &Draft) -> Pool {
+        let table = draft.table.table("pool");
+        let mut pool = Pool {
+            max_per_host: table.whole32("max_per_host"),
+            max_total: table.whole32("max_total"),
+            idle_timeout: table.span("idle_timeout"),
+            max_lifetime: table.span("max_lifetime"),
+        };
+        if table.written("max_per_host").is_none() {
+            pool.max_per_host = pool.max_per_host.min(pool.max_total);
+        }
+        if table.written("max_total").is_none() {
+            pool.max_total = pool.max_total.max(pool.max_per_host);
+        }
+        if pool.max_per_host > pool.max_total {
+            let message = format!(
+                "is {}, more than pool.max_total ({}); lower it or raise that",
+                pool.max_per_host, pool.max_total
+            );
+            let path = format!("{}pool.max_per_host", draft.path);
+            self.error_at(table.get("max_per_host"), &draft.place, &path, message);
+        }
+        pool
+    }
+
+    fn max_in_flight(&mut self, draft: &Draft, pool: &Pool) -> u32 {
+        let effective = pool.max_per_host.min(pool.max_total);
+        let Some(written) = draft.table.get("max_in_flight") else {
+            return effective;
+        };
+        let max_in_flight = draft.table.whole32("max_in_flight");
+        let known = !draft
+            .table
+            .table("pool")
+            .refused(&["max_per_host", "max_total"]);
+        if max_in_flight > effective && known {
+            let message = format!(
+                "is {max_in_flight}, more than the pool allows ({effective}); lower it or raise pool.max_per_host and pool.max_total"
+            );
+            let path = format!("{}max_in_flight", draft.path);
+            self.error_at(Some(written), &draft.place, &path, message);
+        }
+        max_in_flight
+    }
+
+    fn rate_limit(&mut self, draft: &Draft) -> Option<RateLimit> {
+        let written = draft.table.get("rate_limit")?;
+        let mut table = builtin(fields::RATE_LIMIT);
+        table.merge(&draft.table.table("rate_limit"));
+        if table.get("limit").is_none() {
+            if !table.refused(&["limit"]) {
+                let message = "limit is missing, write one as in limit = 100".to_owned();
+                let path = format!("{}rate_limit", draft.path);
+                self.error_at(Some(written), &draft.place, &path, message);
+            }
+            return None;
+        }
+        let limit = table.whole32("limit");
+        let per = match table.word("per") {
+            "minute" => 60,
+            "hour" => 3_600,
+            _ => 1,
+        };
+        let burst = table.integer("burst").map(|_| table.whole32("burst"));
+        Some(RateLimit {
+            limit,
+            per: Duration::from_secs(per),
+            burst: burst.unwrap_or((limit / 10).max(1)),
+        })
+    }
+
+    /// The default gives way to a smaller `[limits] max_body`; what was written does not.
+    fn max_body(&mut self, draft: &Draft, limits: &Limits) -> u64 {
+        let max_body = draft.table.whole("max_body");
+        let Some(written) = draft.table.written("max_body") else {
+            return max_body.min(limits.max_body);
+        };
+        if max_body > limits.max_body {
+            let message = format!(
+                "is {}, more than [limits] max_body ({}); lower it or raise that",
+                ByteSize(max_body),
+                ByteSize(limits.max_body)
+            );
+            let path = format!("{}max_body", draft.path);
+            self.error_at(Some(written), &draft.place, &path, message);
+        }
+        max_body
+    }
+
+    fn tls(&mut self, draft: &Draft) -> Tls {
+        let table = draft.table.table("tls");
+        let ca = table.get("ca_file").and_then(|item| {
+            let path = table.path("ca_file")?;
+            let pem = self.named_file(path);
+            match pem
+                .map_err(|reason| format!("cannot read {}: {reason}", path.display()))
+                .and_then(certificates)
+            {
+                Ok(pem) => Some(CaFile {
+                    path: path.to_owned(),
+                    pem,
+                }),
+                Err(message) => {
+                    let key_path = format!("{}tls.ca_file", draft.path);
+                    self.error_at(Some(item), &draft.place, &key_path, message);
+                    None
+                }
+            }
+        });
+        Tls {
+            ca,
+            server_name: table.text("server_name").map(str::to_owned),
+            min_version: match table.word("min_version") {
+                "1.3" => TlsVersion::V1_3,
+                _ => TlsVersion::V1_2,
+            },
+        }
+    }
+}
+
+/// Checks that a PEM file holds certificates, and only such that can be trusted.
+fn certificates(pem: Vec<u8>) -> Result<Vec<u8>, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|_| "the file is not PEM".to_owned())?;
+        roots.add(certificate).map_err(|error| {
+            format!("the file holds a certificate that cannot be trusted: {error}")
+        })?;
+    }
+    if roots.is_empty() {
+        return Err("the file holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
+    }
+    Ok(pem)
+}
+
+fn labels(table: &Table) -> BTreeMap<String, String> {
+    let text = |entry: &crate::config::value::Entry| {
+        let value = entry.item.as_text()?;
+        Some((entry.key.clone(), value.to_owned()))
+    };
+    table.map("labels").iter().filter_map(text).collect()
+}
+
+fn state(table: &Table) -> State {
+    match table.word("state") {
+        "paused" => State::Paused,
+        "disabled" => State::Disabled,
+        _ => State::Active,
+    }
+}
+
+/// Each source once.
+fn sources(table: &Table) -> Vec<String> {
+    let mut sources: Vec<String> = Vec::new();
+    for name in table.list("sources").iter().filter_map(Item::as_text) {
+        if !sources.iter().any(|known| known == name) {
+            sources.push(name.to_owned());
+        }
+    }
+    sources
+}
+
+fn queue(table: &Table) -> QueueLimits {
+    QueueLimits {
+        max_events: table.whole("max_events"),
+        max_bytes: table.whole("max_bytes"),
+        when_full: match table.word("when_full") {
+            "reject" => WhenFull::Reject,
+            _ => WhenFull::DeadLetter,
+        },
+    }
+}
+
+fn target(table: &Table) -> Option<Target> {
+    match &table.get("url")?.value {
+        Value::Url(target) => Some((**target).clone()),
+        _ => None,
+    }
+}
+
+pub(super) fn statuses(table: &Table, key: &str) -> Option<crate::connection::status::StatusSet> {
+    match &table.get(key)?.value {
+        Value::Statuses(set) => Some(set.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Builds the headers of a connection; secrets are resolved here.
+
+use http::{HeaderName, HeaderValue};
+
+use super::*;
+use crate::config::Secrets;
+use crate::config::fields::{HEADER_BYTES_MAX, HEADERS_MAX};
+use crate::config::layers::Draft;
+use crate::config::read::header_value;
+use crate::config::value::Value;
+use crate::secret::SecretRef;
+
+impl Build<'_> {
+    pub(super) fn headers(&mut self, draft: &Draft) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers = Vec::new();
+        for entry in draft.table.map("headers") {
+            let Ok(name) = entry.key.parse::<HeaderName>() else {
+                continue; // Reading let legal names pass alone.
+            };
+            let Value::List(items) = &entry.item.value else {
+                continue;
+            };
+            for item in items {
+                match self.value_of(item) {
+                    Ok(value) => headers.push((name.clone(), value)),
+                    Err(message) => {
+                        let path = format!("{}headers.{}", draft.path, entry.key);
+                        self.report
+                            .error(&item.place, &Reveal::Nothing, &path, message);
+                    }
+                }
+            }
+        }
+        self.bounded(draft, &headers);
+        headers
+    }
+
+    fn value_of(&mut self, item: &Item) -> Result<HeaderValue, String> {
+        match &item.value {
+            Value::Text(text) => header_value(text.as_bytes()),
+            Value::Secret(reference) => self.secret_value(reference),
+            _ => Err("is not a header's value".to_owned()),
+        }
+    }
+
+    fn secret_value(&mut self, reference: &SecretRef) -> Result<HeaderValue, String> {
+        if self.options.secrets == Secrets::Skip && !matches!(reference, SecretRef::Plain(_)) {
+            return Ok(HeaderValue::from_static("unresolved"));
+        }
+        let env = &self.options.env;
+        let (files, watched) = (&mut *self.files, &mut *self.watched);
+        let secret = reference.resolve(env, |path| {
+            watched.insert(path.to_owned());
+            files.read(path)
+        });
+        let secret = secret.map_err(|error| error.to_string())?;
+        let mut value = header_value(secret.expose())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn bounded(&mut self, draft: &Draft, headers: &[(HeaderName, HeaderValue)]) {
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let message = if headers.len() > HEADERS_MAX {
+            format!(
+                "has {} headers, at most {HEADERS_MAX} are allowed",
+                headers.len()
+            )
+        } else if bytes > HEADER_BYTES_MAX {
+            format!("names and values take {bytes} bytes, at most {HEADER_BYTES_MAX} are allowed")
+        } else {
+            return;
+        };
+        let path = format!("{}headers", draft.path);
+        self.error_at(draft.table.get("headers"), &draft.place, &path, message);
+    }
+}

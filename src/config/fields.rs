@@ -1,0 +1,297 @@
+//! Every key of the configuration, in one table per object: its kind, bounds, default and meaning. The reader walks these
+//! tables; the commented sample `config/posthaste.toml` is compared with them by a test.
+//!
+//! A key of the specification that does not work yet is not in the tables, so that nobody relies on it; [`LATER`] names
+//! those, for a better message.
+
+use std::time::Duration;
+
+use crate::connection::status::Purpose;
+
+/// One key.
+#[derive(Debug)]
+pub struct Field {
+    /// Its name in the file.
+    pub key: &'static str,
+    /// What may be written.
+    pub kind: Kind,
+    /// What it is when nothing is written, as TOML.
+    pub default: Standard,
+    /// One sentence.
+    pub doc: &'static str,
+}
+
+/// What a key is when nothing is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Standard {
+    /// This, as TOML.
+    Toml(&'static str),
+    /// Depends on other settings or on the machine; the text is an example, the doc says how.
+    Computed(&'static str),
+    /// Nothing; the text is an example.
+    None(&'static str),
+    /// Must be written; the text is an example.
+    Required(&'static str),
+}
+
+/// What may be written.
+#[derive(Debug)]
+pub enum Kind {
+    /// A string of at most so many characters.
+    Text(usize),
+    /// `^[A-Za-z0-9][A-Za-z0-9_-]{0,154}$`.
+    Name,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds.
+    Integer(u64, u64),
+    /// A number within bounds.
+    Number(f64, f64),
+    /// A duration within bounds.
+    Span(Duration, Duration),
+    /// A size in bytes within bounds.
+    Size(u64, u64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A request method.
+    Method,
+    /// Where a connection delivers to.
+    Url,
+    /// A path; a relative one counts from the file that it is written in.
+    Path,
+    /// A path or `"off"`.
+    PathOrOff,
+    /// An address and a port.
+    Address,
+    /// An address and a port, or `"off"`.
+    AddressOrOff,
+    /// Permission bits of a file, in octal.
+    Mode,
+    /// A host's name or address that TLS can verify.
+    ServerName,
+    /// A set of statuses.
+    Statuses(Purpose),
+    /// A list of at least and at most so many.
+    List(&'static Kind, usize, usize),
+    /// A table of these keys.
+    Table(&'static [Field]),
+    /// A table of any keys with strings.
+    Labels,
+    /// A table of header names with strings, secrets, or lists of these.
+    Headers,
+    /// A table of environment names with connection fields.
+    Overlays,
+    /// A table of connection fields.
+    Defaults,
+}
+
+use Kind::*;
+use Standard::{Computed, Required, Toml};
+
+const fn field(key: &'static str, kind: Kind, default: Standard, doc: &'static str) -> Field {
+    Field {
+        key,
+        kind,
+        default,
+        doc,
+    }
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// The largest pool, and so the most attempts of one connection at a time.
+pub const POOL_MAX: u64 = 1024;
+/// Header lines of one connection.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of names and values of one connection's headers together.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Labels of one connection.
+pub const LABELS_MAX: usize = 64;
+/// Characters of a label's key or value.
+pub const LABEL_CHARS_MAX: usize = 255;
+
+/// The daemon's own file.
+#[rustfmt::skip]
+pub static ROOT: &[Field] = &[
+    field("environment", Name, Standard::None("\"production\""), "Which [connection.env.NAME] overlays apply. $POSTHASTE_ENV wins over this."),
+    field("reload", Choice(&["auto", "manual"]), Toml("\"auto\""), "auto: files are watched; manual: only on SIGHUP or request."),
+    field("drain_timeout", Span(Duration::ZERO, secs(HOUR)), Toml("\"20s\""), "How long attempts may go on after SIGTERM."),
+    field("connections", Path, Toml("\"connections.d\""), "The directory of connection files, relative to this file."),
+    field("ingress", Table(INGRESS), Toml("{}"), "Where events come in."),
+    field("admin", Table(ADMIN), Toml("{}"), "Where operators look and act."),
+    field("store", Table(STORE), Toml("{}"), "Where events are kept until they are delivered."),
+    field("limits", Table(LIMITS), Toml("{}"), "What the daemon takes at most."),
+    field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
+    field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
+    field("defaults", Defaults, Toml("{}"), "Any connection field but name and env: what connections use that do not say otherwise."),
+];
+
+/// `[ingress]`
+#[rustfmt::skip]
+pub static INGRESS: &[Field] = &[
+    field("http", List(&Address, 0, 64), Toml("[\"127.0.0.1:8377\"]"), "Addresses to listen on. Needs a restart."),
+    field("unix", Table(UNIX), Standard::None("{ path = \"/run/posthaste/ingress.sock\", mode = \"0660\", allow_uids = [] }"), "A Unix socket to listen on as well. Needs a restart."),
+    field("max_connections", Integer(1, 1_000_000), Toml("4096"), "Open connections of producers at most."),
+    field("header_timeout", Span(ms(100), secs(HOUR)), Toml("\"10s\""), "From a request's first byte to the end of its head."),
+    field("body_timeout", Span(ms(100), secs(HOUR)), Toml("\"30s\""), "From the end of the head to the end of the body."),
+    field("idle_timeout", Span(ms(100), secs(DAY)), Toml("\"75s\""), "An idle connection is closed after this."),
+    field("hosts", List(&Text(255), 0, 256), Toml("[]"), "Host names that requests to a loopback listener may come with, besides localhost and loopback addresses."),
+];
+
+/// `[ingress] unix`
+#[rustfmt::skip]
+pub static UNIX: &[Field] = &[
+    field("path", Path, Required("\"/run/posthaste/ingress.sock\""), "Where the socket is made."),
+    field("mode", Mode, Toml("\"0660\""), "Its permission bits."),
+    field("allow_uids", List(&Integer(0, u32::MAX as u64), 0, 1024), Toml("[]"), "Users that may post; none named means all that can open the socket."),
+];
+
+/// `[admin]`
+#[rustfmt::skip]
+pub static ADMIN: &[Field] = &[
+    field("http", AddressOrOff, Toml("\"127.0.0.1:8378\""), "For /metrics, /healthz and /readyz; \"off\" for none. Needs a restart."),
+    field("unix", PathOrOff, Computed("\"/run/posthaste/admin.sock\""), "For the command line; \"off\" for none. Unprivileged: $XDG_RUNTIME_DIR/posthaste/admin.sock. Needs a restart."),
+];
+
+/// `[store]`
+#[rustfmt::skip]
+pub static STORE: &[Field] = &[
+    field("path", Path, Computed("\"/var/lib/posthaste\""), "The directory. Unprivileged: $XDG_STATE_HOME/posthaste. Needs a restart."),
+    field("max_bytes", Size(2 * MIB, 1024 * TIB), Toml("\"10GiB\""), "What its files take at most; then ingress answers 507."),
+    field("segment_bytes", Size(MIB, GIB), Toml("\"64MiB\""), "Size of one file of the log. Needs a restart."),
+];
+
+/// `[limits]`
+#[rustfmt::skip]
+pub static LIMITS: &[Field] = &[
+    field("memory", Size(MIB, TIB), Toml("\"24MiB\""), "Payloads in memory at most. Needs a restart."),
+    field("max_body", Size(1, GIB), Toml("\"8MiB\""), "The largest max_body of any connection; at most store.segment_bytes/4 and memory/2."),
+];
+
+/// `[log]`
+#[rustfmt::skip]
+pub static LOG: &[Field] = &[
+    field("level", Choice(&["error", "warn", "info", "debug", "trace"]), Toml("\"info\""), "How much is said."),
+    field("format", Choice(&["auto", "text", "json"]), Toml("\"auto\""), "auto: text on a terminal, else JSON. Needs a restart."),
+];
+
+/// `[runtime]`
+#[rustfmt::skip]
+pub static RUNTIME: &[Field] = &[
+    field("ingress_threads", Integer(1, 64), Computed("1"), "A quarter of the cores, at least one. Needs a restart."),
+    field("egress_threads", Integer(1, 64), Computed("1"), "A quarter of the cores, at least one. Needs a restart."),
+];
+
+/// `[[connection]]`
+#[rustfmt::skip]
+pub static CONNECTION: &[Field] = &[
+    field("name", Name, Required("\"orders-crm\""), "Letters, digits, - and _; unique over all files. The queue's identity."),
+    field("display_name", Text(255), Standard::None("\"Orders to the CRM\""), "For people."),
+    field("description", Text(1000), Standard::None("\"every order, once it is paid\""), "For people."),
+    field("labels", Labels, Toml("{}"), "For people and for filters of lists: { team = \"sales\" }."),
+    field("state", Choice(&["active", "paused", "disabled"]), Toml("\"active\""), "paused accepts and holds; disabled refuses."),
+    field("enabled", Bool, Standard::None("true"), "Another way to write state: false is \"disabled\"."),
+    field("sources", List(&Name, 1, 256), Toml("[\"default\"]"), "The sources that feed it."),
+    field("source", Name, Standard::None("\"default\""), "Another way to write sources with one entry."),
+    field("url", Url, Required("\"https://crm.example.com/hooks/orders\""), "Where it delivers to: http or https."),
+    field("method", Method, Toml("\"POST\""), "POST, GET, PUT, DELETE, PATCH, HEAD or OPTIONS; GET and HEAD send no body."),
+    field("headers", Headers, Toml("{}"), "Added to each request. A value is a string, a list, or a secret: { env = \"X\" }, { file = \"/path\" }, { credential = \"x\" }."),
+    field("connect_timeout", Span(secs(1), secs(60)), Toml("\"2s\""), "TCP and TLS together."),
+    field("request_timeout", Span(secs(1), secs(60)), Toml("\"10s\""), "From the first byte written to the response's head."),
+    field("timeout", Span(secs(1), secs(60)), Standard::None("\"5s\""), "Sets connect_timeout and request_timeout."),
+    field("pool_acquire_timeout", Span(ms(1), secs(HOUR)), Toml("\"2s\""), "How long a due delivery may wait for a free worker before that is counted and warned about."),
+    field("pool", Table(POOL), Toml("{}"), "HTTP connections of this connection alone."),
+    field("max_in_flight", Integer(1, POOL_MAX), Computed("24"), "Attempts at one time; the smaller of the pool's two limits."),
+    field("rate_limit", Table(RATE_LIMIT), Standard::None("{ limit = 100, per = \"second\", burst = 10 }"), "Sends per time."),
+    field("retry", Table(RETRY), Toml("{}"), "What happens after a failure."),
+    field("queue", Table(QUEUE), Toml("{}"), "How much may wait."),
+    field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
+    field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
+    field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
+    field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
+    field("env", Overlays, Toml("{}"), "[connection.env.NAME]: what is different in one environment."),
+];
+
+/// `[connection.pool]`
+#[rustfmt::skip]
+pub static POOL: &[Field] = &[
+    field("max_per_host", Integer(1, POOL_MAX), Toml("24"), "At most max_total."),
+    field("max_total", Integer(1, POOL_MAX), Toml("48"), "A connection has one host, so the smaller one counts."),
+    field("idle_timeout", Span(secs(1), secs(DAY)), Toml("\"30s\""), "An idle HTTP connection is closed after this."),
+    field("max_lifetime", Span(secs(1), secs(7 * DAY)), Toml("\"5m\""), "Any HTTP connection is closed after this, so that new addresses get used."),
+];
+
+/// `[connection.rate_limit]`
+#[rustfmt::skip]
+pub static RATE_LIMIT: &[Field] = &[
+    field("limit", Integer(1, 1_000_000), Required("100"), "Sends in each per."),
+    field("per", Choice(&["second", "minute", "hour"]), Toml("\"second\""), "The time that limit counts for."),
+    field("burst", Integer(1, 1_000_000), Computed("10"), "How many may go at once after a pause; a tenth of limit, at least 1."),
+];
+
+/// `[connection.retry]`
+#[rustfmt::skip]
+pub static RETRY: &[Field] = &[
+    field("strategy", Choice(&["exponential", "linear", "schedule", "none"]), Toml("\"exponential\""), "How waits grow; none: a failure is a dead letter at once."),
+    field("interval", Span(ms(1), secs(30 * DAY)), Toml("\"5s\""), "The first wait (exponential), or each (linear)."),
+    field("factor", Number(1.0, 100.0), Toml("2.0"), "What each wait is multiplied by for the next (exponential)."),
+    field("max_interval", Span(ms(1), secs(30 * DAY)), Toml("\"4h\""), "The longest wait (exponential)."),
+    field("schedule", List(&Span(Duration::ZERO, Duration::from_secs(30 * DAY)), 1, 100), Standard::None("[\"5s\", \"5m\", \"30m\", \"2h\"]"), "These waits, then a dead letter (schedule)."),
+    field("max_age", Span(secs(1), secs(90 * DAY)), Toml("\"72h\""), "No retry later than this after the first attempt."),
+    field("count", Integer(1, 10_000), Toml("50"), "Attempts at most (not with schedule)."),
+    field("jitter", Choice(&["none", "equal", "full"]), Computed("\"full\""), "How waits are spread: full for exponential, else none."),
+    field("on_status", Statuses(Purpose::Retry), Toml("[\"408\", \"425\", \"429\", \"5xx\", \"!501\", \"!505\"]"), "Statuses that are tried again. Network errors and timeouts always are."),
+    field("retry_after_max", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"1h\""), "The longest Retry-After that is believed."),
+];
+
+/// `[connection.queue]`
+#[rustfmt::skip]
+pub static QUEUE: &[Field] = &[
+    field("max_events", Integer(1, 1_000_000_000), Toml("1000000"), "Deliveries that are not over."),
+    field("max_bytes", Size(KIB, 1024 * TIB), Toml("\"1GiB\""), "Their payloads."),
+    field("when_full", Choice(&["dead_letter", "reject"]), Toml("\"dead_letter\""), "What an event becomes that finds it full: a dead letter here, or a 503 for the producer."),
+];
+
+/// `[connection.tls]`
+#[rustfmt::skip]
+pub static TLS: &[Field] = &[
+    field("ca_file", Path, Standard::None("\"/etc/posthaste/ca.pem\""), "Certificates to trust instead of the system's (PEM)."),
+    field("server_name", ServerName, Standard::None("\"crm.internal\""), "The name to verify instead of the URL's host."),
+    field("min_version", Choice(&["1.2", "1.3"]), Toml("\"1.2\""), "The oldest version of TLS spoken."),
+];
+
+/// Keys of the specification that this version does not have.
+#[rustfmt::skip]
+pub static LATER: &[&str] = &[
+    "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
+    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "idempotency", "keep_attempts", "keep_dead",
+    "keep_delivered", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
+    "client_cert", "client_key", "verify", "variables", "cors",
+];
+
+/// The field of this key.
+pub(super) fn find(fields: &'static [Field], key: &str) -> Option<&'static Field> {
+    fields.iter().find(|field| field.key == key)
+}
+
+/// Whether some object has this key.
+pub(super) fn is_key(key: &str) -> bool {
+    let tables = [
+        ROOT, INGRESS, UNIX, ADMIN, STORE, LIMITS, LOG, RUNTIME, CONNECTION, POOL, RATE_LIMIT,
+        RETRY, QUEUE, TLS,
+    ];
+    key == "connection" || tables.iter().any(|table| find(table, key).is_some())
+}

@@ -1,0 +1,211 @@
+//! What `posthaste check` says of a configuration that is legal: how much there is, and how much memory and disk it can take.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Daemon, Loaded, ReloadMode};
+use crate::connection::State;
+use crate::units::ByteSize;
+
+/// Deliveries in a connection's window: the store's `WINDOW_EVENTS`, which a test compares.
+pub const WINDOW_EVENTS: u64 = 512;
+/// Memory of one delivery in a connection's window, measured.
+pub const WINDOW_EVENT_BYTES: u64 = 80;
+/// Buffers of one connection of a producer: hyper's for reading and writing.
+pub const INGRESS_CONNECTION_BYTES: u64 = 16 * 1024;
+/// Buffers of one pooled HTTP connection: hyper's for reading and writing, and the state of TLS.
+pub const POOLED_CONNECTION_BYTES: u64 = 32 * 1024;
+
+/// The summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// The hash over all files, shortened.
+    pub content_hash: String,
+    /// Which overlays apply.
+    pub environment: Option<String>,
+    /// Whether files are watched.
+    pub watched: bool,
+    /// Connections by state.
+    pub connections: Connections,
+    /// All sources, sorted.
+    pub sources: Vec<String>,
+    /// Where it listens.
+    pub listeners: Vec<String>,
+    /// The bound of memory.
+    pub memory: Memory,
+    /// The directory of the store.
+    pub store_path: String,
+    /// What its files take at most.
+    pub store_max_bytes: u64,
+    /// How many warnings there are.
+    pub warnings: usize,
+}
+
+/// Connections by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// All of them.
+    pub total: usize,
+    /// Accept and deliver.
+    pub active: usize,
+    /// Accept and hold.
+    pub paused: usize,
+    /// Refuse.
+    pub disabled: usize,
+}
+
+/// How much memory the configuration allows, in bytes. The program itself, about 10 MiB, comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Events being received: half of `[limits] memory`.
+    pub ingress_payloads: u64,
+    /// Events being delivered: three eighths.
+    pub egress_payloads: u64,
+    /// Events kept for delivery after their sync: one eighth.
+    pub hot_cache: u64,
+    /// Windows of deliveries handed out.
+    pub windows: u64,
+    /// Buffers of producers' connections, all open.
+    pub ingress_buffers: u64,
+    /// Buffers of pooled connections, all open.
+    pub egress_buffers: u64,
+}
+
+impl Memory {
+    /// All of it together.
+    pub fn total(&self) -> u64 {
+        let parts = [
+            self.ingress_payloads,
+            self.egress_payloads,
+            self.hot_cache,
+            self.windows,
+            self.ingress_buffers,
+            self.egress_buffers,
+        ];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Sums a configuration up.
+pub fn check_report(loaded: &Loaded) -> Summary {
+    let config = &loaded.config;
+    let mut connections = Connections::default();
+    let mut sources = std::collections::BTreeSet::new();
+    for connection in &config.connections {
+        connections.total += 1;
+        match connection.state {
+            State::Active => connections.active += 1,
+            State::Paused => connections.paused += 1,
+            State::Disabled => connections.disabled += 1,
+        }
+        sources.extend(connection.sources.iter().cloned());
+    }
+    Summary {
+        content_hash: loaded.content_hash.to_string(),
+        environment: config.daemon.environment.clone(),
+        watched: config.daemon.reload == ReloadMode::Auto,
+        connections,
+        sources: sources.into_iter().collect(),
+        listeners: listeners(&config.daemon),
+        memory: memory(loaded),
+        store_path: config.daemon.store.path.display().to_string(),
+        store_max_bytes: config.daemon.store.max_bytes,
+        warnings: loaded.warnings.len(),
+    }
+}
+
+fn listeners(daemon: &Daemon) -> Vec<String> {
+    let http = daemon.ingress.http.iter();
+    let mut listeners: Vec<String> = http
+        .map(|address| format!("events http {address}"))
+        .collect();
+    if let Some(unix) = &daemon.ingress.unix {
+        listeners.push(format!("events unix {}", unix.path.display()));
+    }
+    if let Some(address) = daemon.admin.http {
+        listeners.push(format!("admin http {address}"));
+    }
+    if let Some(path) = &daemon.admin.unix {
+        listeners.push(format!("admin unix {}", path.display()));
+    }
+    listeners
+}
+
+fn memory(loaded: &Loaded) -> Memory {
+    let Daemon {
+        limits, ingress, ..
+    } = &loaded.config.daemon;
+    let connections = &loaded.config.connections;
+    let pooled = connections
+        .iter()
+        .map(|connection| u64::from(connection.effective_pool()));
+    let per_connection = WINDOW_EVENTS * WINDOW_EVENT_BYTES;
+    Memory {
+        ingress_payloads: limits.memory / 2,
+        egress_payloads: limits.memory / 8 * 3,
+        hot_cache: limits.memory / 8,
+        windows: connections.len() as u64 * per_connection,
+        ingress_buffers: (ingress.max_connections as u64).saturating_mul(INGRESS_CONNECTION_BYTES),
+        egress_buffers: pooled.sum::<u64>() * POOLED_CONNECTION_BYTES,
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connections {
+            total,
+            active,
+            paused,
+            disabled,
+        } = self.connections;
+        writeln!(f, "configuration {} is fine", self.content_hash)?;
+        writeln!(
+            f,
+            "connections: {total} ({active} active, {paused} paused, {disabled} disabled)"
+        )?;
+        writeln!(f, "sources: {}", self.sources.join(", "))?;
+        if let Some(environment) = &self.environment {
+            writeln!(f, "environment: {environment}")?;
+        }
+        writeln!(
+            f,
+            "reload: {}",
+            if self.watched { "auto" } else { "manual" }
+        )?;
+        for listener in &self.listeners {
+            writeln!(f, "listens for {listener}")?;
+        }
+        writeln!(
+            f,
+            "store: {}, at most {}",
+            self.store_path,
+            ByteSize(self.store_max_bytes)
+        )?;
+        writeln!(
+            f,
+            "memory: at most {} besides the program itself:",
+            mib(self.memory.total())
+        )?;
+        for (bytes, what) in [
+            (self.memory.ingress_payloads, "events being received"),
+            (self.memory.egress_payloads, "events being delivered"),
+            (self.memory.hot_cache, "events kept until delivery"),
+            (self.memory.windows, "windows of deliveries"),
+            (
+                self.memory.ingress_buffers,
+                "buffers, if all producers' connections are open",
+            ),
+            (self.memory.egress_buffers, "buffers, if all pools are full"),
+        ] {
+            writeln!(f, "  {:>10}  {what}", mib(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// For reading, with one digit after the point.
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}

@@ -1,0 +1,290 @@
+//! Logs: one line per event on stderr, text for people or JSON for machines, and a level that a reload may change.
+//!
+//! Promises: control characters in anything foreign are escaped, so that a hostile name or answer can neither forge a
+//! line nor drive a terminal; nothing but logs goes to stderr from the daemon. It does not write files, rotate or ship:
+//! the service manager does.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{self, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
+
+/// What `[log]` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The least important level that is written.
+    pub level: LevelFilter,
+    /// How a line looks.
+    pub format: Format,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            level: LevelFilter::INFO,
+            format: Format::Auto,
+        }
+    }
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Format, String> {
+        match text {
+            "auto" => Ok(Format::Auto),
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            other => Err(format!(
+                "{other:?} is not a log format; write auto, text or json"
+            )),
+        }
+    }
+}
+
+/// Reads a level by its name.
+///
+/// # Errors
+/// A sentence that names the levels.
+pub fn parse_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "off" => Ok(LevelFilter::OFF),
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        other => Err(format!(
+            "{other:?} is not a log level; write off, error, warn, info, debug or trace"
+        )),
+    }
+}
+
+/// The switch of the process's logging: a process has one stderr, and `tracing` has one global subscriber.
+static SWITCH: OnceLock<Switch> = OnceLock::new();
+
+/// Starts logging to stderr. Call it once, at the start of the process.
+///
+/// # Errors
+/// When logging has been started before.
+pub fn init(settings: Settings) -> Result<(), TryInitError> {
+    let (subscriber, switch) = subscriber(io::stderr, io::stderr().is_terminal());
+    switch.apply(settings);
+    subscriber.try_init()?;
+    // `try_init` lets one caller through, so the cell is empty.
+    let _ = SWITCH.set(switch);
+    Ok(())
+}
+
+/// Changes level and format, as a reload does. Without [`init`] it does nothing.
+pub fn apply(settings: Settings) {
+    if let Some(switch) = SWITCH.get() {
+        switch.apply(settings);
+    }
+}
+
+/// Whether colours may be used on a stream: it is a terminal, `NO_COLOR` is unset or empty, and `TERM` is not `dumb`.
+pub fn colours(terminal: bool) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    terminal && !no_color && !dumb
+}
+
+/// Text with its control characters written as escapes, for anything foreign that people will read.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    // Writing to a String cannot fail.
+    let _ = Escape(&mut escaped).write_str(text);
+    escaped
+}
+
+/// Both formats are installed; the one that is not wanted is off.
+struct Switch {
+    terminal: bool,
+    text: reload::Handle<LevelFilter, Registry>,
+    json: reload::Handle<LevelFilter, Registry>,
+}
+
+impl Switch {
+    fn apply(&self, settings: Settings) {
+        let json = match settings.format {
+            Format::Auto => !self.terminal,
+            Format::Text => false,
+            Format::Json => true,
+        };
+        let level_if = |wanted| {
+            if wanted {
+                settings.level
+            } else {
+                LevelFilter::OFF
+            }
+        };
+        // The handles only fail when the subscriber is gone, and it lives as long as the process.
+        let _ = self.text.reload(level_if(!json));
+        let _ = self.json.reload(level_if(json));
+    }
+}
+
+fn subscriber<W>(writer: W, terminal: bool) -> (impl Subscriber + Send + Sync, Switch)
+where
+    W: for<'w> MakeWriter<'w> + Clone + Send + Sync + 'static,
+{
+    let (text_level, text_handle) = reload::Layer::new(LevelFilter::OFF);
+    let (json_level, json_handle) = reload::Layer::new(LevelFilter::OFF);
+    let text = tracing_subscriber::fmt::layer()
+        .with_writer(writer.clone())
+        .with_ansi(colours(terminal))
+        .with_target(false)
+        .fmt_fields(escaped_fields())
+        .with_filter(text_level);
+    let json = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_filter(json_level);
+    let switch = Switch {
+        terminal,
+        text: text_handle,
+        json: json_handle,
+    };
+    let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![text.boxed(), json.boxed()];
+    (tracing_subscriber::registry().with(layers), switch)
+}
+
+fn escaped_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    format::debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(Escape(writer), "{value:?}"),
+        name => write!(Escape(writer), "{name}={value:?}"),
+    })
+    .delimited(" ")
+}
+
+/// Writes through, with control characters as escapes.
+struct Escape<W>(W);
+
+impl<W: fmt::Write> fmt::Write for Escape<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(must_be_escaped) {
+            let (clean, tail) = rest.split_at(at);
+            self.0.write_str(clean)?;
+            let mut characters = tail.chars();
+            if let Some(control) = characters.next() {
+                write!(self.0, "{}", control.escape_default())?;
+            }
+            rest = characters.as_str();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+/// Control characters, and the marks that make a line read in another order than it is written.
+fn must_be_escaped(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(steps: impl FnOnce(&Switch)) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (subscriber, switch) = subscriber(move || writer.clone(), false);
+        tracing::subscriber::with_default(subscriber, || steps(&switch));
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn settings(level: LevelFilter, format: Format) -> Settings {
+        Settings { level, format }
+    }
+
+    #[test]
+    fn text_escapes_what_is_foreign() {
+        let text = logged(|switch| {
+            switch.apply(settings(LevelFilter::INFO, Format::Text));
+            let hostile = "a\n2026 ERROR forged \u{1b}[31m\u{202e}";
+            tracing::info!(name = hostile, shown = %hostile, "Took {hostile}");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+        assert!(text.contains("Took a\\n2026 ERROR forged"), "{text}");
+    }
+
+    #[test]
+    fn json_is_one_object_per_line_with_the_fields_on_top() {
+        let text = logged(|switch| {
+            switch.apply(settings(LevelFilter::INFO, Format::Auto));
+            tracing::info!(connection = "crm", "Reloaded\nit");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["connection"], "crm");
+        assert_eq!(line["message"], "Reloaded\nit");
+        assert_eq!(line["level"], "INFO");
+    }
+
+    #[test]
+    fn level_and_format_change_while_running() {
+        let text = logged(|switch| {
+            switch.apply(settings(LevelFilter::WARN, Format::Text));
+            tracing::info!("first");
+            switch.apply(settings(LevelFilter::DEBUG, Format::Text));
+            tracing::debug!("second");
+            switch.apply(settings(LevelFilter::INFO, Format::Json));
+            tracing::info!("third");
+        });
+        assert!(!text.contains("first"), "{text}");
+        assert!(text.lines().next().unwrap().ends_with("second"), "{text}");
+        assert!(text.lines().nth(1).unwrap().starts_with('{'), "{text}");
+    }
+
+    #[test]
+    fn names_are_read_or_refused_with_the_list() {
+        assert_eq!(parse_level("debug"), Ok(LevelFilter::DEBUG));
+        assert!(parse_level("verbose").unwrap_err().contains("info"));
+        assert_eq!("json".parse(), Ok(Format::Json));
+        assert!("xml".parse::<Format>().unwrap_err().contains("auto"));
+        assert_eq!(escape("a\tb\u{7f}"), "a\\tb\\u{7f}");
+    }
+}
