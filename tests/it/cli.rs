@@ -144,3 +144,48 @@ fn help_and_completions_print() {
     let wrong = Command::new(BINARY).arg("rnu").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }
+
+/// `listen` is a receiver for development: it answers as told, prints a line of JSON for each request, and ends by itself.
+#[test]
+fn listen_receives_and_prints_what_arrives() {
+    let address = crate::harness::free_address();
+    let child = Command::new(BINARY)
+        .args([
+            "listen",
+            &address.to_string(),
+            "--status",
+            "201",
+            "--count",
+            "3",
+            "--json",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for number in 0..3 {
+        let id = format!("evt_{number}");
+        let mut answer = None;
+        eventually("it answers", SOON, || {
+            let mut producer = crate::harness::Producer::tcp(address);
+            answer = producer
+                .post("/hook", &[("webhook-id", &id)], b"hello")
+                .ok();
+            answer.is_some()
+        });
+        assert_eq!(answer.unwrap().status, 201);
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    for (number, line) in lines.iter().enumerate() {
+        assert!(
+            line.to_string().contains(&format!("evt_{number}")),
+            "{line}"
+        );
+    }
+}
