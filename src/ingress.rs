@@ -16,6 +16,7 @@
 //! | `ingress/receive.rs` | one request from head to answer |
 //! | `ingress/routing.rs` | where an event goes |
 //! | `ingress/memory.rs` | the budget for bodies |
+//! | `ingress/slots.rs` | the limit of connections |
 //! | `ingress/refusal.rs` | the closed list of refusals |
 //! | `ingress/counts.rs` | the metrics' handles |
 
@@ -30,7 +31,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::clock::Clock;
@@ -45,6 +45,7 @@ mod receive;
 mod refusal;
 mod routing;
 mod serve;
+mod slots;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -59,15 +60,24 @@ use counts::Counts;
 use guard::Door;
 use listener::SocketFile;
 use serve::{Listener, Shared, Stop};
-use socket::Timeouts;
+use slots::Slots;
 
-/// Everything that `[ingress]` configures.
+/// What is fixed at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressOptions {
     /// TCP addresses; port 0 takes any free one.
     pub http: Vec<SocketAddr>,
     /// The Unix socket, if any.
     pub unix: Option<UnixOptions>,
+    /// Bytes of bodies that may wait for the disk at one time: ingress's share of `[limits] memory`.
+    pub memory_bytes: u64,
+    /// What a reload may change.
+    pub limits: IngressLimits,
+}
+
+/// What a reload may change, for connections that are accepted afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressLimits {
     /// Connections open at one time, over all listeners; at the limit, accepting pauses.
     pub max_connections: usize,
     /// From the first byte of a request to the end of its head.
@@ -78,8 +88,6 @@ pub struct IngressOptions {
     pub idle_timeout: Duration,
     /// Names that Host may have on loopback listeners beside `localhost` and loopback addresses.
     pub hosts: Vec<String>,
-    /// Bytes of bodies that may wait for the disk at one time: ingress's share of `[limits] memory`.
-    pub memory_bytes: u64,
 }
 
 impl Default for IngressOptions {
@@ -87,12 +95,20 @@ impl Default for IngressOptions {
         IngressOptions {
             http: vec![SocketAddr::from(([127, 0, 0, 1], 8377))],
             unix: None,
+            memory_bytes: 12 * 1024 * 1024,
+            limits: IngressLimits::default(),
+        }
+    }
+}
+
+impl Default for IngressLimits {
+    fn default() -> IngressLimits {
+        IngressLimits {
             max_connections: 4096,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             hosts: Vec::new(),
-            memory_bytes: 12 * 1024 * 1024,
         }
     }
 }
@@ -126,6 +142,8 @@ pub struct RunningIngress {
     threads: Vec<JoinHandle<()>>,
     stop: Stop,
     memory: Arc<MemoryBudget>,
+    limits: Arc<ArcSwap<IngressLimits>>,
+    slots: Arc<Slots>,
     /// Removed when all threads have ended.
     _socket_file: Option<SocketFile>,
 }
@@ -168,12 +186,11 @@ impl Ingress {
             threads: Vec::new(),
             stop: Stop::default(),
             memory: Arc::new(MemoryBudget::new(self.options.memory_bytes)),
+            limits: Arc::new(ArcSwap::from_pointee(self.options.limits.clone())),
+            slots: Slots::new(self.options.limits.max_connections),
             _socket_file: socket_file,
         };
-        let most = self.options.max_connections.min(Semaphore::MAX_PERMITS);
-        let slots = Arc::new(Semaphore::new(most));
         let counts = Counts::new(&parts.metrics);
-        let hosts: Arc<[String]> = self.options.hosts.clone().into();
         for (number, (intake, lane)) in (0..).zip(parts.intakes) {
             let shared = Shared {
                 intake,
@@ -183,14 +200,13 @@ impl Ingress {
                 counts: counts.clone(),
                 rng: RefCell::new(fastrand::Rng::with_seed(parts.seed.wrapping_add(number))),
                 stopping: Cell::new(false),
-                hosts: Arc::clone(&hosts),
-                timeouts: self.options.timeouts(),
+                limits: Arc::clone(&running.limits),
             };
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let listeners = self.listeners(&runtime, unix.as_ref())?;
-            let (slots, stop) = (Arc::clone(&slots), running.stop.clone());
+            let (slots, stop) = (Arc::clone(&running.slots), running.stop.clone());
             let builder = std::thread::Builder::new().name(format!("ingress-{number}"));
             running.threads.push(builder.spawn(move || {
                 LocalSet::new().block_on(&runtime, async move {
@@ -234,20 +250,17 @@ impl Ingress {
     }
 }
 
-impl IngressOptions {
-    fn timeouts(&self) -> Timeouts {
-        Timeouts {
-            header: self.header_timeout,
-            body: self.body_timeout,
-            idle: self.idle_timeout,
-        }
-    }
-}
-
 impl RunningIngress {
     /// The budget for bodies, for the metrics.
     pub fn memory(&self) -> &Arc<MemoryBudget> {
         &self.memory
+    }
+
+    /// Puts other limits in force: at once for the number of connections, for the rest with each connection accepted from
+    /// now on. No connection is dropped.
+    pub fn set_limits(&self, limits: IngressLimits) {
+        self.slots.set_limit(limits.max_connections);
+        self.limits.store(Arc::new(limits));
     }
 
     /// Whether a thread has ended although nobody asked it to: a panic.

@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::io;
 
-use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -67,7 +66,7 @@ pub fn render_metrics(clock: &Clock) -> String {
         "process_max_fds",
         "gauge",
         "Limit of open file descriptors.",
-        getrlimit(Resource::Nofile).current.map(count),
+        max_fds().map(count),
     );
     add(
         "process_start_time_seconds",
@@ -95,6 +94,11 @@ fn open_fds() -> Option<u64> {
     u64::try_from(entries.count()).ok()?.checked_sub(1)
 }
 
+/// The soft limit.
+fn max_fds() -> Option<u64> {
+    max_fds_of(&std::fs::read_to_string("/proc/self/limits").ok()?)
+}
+
 fn start_unix_ms(clock: &Clock) -> Option<u64> {
     let started = start_ticks_of(&std::fs::read_to_string("/proc/self/stat").ok()?)? * MS_PER_TICK;
     let running = millis(clock.boot()).checked_sub(started)?;
@@ -107,6 +111,14 @@ fn resident_of(status: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// `None` also when it says `unlimited`.
+fn max_fds_of(limits: &str) -> Option<u64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Field 22 of `/proc/self/stat`. Fields are counted after the last `)`, since the name in field 2 may hold anything.
@@ -147,6 +159,9 @@ mod tests {
             Some(1_263_616)
         );
         assert_eq!(resident_of("VmRSS:\tmuch"), None);
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files   1024   4096   files\n";
+        assert_eq!(max_fds_of(limits), Some(1024));
+        assert_eq!(max_fds_of("Max open files unlimited unlimited files"), None);
         let stat = "1 (a) b) R 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4242 21";
         assert_eq!(start_ticks_of(stat), Some(4242));
         assert_eq!(start_ticks_of("1 (a"), None);

@@ -25,7 +25,7 @@ pub use marks::DeadLetter;
 pub use reader::LoadError;
 
 use crate::clock::{Age, Clock};
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::metrics::Metrics;
 use command::Command;
 use disk::{Disk, OsDisk};
@@ -91,6 +91,25 @@ pub struct DeliveryId {
     pub(crate) slot: u32,
     /// Where the event's record starts, in units of 8 bytes.
     pub(crate) offset: u32,
+}
+
+impl DeliveryId {
+    /// A text that [`DeliveryId::from_cursor`] reads back: where a page of a list ended.
+    pub fn to_cursor(self) -> String {
+        format!("{:x}-{:x}-{:x}-{:x}", self.connection.0, self.segment, self.slot, self.offset)
+    }
+
+    /// Reads a cursor.
+    pub fn from_cursor(text: &str) -> Option<DeliveryId> {
+        let mut numbers = text.split('-').map(|part| u32::from_str_radix(part, 16).ok());
+        let id = DeliveryId {
+            connection: ConnectionId(numbers.next()??),
+            segment: numbers.next()??,
+            slot: numbers.next()??,
+            offset: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(id)
+    }
 }
 
 /// What the store is opened with.
@@ -358,22 +377,48 @@ impl Store {
         answer.await.map_err(|_| Closed)
     }
 
-    /// Store time at which the oldest delivery of a connection that is not over was accepted.
+    /// For each connection with deliveries that are not over, the store time at which the oldest was accepted.
     ///
     /// # Errors
     /// [`Closed`].
-    pub async fn oldest(&self, connection: ConnectionId) -> Result<Option<Age>, Closed> {
-        let Some((id, size)) = self
-            .ask(|reply| Command::Oldest { connection, reply })
-            .await?
-        else {
-            return Ok(None);
-        };
-        Ok(self
-            .load(id, size)
-            .await?
-            .ok()
-            .map(|event| event.accepted_age))
+    pub async fn oldest(&self) -> Result<Vec<(ConnectionId, Age)>, Closed> {
+        let mut ages = Vec::new();
+        for (id, size) in self.ask(|reply| Command::Oldest { reply }).await? {
+            if let Ok(event) = self.load(id, size).await? {
+                ages.push((id.connection, event.accepted_age));
+            }
+        }
+        Ok(ages)
+    }
+
+    /// The dead letter of an event, and the event.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn find_dead(
+        &self,
+        connection: ConnectionId,
+        event: EventId,
+    ) -> Result<Option<(DeadLetter, Event)>, Closed> {
+        let unix_ms = event.unix_ms();
+        for letter in self.ask(|reply| Command::DeadAt { connection, unix_ms, reply }).await? {
+            if let Ok(found) = self.load(letter.id, letter.size).await?
+                && found.id == event
+            {
+                return Ok(Some((letter, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes the store's cap.
+    pub fn set_max_bytes(&self, bytes: u64) {
+        self.tell(Command::SetMaxBytes(bytes));
+    }
+
+    /// Whether the writer thread has ended although nobody asked it to.
+    pub fn has_failed(&self) -> bool {
+        self.writer.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Turns of the writer so far: it is alive if this grows after [`Store::nudge`].

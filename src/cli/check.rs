@@ -146,4 +146,37 @@ mod tests {
         assert_eq!(report["ok"], true, "{report}");
         assert!(report["summary"].is_object(), "{report}");
     }
+
+    /// What the README shows can be copied: each TOML text in it is legal. Secrets are not there to be read.
+    #[test]
+    fn what_the_readme_shows_is_legal() {
+        let readme = include_str!("../../README.md");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("posthaste.toml");
+        std::fs::create_dir(directory.path().join("connections.d")).unwrap();
+        let between = |start: &str, end: &str| {
+            let (_, rest) = readme.split_once(start).unwrap();
+            rest.split_once(end).unwrap().0
+        };
+        let texts = [
+            (
+                "posthaste.toml",
+                between("relay/posthaste.toml <<'END'\n", "END\n"),
+            ),
+            (
+                "connections.d/orders.toml",
+                between("relay/connections.d/orders.toml <<'END'\n", "END\n"),
+            ),
+            ("connections.d/crm.toml", between("```toml\n", "```")),
+        ];
+        for (name, text) in texts {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let (root, mut options) = settings::lookup(Some(&file));
+        options.secrets = Secrets::Skip;
+        let loaded = config::load(&root.path, &options);
+        let loaded = loaded.unwrap_or_else(|refused| panic!("{}", refused.render()));
+        assert_eq!(loaded.config.connections.len(), 2);
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
 }

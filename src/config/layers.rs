@@ -149,10 +149,11 @@ fn read_source(
                 shown,
                 String::from_utf8_lossy(error.as_bytes()).into_owned(),
             );
+            file.broken.set(true);
             let place = Place { file, span: at..at };
             report.error(
                 &place,
-                &Reveal::Syntax,
+                &Reveal::Value,
                 "",
                 "the file is not UTF-8 here".to_owned(),
             );
@@ -182,6 +183,7 @@ fn parse<'f>(
         header: usize::MAX,
         before: 0,
     };
+    file.broken.set(!errors.is_empty());
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let line = file.line_of(span.start) + 1;
@@ -193,7 +195,7 @@ fn parse<'f>(
             file: Rc::clone(file),
             span,
         };
-        report.error(&place, &Reveal::Syntax, "", error.message().to_owned());
+        report.error(&place, &Reveal::Value, "", error.message().to_owned());
     }
     syntax.before = report.errors.len();
     (tree, syntax)

@@ -266,7 +266,13 @@ impl Reader<'_> {
         path: &str,
     ) {
         let name = key.get_ref().as_ref();
-        let message = format!("unknown key {}{}", quoted(name), hint(fields, name));
+        let hint = hint(fields, name);
+        // In a file that does not parse, a piece of a secret may look like a key; a near miss of a real key is none.
+        let message = if self.file.broken.get() && !hint.starts_with(", ") {
+            format!("unknown key{hint}")
+        } else {
+            format!("unknown key {}{hint}", quoted(name))
+        };
         let path = path.trim_end_matches('.');
         self.error(key.span(), &Reveal::Key(value.span()), path, message);
     }

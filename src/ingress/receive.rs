@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 
+use super::IngressLimits;
 use super::guard::{self, Door};
 use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
 use super::refusal::{Refusal, Refused};
@@ -40,6 +41,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) struct Peer {
     pub(super) shared: Rc<Shared>,
     pub(super) progress: Rc<Progress>,
+    /// In force when it was accepted.
+    pub(super) limits: Arc<IngressLimits>,
     pub(super) door: Door,
 }
 
@@ -96,7 +99,7 @@ impl Peer {
 
     /// Everything that the head alone decides.
     fn admit<'a>(&self, head: &'a request::Parts) -> Result<Target<'a>, Refused> {
-        guard::check(head, self.door, &self.shared.hosts)?;
+        guard::check(head, self.door, &self.limits.hosts)?;
         let target = guard::target(head.uri.path()).ok_or(Refusal::NotFound)?;
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed.into());

@@ -190,16 +190,16 @@ impl Group {
         all_too_large.then(|| too_large(self.max_body))
     }
 
-    /// Counts an event that was decided by `plan` and, where it has routes, stored. Every delivery counts as accepted,
+    /// Counts an event that was decided and, where it has routes, stored; `dead` is the plan's. Every delivery counts as accepted,
     /// however it ended, so that the daemon's books balance (spec 1).
-    pub(super) fn count(&self, plan_dead: &[(usize, Cause)]) {
+    pub(super) fn count(&self, dead: &[(usize, Cause)]) {
         for (connection, _, _, metrics) in &self.entries {
             metrics.accepted.increment(1);
             if connection.state == State::Disabled {
                 metrics.deliveries.ignored.increment(1);
             }
         }
-        for (at, _) in plan_dead {
+        for (at, _) in dead {
             if let Some((_, _, _, metrics)) = self.entries.get(*at) {
                 metrics.deliveries.dead.increment(1);
             }

@@ -16,17 +16,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::IngressLimits;
 use super::counts::Counts;
 use super::guard::Door;
 use super::memory::MemoryBudget;
 use super::receive::Peer;
 use super::refusal::Refused;
 use super::routing::RoutingTable;
-use super::socket::{Progress, Socket, Stream, Timeouts};
+use super::slots::{Slot, Slots};
+use super::socket::{Progress, Socket, Stream};
 use crate::clock::Clock;
 use crate::store::intake::Intake;
 
@@ -47,9 +48,8 @@ pub(super) struct Shared {
     pub(super) rng: RefCell<fastrand::Rng>,
     /// Set once, when the daemon stops.
     pub(super) stopping: Cell<bool>,
-    /// Names that Host may have on loopback listeners beside the local ones.
-    pub(super) hosts: Arc<[String]>,
-    pub(super) timeouts: Timeouts,
+    /// In force for the next connection.
+    pub(super) limits: Arc<ArcSwap<IngressLimits>>,
 }
 
 /// A listener of this runtime. Other runtimes have duplicates of it; the kernel gives each connection to one of them.
@@ -71,7 +71,7 @@ pub(super) struct Stop {
 pub(super) async fn run(
     shared: Rc<Shared>,
     listeners: Vec<Listener>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     stop: Stop,
 ) {
     let connections = TaskTracker::new();
@@ -104,12 +104,13 @@ pub(super) async fn run(
 async fn accept_all(
     shared: &Rc<Shared>,
     listeners: &[Listener],
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     (connections, closing): (&TaskTracker, &CancellationToken),
 ) {
     let mut first = 0;
     let mut failing = false;
-    while let Ok(slot) = Arc::clone(slots).acquire_owned().await {
+    loop {
+        let slot = slots.take().await;
         // Each listener is asked first in turn, so that a busy one does not starve the others.
         first = (first + 1) % listeners.len().max(1);
         match poll_fn(|cx| poll_accept(cx, listeners, first)).await {
@@ -182,12 +183,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Counts an open connection and holds its place in the limit.
 #[derive(Debug)]
 struct OpenConnection {
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
     counts: Counts,
 }
 
 impl OpenConnection {
-    fn new(slot: OwnedSemaphorePermit, counts: &Counts) -> OpenConnection {
+    fn new(slot: Slot, counts: &Counts) -> OpenConnection {
         counts.connections.increment(1.0);
         OpenConnection {
             _slot: slot,
@@ -210,10 +211,17 @@ async fn connection(
     closing: CancellationToken,
 ) {
     let progress = Rc::new(Progress::default());
-    let socket = Socket::new(stream, Rc::clone(&progress), Rc::clone(&shared));
+    let limits = shared.limits.load_full();
+    let socket = Socket::new(
+        stream,
+        Rc::clone(&progress),
+        Rc::clone(&shared),
+        Arc::clone(&limits),
+    );
     let peer = Rc::new(Peer {
         shared: Rc::clone(&shared),
         progress,
+        limits,
         door,
     });
     let service = service_fn(move |request: Request<Incoming>| {

@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,20 +30,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use super::IngressLimits;
 use super::refusal::Refusal;
 use super::serve::Shared;
 
 /// After a refusal the rest of the request is read and thrown away for so long: closing a socket with unread bytes would
 /// reset it, and the producer might lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// How long each kind of waiting may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    pub(super) header: Duration,
-    pub(super) body: Duration,
-    pub(super) idle: Duration,
-}
 
 /// Where a connection stands in its current request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +89,8 @@ pub(super) struct Socket {
     stream: Stream,
     progress: Rc<Progress>,
     shared: Rc<Shared>,
+    /// In force when it was accepted.
+    limits: Arc<IngressLimits>,
     read_limit: Limit,
     write_limit: Limit,
     /// Grows with each write that went through.
@@ -102,11 +98,17 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, progress: Rc<Progress>, shared: Rc<Shared>) -> Socket {
+    pub(super) fn new(
+        stream: Stream,
+        progress: Rc<Progress>,
+        shared: Rc<Shared>,
+        limits: Arc<IngressLimits>,
+    ) -> Socket {
         Socket {
             stream,
             progress,
             shared,
+            limits,
             read_limit: Limit::default(),
             write_limit: Limit::default(),
             writes: 0,
@@ -130,7 +132,7 @@ impl Socket {
     /// Sends `last`, if any, and closes so that the producer gets to read all that was sent.
     pub(super) async fn close(self, last: Option<Vec<u8>>) {
         let linger = last.is_some() || self.progress.unread.get();
-        let limit = self.shared.timeouts.idle.min(LINGER);
+        let limit = self.limits.idle_timeout.min(LINGER);
         match self.stream {
             Stream::Tcp(stream) => close(stream.into_inner(), last, linger, limit).await,
             Stream::Unix(stream) => close(stream.into_inner(), last, linger, limit).await,
@@ -138,11 +140,11 @@ impl Socket {
     }
 
     fn read_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (progress, timeouts) = (&self.progress, &self.shared.timeouts);
+        let (progress, limits) = (&self.progress, &self.limits);
         let (allowed, late) = match progress.phase.get() {
-            Phase::Idle => (timeouts.idle, None),
-            Phase::Head => (timeouts.header, Some(Refusal::HeaderTimeout)),
-            Phase::Body => (timeouts.body, Some(Refusal::BodyTimeout)),
+            Phase::Idle => (limits.idle_timeout, None),
+            Phase::Head => (limits.header_timeout, Some(Refusal::HeaderTimeout)),
+            Phase::Body => (limits.body_timeout, Some(Refusal::BodyTimeout)),
             Phase::Answering => return Poll::Pending,
         };
         if self.shared.stopping.get() {
@@ -233,7 +235,7 @@ impl Write for Socket {
             self.writes = self.writes.wrapping_add(1);
             return written;
         }
-        let (writes, allowed) = (self.writes, self.shared.timeouts.idle);
+        let (writes, allowed) = (self.writes, self.limits.idle_timeout);
         ready!(self.write_limit.poll_over(cx, writes, allowed));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -42,9 +42,14 @@ pub(super) enum Command {
         reply: oneshot::Sender<StoreStatus>,
     },
     Oldest {
-        connection: ConnectionId,
-        reply: oneshot::Sender<Option<(DeliveryId, u32)>>,
+        reply: oneshot::Sender<Vec<(DeliveryId, u32)>>,
     },
+    DeadAt {
+        connection: ConnectionId,
+        unix_ms: u64,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
+    SetMaxBytes(u64),
     Stop {
         reply: oneshot::Sender<()>,
     },

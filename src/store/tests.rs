@@ -681,7 +681,7 @@ fn threads_run_append_and_stop() {
         let FeedItem::Due(delivery) = items.remove(0) else {
             panic!("it was not asked for")
         };
-        assert_eq!(opened.store.oldest(id).await.unwrap(), Some(Age(0)));
+        assert_eq!(opened.store.oldest().await.unwrap(), [(id, Age(0))]);
         opened.feeds[0].load(vec![delivery]);
         opened.feeds[0].next(&mut items).await;
         let FeedItem::Loaded(delivery, event) = items.remove(0) else {

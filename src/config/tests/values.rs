@@ -145,7 +145,7 @@ fn an_address_is_listened_on_once() {
     let root = "[ingress]\nhttp = [\"127.0.0.1:7\", \"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:7\"]\n[admin]\nhttp = \"127.0.0.1:7\"\n";
     let found = errors(root, "");
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].starts_with("posthaste.toml:2:56: ingress.http: 127.0.0.1:7 is taken"));
+    assert!(found[0].starts_with("posthaste.toml:2:54: ingress.http: 127.0.0.1:7 is taken"));
     assert!(found[1].starts_with("posthaste.toml:4:8: admin.http: 127.0.0.1:7 is taken"));
 }
 
@@ -378,6 +378,47 @@ mod no_input_panics {
                     refused.render();
                 }
             }
+        }
+    }
+
+    const SECRETS: &str = r##"# Token = "hunter2hunter2hunter2"
+[[connection]]
+name = "one"
+url = "https://x:hunter2hunter2hunter2@example.com/"
+timeout = 5
+headers = { X-Token = "hunter2hunter2hunter2", X-B = ["a", "hunter2hunter2hunter2"] }
+
+[[connection]]
+name = "two"
+max_body = 'x'
+[connection.headers]
+Authorization = 'Bearer hunter2hunter2hunter2'
+Cookie = """
+hunter2hunter2hunter2
+hunter2hunter2hunter2"""
+X-C = { file = 7, env = "hunter2hunter2hunter2" }
+"##;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        /// Whatever is mistyped, no line that is shown holds a secret.
+        #[test]
+        fn no_secret_is_shown(
+            edits in prop::collection::vec((0..SECRETS.len(), prop::sample::select(b"\"'[]{}=#\n\\, x.".to_vec()), any::<bool>()), 0..4),
+        ) {
+            let mut text = SECRETS.as_bytes().to_vec();
+            for (at, byte, insert) in edits {
+                if insert { text.insert(at, byte) } else { text[at] = byte }
+            }
+            let text = String::from_utf8(text).unwrap();
+            let directory = directory(&[("connections.d/a.toml", &text)]);
+            let (shown, said) = match load_in(directory.path(), &[]) {
+                Ok(loaded) => (String::new(), loaded.warnings),
+                Err(refused) => (refused.render(), refused.warnings),
+            };
+            let said: String = said.iter().map(|warning| warning.render("warning")).collect();
+            prop_assert!(!shown.contains("hunter2"), "{}", shown);
+            prop_assert!(!said.contains("hunter2"), "{}", said);
         }
     }
 }

@@ -123,6 +123,18 @@ fn an_old_client_is_answered_and_closed() {
 }
 
 #[test]
+fn an_upgrade_that_is_offered_is_ignored() {
+    let relay = Relay::start(|_| ());
+    let mut producer = relay.connect();
+    let headers =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    for _ in 0..2 {
+        let answer = producer.post_with("/v1/events", headers, "x");
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let relay = Relay::start(|_| ());
     let mut producer = relay.connect();
@@ -195,7 +207,10 @@ fn several_runtimes_share_the_listeners() {
             "127.0.0.1:0".parse().unwrap(),
             "127.0.0.1:0".parse().unwrap(),
         ],
-        max_connections: 1,
+        limits: IngressLimits {
+            max_connections: 1,
+            ..IngressLimits::default()
+        },
         ..IngressOptions::default()
     };
     let ingress = Ingress::bind(options).unwrap();

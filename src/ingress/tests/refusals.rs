@@ -72,7 +72,7 @@ fn refusals_by_head() {
 
 #[test]
 fn a_foreign_host_is_refused_unless_configured() {
-    let relay = Relay::start(|options| options.hosts = vec!["relay.test".to_owned()]);
+    let relay = Relay::start(|options| options.limits.hosts = vec!["relay.test".to_owned()]);
     let with_host = |host: &str| {
         let request =
             format!("POST /v1/events HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");

@@ -100,14 +100,14 @@ fn both_length_and_chunks_are_read_by_chunks_and_closed() {
 
 #[test]
 fn a_slow_head_is_answered_408() {
-    let relay = Relay::start(|options| options.header_timeout = SHORT);
+    let relay = Relay::start(|options| options.limits.header_timeout = SHORT);
     check(&relay, "POST /v1/events HTT", 408, "header_timeout");
     assert_eq!(relay.rejected("header_timeout"), 1.0);
 }
 
 #[test]
 fn a_slow_second_head_is_answered_too() {
-    let relay = Relay::start(|options| options.header_timeout = SHORT);
+    let relay = Relay::start(|options| options.limits.header_timeout = SHORT);
     let mut producer = relay.connect();
     assert_eq!(producer.post("/v1/events", "x").status, 202);
     let answer = producer.send("POST /v1/ev").answer();
@@ -116,7 +116,7 @@ fn a_slow_second_head_is_answered_too() {
 
 #[test]
 fn a_slow_body_is_answered_408() {
-    let relay = Relay::start(|options| options.body_timeout = SHORT);
+    let relay = Relay::start(|options| options.limits.body_timeout = SHORT);
     let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n";
     check(
         &relay,
@@ -136,7 +136,7 @@ fn a_slow_body_is_answered_408() {
 
 #[test]
 fn a_body_that_trickles_is_limited_as_a_whole() {
-    let relay = Relay::start(|options| options.body_timeout = 4 * SHORT);
+    let relay = Relay::start(|options| options.limits.body_timeout = 4 * SHORT);
     let mut producer = relay.connect();
     producer.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n");
     producer.stream.set_read_timeout(Some(SHORT)).unwrap();
@@ -152,7 +152,7 @@ fn a_body_that_trickles_is_limited_as_a_whole() {
 
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
-    let relay = Relay::start(|options| options.idle_timeout = SHORT);
+    let relay = Relay::start(|options| options.limits.idle_timeout = 5 * SHORT);
     assert!(relay.connect().is_closed(), "fresh");
     let mut producer = relay.connect();
     assert_eq!(producer.post("/v1/events", "x").status, 202);
@@ -164,7 +164,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 
 #[test]
 fn a_producer_that_reads_no_answers_is_dropped() {
-    let relay = Relay::start(|options| options.idle_timeout = SHORT);
+    let relay = Relay::start(|options| options.limits.idle_timeout = SHORT);
     let mut producer = relay.connect();
     let request = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     producer.stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -188,7 +188,7 @@ fn a_body_cut_short_leaves_no_trace() {
 
 #[test]
 fn at_the_limit_new_connections_wait_for_a_place() {
-    let relay = Relay::start(|options| options.max_connections = 2);
+    let relay = Relay::start(|options| options.limits.max_connections = 2);
     let mut open = [relay.connect(), relay.connect()];
     for producer in &mut open {
         assert_eq!(producer.post("/v1/events", "x").status, 202);
@@ -200,4 +200,81 @@ fn at_the_limit_new_connections_wait_for_a_place() {
     third.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     drop(open);
     assert_eq!(third.answer().status, 202);
+}
+
+#[test]
+fn new_limits_hold_for_new_connections_and_drop_none() {
+    let relay = Relay::start(|_| ());
+    let mut old = relay.connect();
+    assert_eq!(old.post("/v1/events", "x").status, 202);
+    let limits = IngressLimits {
+        max_connections: 2,
+        header_timeout: SHORT,
+        hosts: vec!["relay.test".to_owned()],
+        ..IngressLimits::default()
+    };
+    relay.running.as_ref().unwrap().set_limits(limits);
+    check(&relay, "POST /v1/events HTT", 408, "header_timeout");
+    let mut new = relay.connect();
+    let request = "POST /v1/events HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(new.send(request).answer().status, 202);
+    assert_eq!(old.post("/v1/events", "x").status, 202, "kept");
+    assert_eq!(old.send(request).answer().code(), "host_forbidden");
+}
+
+/// Seeded: each failure names the round that shows it.
+#[test]
+fn mangled_requests_always_end_in_an_answer_or_a_close() {
+    const ROUNDS: u64 = 300;
+    const PIECES: [&str; 12] = [
+        "\r\n",
+        "\n",
+        "\0",
+        ":",
+        " ",
+        "Host: a\r\n",
+        "0\r\n\r\n",
+        "\u{fffd}",
+        "Content-Length: 7\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "POST /v1/events HTTP/1.1\r\n",
+        "99999999999999999999",
+    ];
+    let mut roomy = connection("crm");
+    roomy.queue.max_events = ROUNDS * 4;
+    let relay = Relay::with(vec![roomy], |_| ());
+    let mut answered = 0;
+    for round in 0..ROUNDS {
+        let mut rng = fastrand::Rng::with_seed(round);
+        let mut request =
+            b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nCE-Id: 7\r\n\r\nabcd".to_vec();
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..request.len());
+            let until = rng.usize(at..request.len().min(at + 8));
+            let piece = PIECES[rng.usize(..PIECES.len())].bytes();
+            request.splice(at..until, piece);
+        }
+        let mut producer = relay.connect();
+        // The relay may have answered and closed before all of it is sent.
+        let _ = producer.stream.write_all(&request);
+        let _ = producer.stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let end = producer.stream.read_to_end(&mut answer);
+        let hung = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!hung, "round {round}");
+        let answer = String::from_utf8(answer).unwrap();
+        let known = ["202", "400", "403", "404", "405", "413", "431"];
+        let legal = known
+            .iter()
+            .any(|status| answer.starts_with(&format!("HTTP/1.1 {status}")))
+            || answer.starts_with("HTTP/1.0");
+        assert!(answer.is_empty() || legal, "round {round}: {answer}");
+        answered += u64::from(legal);
+    }
+    assert!(answered > ROUNDS / 2, "only {answered} were answered");
+    eventually("memory given back", || relay.memory_used() == 0);
+    assert_eq!(relay.live(0), relay.stored().len() as u64);
+    eventually("none is left", || {
+        relay.metric("posthaste_ingress_connections") == 0.0
+    });
 }

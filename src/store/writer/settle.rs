@@ -182,8 +182,15 @@ impl Writer {
             Command::Status { reply } => {
                 let _ = reply.send(self.status());
             }
-            Command::Oldest { connection, reply } => {
-                let _ = reply.send(self.oldest(connection));
+            Command::Oldest { reply } => {
+                let _ = reply.send(self.oldest());
+            }
+            Command::DeadAt { connection, unix_ms, reply } => {
+                let _ = reply.send(self.dead_at(connection, unix_ms));
+            }
+            Command::SetMaxBytes(bytes) => {
+                self.options.max_bytes = bytes;
+                self.publish_sizes();
             }
             Command::Stop { reply } => {
                 self.stop();
@@ -324,36 +331,44 @@ impl Writer {
         }
     }
 
-    /// The delivery of a connection whose event was accepted first, of those that are not over, and its record's bytes.
-    fn oldest(&mut self, connection: ConnectionId) -> Option<(DeliveryId, u32)> {
-        let waiting = self.state.segments.iter().find_map(|(number, segment)| {
+    /// Dead letters of a connection whose event may have been accepted at this time, by their segments' times.
+    fn dead_at(&self, connection: ConnectionId, unix_ms: u64) -> Vec<DeadLetter> {
+        let Some(stream) = self.state.streams.get(connection.0 as usize) else { return Vec::new() };
+        let holds = |number: &u32| {
+            let times = self.state.segments.get(number).and_then(|segment| segment.times);
+            times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
+        };
+        stream.dead.iter().filter(|((segment, _), _)| holds(segment)).map(|(_, dead)| *dead).collect()
+    }
+
+    /// Of each connection, the delivery whose event was accepted first, of those that are not over, and its record's bytes.
+    fn oldest(&mut self) -> Vec<(DeliveryId, u32)> {
+        let mut oldest: Vec<Option<(DeliveryId, u32)>> = Vec::new();
+        for stream in &self.state.streams {
+            let later = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
+            let later = later.map(|scheduled| (scheduled.id, scheduled.size));
+            oldest.push(self.first_waiting(stream.id).into_iter().chain(later).min_by_key(age_order));
+        }
+        for scheduled in self.state.schedule.iter() {
+            if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
+                let candidate = (scheduled.id, scheduled.size);
+                *place = place.into_iter().map(|oldest| *oldest).chain([candidate]).min_by_key(age_order);
+            }
+        }
+        oldest.into_iter().flatten().collect()
+    }
+
+    fn first_waiting(&self, connection: ConnectionId) -> Option<(DeliveryId, u32)> {
+        self.state.segments.iter().find_map(|(number, segment)| {
             let part = segment.parts.get(&connection)?;
             let slot = part.left.first_absent(0, part.slots)?;
             let entry = *segment.entries(connection, slot, 1).ok()?.first()?;
-            Some((
-                DeliveryId {
-                    connection,
-                    segment: *number,
-                    slot,
-                    offset: entry.offset,
-                },
-                entry.size,
-            ))
-        });
-        let stream = self.state.streams.get(connection.0 as usize)?;
-        let of_stream = self
-            .state
-            .schedule
-            .iter()
-            .filter(|scheduled| scheduled.id.connection == connection);
-        let later = of_stream
-            .chain(&stream.due)
-            .chain(&stream.replays)
-            .chain(stream.handed.values());
-        let later = later.map(|scheduled| (scheduled.id, scheduled.size));
-        waiting
-            .into_iter()
-            .chain(later)
-            .min_by_key(|(id, _)| (id.segment, id.offset))
+            Some((DeliveryId { connection, segment: *number, slot, offset: entry.offset }, entry.size))
+        })
     }
+}
+
+/// Log order is the order of acceptance.
+fn age_order((id, _): &(DeliveryId, u32)) -> (u32, u32) {
+    (id.segment, id.offset)
 }
