@@ -154,9 +154,13 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
 }
 
-/// A value as messages show it: escaped, and cut when it is long.
+/// A value as messages show it: escaped, and cut when it is long. Several lines are not shown at all: that is a quote which
+/// was not closed and took in what follows, perhaps a secret.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
+    if text.contains('\n') {
+        return "\"…\"".to_owned();
+    }
     if text.chars().count() <= SHOWN {
         return format!("{text:?}");
     }
@@ -209,6 +213,7 @@ mod tests {
             ("30m1h", "write one as in"),
             ("99999999999999999999s", "too long"),
             ("18446744073709551615d", "too long"),
+            ("5s\ntoken", "\"…\" is not a duration"),
         ] {
             let error = text.parse::<HumanDuration>().unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

@@ -141,7 +141,8 @@ impl fmt::Display for StatusSet {
 fn range(text: &str) -> Result<(u16, u16), String> {
     let not_one = || {
         format!(
-            "{text:?} is not a status, write one as in \"503\", \"500-504\", \"5xx\", \">=500\" or \"!501\""
+            "{} is not a status, write one as in \"503\", \"500-504\", \"5xx\", \">=500\" or \"!501\"",
+            crate::units::quoted(text)
         )
     };
     let number = |text: &str| status(text).ok_or_else(not_one);
