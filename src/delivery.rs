@@ -88,7 +88,8 @@ pub struct Dispatcher {
 struct Runtime {
     commands: mpsc::Sender<Command>,
     ticks: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
+    /// `None` once it was waited for.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -125,7 +126,7 @@ impl Dispatcher {
             runtimes.push(Runtime {
                 commands,
                 ticks,
-                thread: runtime::spawn(number, parts)?,
+                thread: Mutex::new(Some(runtime::spawn(number, parts)?)),
             });
         }
         Ok(Dispatcher {
@@ -153,7 +154,7 @@ impl Dispatcher {
             status: Arc::clone(&status),
         };
         let metrics = self.metrics.connection(name);
-        self.lock_attached().insert(id, attached.clone());
+        lock(&self.attached).insert(id, attached.clone());
         let command = Command::Attach(id, Box::new(prepared), metrics, status);
         self.send(attached.runtime, command).await;
     }
@@ -167,7 +168,7 @@ impl Dispatcher {
 
     /// Stops delivering for a connection. What was not started goes back to the store; attempts in flight end and settle.
     pub async fn detach(&self, id: ConnectionId) {
-        let attached = self.lock_attached().remove(&id);
+        let attached = lock(&self.attached).remove(&id);
         if let Some(attached) = attached {
             self.send(attached.runtime, Command::Detach(id)).await;
         }
@@ -180,7 +181,7 @@ impl Dispatcher {
 
     /// What an attached connection is doing; the value goes on changing.
     pub fn status(&self, id: ConnectionId) -> Option<Arc<Status>> {
-        let attached = self.lock_attached();
+        let attached = lock(&self.attached);
         Some(Arc::clone(&attached.get(&id)?.status))
     }
 
@@ -191,8 +192,8 @@ impl Dispatcher {
     }
 
     /// Starts no further attempt, waits up to `within` for those in flight, gives the rest back to the store and ends
-    /// the threads.
-    pub async fn drain(self, within: Duration) {
+    /// the threads. Afterwards nothing is delivered any more, and commands are refused with a log line.
+    pub async fn drain(&self, within: Duration) {
         let mut ends = Vec::new();
         for runtime in &self.runtimes {
             let (done, end) = oneshot::channel();
@@ -209,16 +210,16 @@ impl Dispatcher {
         for end in ends {
             let _ = end.await;
         }
-        for runtime in self.runtimes {
-            if runtime.thread.join().is_err() {
+        for runtime in &self.runtimes {
+            let thread = lock(&runtime.thread).take();
+            if thread.is_some_and(|thread| thread.join().is_err()) {
                 tracing::error!("An egress thread had panicked");
             }
         }
     }
 
     async fn send_to(&self, id: ConnectionId, command: Command) {
-        let runtime = self
-            .lock_attached()
+        let runtime = lock(&self.attached)
             .get(&id)
             .map(|attached| attached.runtime);
         if let Some(runtime) = runtime {
@@ -233,8 +234,9 @@ impl Dispatcher {
             tracing::error!("An egress thread is gone; its connections deliver nothing");
         }
     }
+}
 
-    fn lock_attached(&self) -> std::sync::MutexGuard<'_, HashMap<ConnectionId, Attached>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Nothing panics while it holds one of these locks; if it did, the data is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

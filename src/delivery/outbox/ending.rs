@@ -71,10 +71,11 @@ impl Outbox {
         job.settle(disposition);
     }
 
-    /// One more at a time after each success, which doubles them each round.
+    /// One more at a time after each success, which doubles them each round. What succeeds during a hold was sent before
+    /// it and says nothing.
     fn ramp_up(&self, connection: &Connection) {
         let mut inner = self.inner.borrow_mut();
-        if inner.ramp < connection.max_in_flight {
+        if inner.ramp < connection.max_in_flight && inner.hold_until.is_none() {
             inner.ramp += 1;
         }
     }

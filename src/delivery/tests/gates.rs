@@ -259,3 +259,78 @@ fn a_large_body_arrives_whole() {
         assert!(peer.notes.requests.borrow()[1].1.body == body);
     });
 }
+
+#[test]
+fn bytes_that_return_go_to_a_connection_that_waits_for_them() {
+    paused(async {
+        let bad = peer(|mut tcp, notes| async move {
+            read_request(&mut tcp, &notes).await;
+            if notes.requests.borrow().len() == 1 {
+                tcp.write_all(OK.as_bytes()).await.unwrap();
+            }
+            sleep(Duration::from_secs(1000)).await;
+        })
+        .await;
+        let mut rig = Rig::new(6 * 10_200);
+        let body = vec![b'x'; 10_000];
+        rig.attach(4, connection("c4", &bad.url)).await;
+        rig.send(4, 1);
+        // It may have two at a time now.
+        assert_eq!(rig.disposition().await, Disposition::Delivered);
+        for id in 1..=3 {
+            rig.attach(id, connection(&format!("c{id}"), &bad.url))
+                .await;
+            rig.send_lane(id, 5, Lane::New, &body);
+        }
+        rig.evict();
+        sleep(Duration::from_millis(5)).await;
+        rig.send_lane(4, 5, Lane::New, &body);
+        rig.evict();
+        rig.evict();
+        sleep(Duration::from_millis(5)).await;
+        rig.receive();
+        // The fourth has its one payload and wants more; it starts, hangs, and looks ahead.
+        let last = rig.loads.iter().position(|load| load.connection().0 == 4);
+        let load = rig.loads.remove(last.unwrap());
+        rig.loads.clear();
+        let payload = testing::event(&body);
+        rig.port
+            .send(&mut vec![FeedItem::Loaded(load, Some(payload))]);
+        sleep(Duration::from_millis(5)).await;
+        rig.command(Command::Detach(ConnectionId(1))).await;
+        sleep(Duration::from_millis(5)).await;
+        rig.receive();
+        let more = rig.loads.iter().filter(|load| load.connection().0 == 4);
+        assert_eq!(more.count(), 1);
+    });
+}
+
+#[test]
+fn after_a_hold_concurrency_starts_at_one() {
+    paused(async {
+        let peer = peer(|mut tcp, notes| async move {
+            while read_request(&mut tcp, &notes).await {
+                let number = notes.requests.borrow().len();
+                sleep(Duration::from_millis(100)).await;
+                let response = match number {
+                    8 => "HTTP/1.1 503 Slow\r\nretry-after: 20\r\ncontent-length: 0\r\n\r\n",
+                    _ => OK,
+                };
+                tcp.write_all(response.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let mut rig = Rig::with(connection("crm", &peer.url)).await;
+        rig.send(1, 40);
+        rig.settle(40).await;
+        let times = peer.times();
+        let back = times
+            .windows(2)
+            .position(|pair| pair[1] - pair[0] > Duration::from_secs(10))
+            .unwrap();
+        let held = Duration::from_millis(50);
+        let first = times[back + 1];
+        let in_first_round = times[back + 1..].iter().filter(|at| **at < first + held);
+        assert_eq!(in_first_round.count(), 1);
+    });
+}

@@ -166,6 +166,20 @@ fn an_old_connection_is_replaced() {
 }
 
 #[test]
+fn an_old_connection_that_is_never_idle_is_replaced_too() {
+    paused(async {
+        let peer = answering(OK, Duration::from_millis(500)).await;
+        let mut connection = connection("crm", &peer.url);
+        connection.max_in_flight = 1;
+        connection.pool.max_lifetime = Duration::from_secs(10);
+        let mut rig = Rig::with(connection).await;
+        rig.send(1, 60);
+        rig.settle(60).await;
+        assert_eq!(peer.notes.accepted.get(), 3);
+    });
+}
+
+#[test]
 fn whatever_happens_each_delivery_comes_back_once() {
     for seed in 0..20 {
         paused(async move {

@@ -267,3 +267,23 @@ fn a_hung_target_does_not_touch_another() {
         );
     });
 }
+
+#[test]
+fn a_kept_connection_that_hangs_is_a_timeout_and_not_tried_at_once() {
+    paused(async {
+        let peer = peer(|mut tcp, notes| async move {
+            read_request(&mut tcp, &notes).await;
+            let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            tcp.write_all(ok).await.unwrap();
+            read_request(&mut tcp, &notes).await;
+            sleep(Duration::from_secs(1000)).await;
+        })
+        .await;
+        let mut rig = Rig::with(connection("crm", &peer.url)).await;
+        rig.send(1, 1);
+        assert_eq!(rig.disposition().await, Disposition::Delivered);
+        rig.send(1, 1);
+        assert_eq!(rig.disposition().await, retry(5));
+        assert_eq!((peer.notes.accepted.get(), peer.requests()), (1, 2));
+    });
+}
