@@ -297,9 +297,11 @@ pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refus
     let content_hash = files.hash();
     let Report {
         mut errors,
-        warnings,
+        mut warnings,
     } = report;
-    errors.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
+    for list in [&mut errors, &mut warnings] {
+        list.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
+    }
     if !errors.is_empty() {
         return Err(Box::new(Refused {
             errors,

@@ -1,13 +1,17 @@
 //! posthaste
 pub mod admin;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod daemon;
+pub mod delivery;
 pub mod event;
+pub mod ingress;
 pub mod logging;
 pub mod metrics;
+pub mod problem;
 pub mod process;
 pub mod secret;
 pub mod store;

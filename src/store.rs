@@ -1,14 +1,80 @@
-//! The only durable thing.
+//! The only durable thing: a segmented log of our own.
+//!
+//! [`Store::open`] recovers what is on the disk and starts two threads: the writer ([`writer`]), which alone changes
+//! anything, and the reader ([`reader`]), which loads payloads. Three doors lead in and out:
+//!
+//! * [`intake::Intake::append`] makes an event durable;
+//! * [`feed::Feed`] hands deliveries that are due to an egress runtime and takes their settlements back;
+//! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay.
+//!
+//! The files are described in [`record`] (format), [`marks`] (state log) and [`segment_index`]; what is in memory in
+//! [`state`]. **Invariant:** nothing here knows HTTP or `Connection`; nothing outside sees segments or offsets.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::Sender;
+use metrics::{Counter, Gauge, Histogram};
+use tokio::sync::oneshot;
+
+pub use command::{DeadPage, StoreStatus};
+pub use marks::DeadLetter;
+pub use reader::LoadError;
+
+use crate::clock::{Age, Clock};
+use crate::event::{Event, EventId};
+use crate::metrics::Metrics;
+use command::Command;
+use disk::{Disk, OsDisk};
+use doorbell::Doorbell;
+use feed::Feed;
+use intake::{AckLane, Intake};
+use marks::TimeStamp;
+use queue::QueueCounters;
+use reader::ReadRequest;
+use recovery::Recovered;
+use writer::Writer;
+
+/// The subdirectory for what could not be read.
+pub const QUARANTINE: &str = "quarantine";
+
+/// Held with a lock by the process that owns the store.
+pub const LOCK_FILE: &str = "lock";
+/// Disk space kept for marks when the disk is full.
+pub const RESERVE_FILE: &str = "reserve";
+
+mod bits;
+mod command;
+pub mod disk;
 pub mod doorbell;
 pub mod feed;
+mod file;
 pub mod intake;
+mod log;
+mod marks;
 pub mod queue;
+mod reader;
+mod record;
+mod recovery;
+mod schedule;
+mod segment_index;
+mod state;
+mod writer;
 
 /// Appends that fill a batch: the writer commits at once when so many wait.
 pub const BATCH_EVENTS: usize = 32;
 
-/// Deliveries of one connection that may be handed out and not settled.
-pub const WINDOW_EVENTS: usize = 512;
+/// Deliveries of one connection that may be handed out and not settled, in all lanes together.
+pub const WINDOW_EVENTS: usize = WINDOW_NEW + WINDOW_RETRY + WINDOW_REPLAY;
+/// First attempts of them.
+pub const WINDOW_NEW: usize = 320;
+/// Retries of them.
+pub const WINDOW_RETRY: usize = 128;
+/// Replays of them.
+pub const WINDOW_REPLAY: usize = 64;
 
 /// A connection's number inside the store: small, the same over restarts, never used again for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,3 +92,485 @@ pub struct DeliveryId {
     /// Where the event's record starts, in units of 8 bytes.
     pub(crate) offset: u32,
 }
+
+impl DeliveryId {
+    /// A text that [`DeliveryId::from_cursor`] reads back: where a page of a list ended.
+    pub fn to_cursor(self) -> String {
+        format!(
+            "{:x}-{:x}-{:x}-{:x}",
+            self.connection.0, self.segment, self.slot, self.offset
+        )
+    }
+
+    /// Reads a cursor.
+    pub fn from_cursor(text: &str) -> Option<DeliveryId> {
+        let mut numbers = text
+            .split('-')
+            .map(|part| u32::from_str_radix(part, 16).ok());
+        let id = DeliveryId {
+            connection: ConnectionId(numbers.next()??),
+            segment: numbers.next()??,
+            slot: numbers.next()??,
+            offset: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(id)
+    }
+}
+
+/// What the store is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of a segment file; 1 MiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// The files together take at most this much.
+    pub max_bytes: u64,
+    /// Payloads kept in memory for deliveries that follow soon.
+    pub hot_bytes: u64,
+    /// Ingress runtimes.
+    pub lanes: usize,
+    /// Egress runtimes.
+    pub feeds: usize,
+    /// Seeds nonces.
+    pub seed: u64,
+}
+
+impl Options {
+    /// Size of a state log: a quarter of a segment, 256 KiB to 16 MiB.
+    fn log_bytes(&self) -> u64 {
+        (self.segment_bytes / 4).clamp(256 << 10, 16 << 20)
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("another posthaste is using this store")]
+    Locked,
+    /// Written by another version.
+    #[error(
+        "{file} has store format {version}, which this version of posthaste does not know; use the version that wrote it"
+    )]
+    UnknownVersion {
+        /// The file.
+        file: String,
+        /// Its version.
+        version: u32,
+    },
+    /// The disk said no.
+    #[error("could not {0}: {1}")]
+    Io(&'static str, #[source] io::Error),
+}
+
+/// Marks could not be made durable; the store tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the disk failed, nothing is certain; try again")]
+pub struct DiskTrouble;
+
+/// The store's writer thread is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is closed")]
+pub struct Closed;
+
+/// What all threads of the store share.
+#[derive(Debug)]
+struct Shared {
+    /// Turns of the writer, for the watchdog.
+    ticks: AtomicU64,
+    metrics: StoreMetrics,
+}
+
+#[derive(Debug)]
+struct StoreMetrics {
+    sync_seconds: Histogram,
+    batch_events: Histogram,
+    written_bytes: Counter,
+    bytes: Gauge,
+    segments: Gauge,
+    free_bytes: Gauge,
+    corrupt_records: Counter,
+    errors: Counter,
+}
+
+impl StoreMetrics {
+    fn new(metrics: &Metrics) -> StoreMetrics {
+        StoreMetrics {
+            sync_seconds: metrics.histogram("posthaste_store_sync_duration_seconds", &[]),
+            batch_events: metrics.histogram("posthaste_store_batch_events", &[]),
+            written_bytes: metrics.counter("posthaste_store_written_bytes_total", &[]),
+            bytes: metrics.gauge("posthaste_store_bytes", &[]),
+            segments: metrics.gauge("posthaste_store_segments", &[]),
+            free_bytes: metrics.gauge("posthaste_store_free_bytes", &[]),
+            corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
+            errors: metrics.counter("posthaste_store_errors_total", &[]),
+        }
+    }
+}
+
+/// The control loop's end of the store.
+#[derive(Debug)]
+pub struct Store {
+    commands: Sender<Command>,
+    reads: reader::ReadQueue,
+    doorbell: Arc<Doorbell>,
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    /// Held while the store is open.
+    _lock: Option<std::fs::File>,
+}
+
+/// An open store and its other ends.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the control loop.
+    pub store: Store,
+    /// One per ingress runtime.
+    pub intakes: Vec<(Intake, Arc<AckLane>)>,
+    /// One per egress runtime.
+    pub feeds: Vec<Feed>,
+    /// Damaged places found.
+    pub corrupt: u64,
+}
+
+impl Store {
+    /// Opens the store in a directory, which is made if it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        directory: &Path,
+        options: Options,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Opened, OpenError> {
+        let disk = OsDisk::open(directory)
+            .map_err(|error| OpenError::Io("make the store's directory", error))?;
+        let lock = lock(directory)?;
+        let mut opened = Store::open_on(Arc::new(disk), options, clock, metrics)?;
+        opened.store._lock = Some(lock);
+        Ok(opened)
+    }
+
+    /// Opens the store on any disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Opened, OpenError> {
+        let ends = Ends::new(disk, options, clock, metrics)?;
+        let Ends {
+            writer,
+            parker,
+            doorbell,
+            shared,
+            commands,
+            reads,
+            requests,
+            intakes,
+            feeds,
+            corrupt,
+        } = ends;
+        let (files, reader_shared) = (writer.files.clone(), Arc::clone(&shared));
+        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let io = |error| OpenError::Io("start a thread of the store", error);
+        spawn("store-reader")
+            .spawn(move || reader::run(&requests, &files, &reader_shared))
+            .map_err(io)?;
+        let bell = Arc::clone(&doorbell);
+        let writer = spawn("store-writer")
+            .spawn(move || writer::run(writer, &bell, &parker))
+            .map_err(io)?;
+        let store = Store {
+            commands,
+            reads,
+            doorbell,
+            shared,
+            writer: Some(writer),
+            _lock: None,
+        };
+        Ok(Opened {
+            store,
+            intakes,
+            feeds,
+            corrupt,
+        })
+    }
+
+    /// The number of the connection with this name, and its counters. A new name gets a new number.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn register(&self, name: &str) -> Result<(ConnectionId, Arc<QueueCounters>), Closed> {
+        let name = name.to_owned();
+        self.ask(|reply| Command::Register { name, reply }).await
+    }
+
+    /// Hands this connection's deliveries to an egress runtime from now on.
+    pub fn attach(&self, connection: ConnectionId, feed: usize) {
+        self.tell(Command::Attach { connection, feed });
+    }
+
+    /// Holds this connection's deliveries from now on. Those handed out come back by settlement or release.
+    pub fn detach(&self, connection: ConnectionId) {
+        self.tell(Command::Detach { connection });
+    }
+
+    /// Cancels all deliveries of a connection that are not over, durably. Returns how many.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn discard(&self, connection: ConnectionId) -> Result<u64, Closed> {
+        self.ask(|reply| Command::Discard { connection, reply })
+            .await
+    }
+
+    /// Dead letters of a connection in order of acceptance, after a given one.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn dead(
+        &self,
+        connection: ConnectionId,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<DeadPage, Closed> {
+        self.ask(|reply| Command::Dead {
+            connection,
+            after,
+            limit,
+            reply,
+        })
+        .await
+    }
+
+    /// Sends dead letters on a new run, durably. Returns how many of them were dead letters.
+    ///
+    /// # Errors
+    /// [`Closed`], or [`DiskTrouble`]: then they run, but after a crash they may be dead letters again.
+    pub async fn replay(
+        &self,
+        letters: Vec<DeliveryId>,
+    ) -> Result<Result<usize, DiskTrouble>, Closed> {
+        self.ask(|reply| Command::Replay { letters, reply }).await
+    }
+
+    /// The store as a whole.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn status(&self) -> Result<StoreStatus, Closed> {
+        self.ask(|reply| Command::Status { reply }).await
+    }
+
+    /// Reads one delivery's event from the disk.
+    ///
+    /// # Errors
+    /// [`Closed`], or [`LoadError`].
+    pub async fn load(
+        &self,
+        id: DeliveryId,
+        size: u32,
+    ) -> Result<Result<Event, LoadError>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.reads
+            .send(ReadRequest::Show(id, size, reply))
+            .map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// For each connection with deliveries that are not over, the store time at which the oldest was accepted.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn oldest(&self) -> Result<Vec<(ConnectionId, Age)>, Closed> {
+        let mut ages = Vec::new();
+        for (id, size) in self.ask(|reply| Command::Oldest { reply }).await? {
+            if let Ok(event) = self.load(id, size).await? {
+                ages.push((id.connection, event.accepted_age));
+            }
+        }
+        Ok(ages)
+    }
+
+    /// The dead letter of an event, and the event.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn find_dead(
+        &self,
+        connection: ConnectionId,
+        event: EventId,
+    ) -> Result<Option<(DeadLetter, Event)>, Closed> {
+        let unix_ms = event.unix_ms();
+        for letter in self
+            .ask(|reply| Command::DeadAt {
+                connection,
+                unix_ms,
+                reply,
+            })
+            .await?
+        {
+            if let Ok(found) = self.load(letter.id, letter.size).await?
+                && found.id == event
+            {
+                return Ok(Some((letter, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes the store's cap.
+    pub fn set_max_bytes(&self, bytes: u64) {
+        self.tell(Command::SetMaxBytes(bytes));
+    }
+
+    /// Whether the writer thread has ended although nobody asked it to.
+    pub fn has_failed(&self) -> bool {
+        self.writer.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Turns of the writer so far: it is alive if this grows after [`Store::nudge`].
+    pub fn ticks(&self) -> u64 {
+        self.shared.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the writer, which may be asleep because there is nothing to do.
+    pub fn nudge(&self) {
+        self.doorbell.ring();
+    }
+
+    /// Stops the store cleanly: what waits is refused, marks are made durable, a snapshot is left. Ingress and egress must
+    /// have stopped before.
+    pub async fn close(mut self) {
+        let _ = self.ask(|reply| Command::Stop { reply }).await;
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer was reported where it happened.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply));
+        answer.await.map_err(|_| Closed)
+    }
+
+    fn tell(&self, command: Command) {
+        // The queue is far longer than what one control loop asks at once; a writer that is gone drops the command, and
+        // with it the oneshot that the asker waits for.
+        let _ = self.commands.send(command);
+        self.doorbell.ring();
+    }
+}
+
+/// A store before its threads run: tests and the simulation drive it by hand.
+struct Ends {
+    writer: Writer,
+    parker: crossbeam::sync::Parker,
+    doorbell: Arc<Doorbell>,
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    reads: reader::ReadQueue,
+    requests: crossbeam::channel::Receiver<ReadRequest>,
+    intakes: Vec<(Intake, Arc<AckLane>)>,
+    feeds: Vec<Feed>,
+    corrupt: u64,
+}
+
+impl Ends {
+    fn new(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Ends, OpenError> {
+        let shared = Arc::new(Shared {
+            ticks: AtomicU64::new(0),
+            metrics: StoreMetrics::new(metrics),
+        });
+        let recovered = recovery::recover(&*disk)?;
+        let corrupt = recovered.corrupt;
+        shared.metrics.corrupt_records.increment(corrupt);
+        let boot_id = boot_id();
+        clock.set_age(age_now(&recovered, &clock, boot_id));
+        let (doorbell, parker) = Doorbell::new();
+        let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
+        let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
+        let (feeds, ports) = (0..options.feeds)
+            .map(|_| feed::feed(Arc::clone(&doorbell), reads.clone()))
+            .unzip();
+        let (commands, command_queue) = crossbeam::channel::bounded(command::COMMANDS);
+        let parts = writer::Parts {
+            disk,
+            clock,
+            boot_id,
+            options,
+            shared: Arc::clone(&shared),
+            intake: intake_port,
+        };
+        let writer = Writer::new(parts, ports, command_queue, recovered)?;
+        Ok(Ends {
+            writer,
+            parker,
+            doorbell,
+            shared,
+            commands,
+            reads,
+            requests,
+            intakes,
+            feeds,
+            corrupt,
+        })
+    }
+}
+
+/// Store time goes on where it stood: by the boot clock within one boot, else by the wall clock, within a day.
+fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let TimeStamp {
+        age,
+        boot_ms,
+        wall_ms,
+        boot_id: boot_then,
+    } = recovered.stamp;
+    let elapsed = if boot_then == boot_id {
+        crate::clock::millis(clock.boot()).saturating_sub(boot_ms)
+    } else {
+        clock.wall_ms().saturating_sub(wall_ms).min(DAY_MS)
+    };
+    Age(age.0.saturating_add(elapsed)).max(recovered.last_age)
+}
+
+/// Which boot this is, as a number; 0 where the kernel does not say.
+fn boot_id() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    uuid::Uuid::try_parse(text.trim()).map_or(0, |id| id.as_u64_pair().0)
+}
+
+/// Takes the store's lock, which lasts until the file is closed.
+fn lock(directory: &Path) -> Result<std::fs::File, OpenError> {
+    let path = directory.join(LOCK_FILE);
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(|error| OpenError::Io("open the store's lock", error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked),
+        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::Io("lock the store", error)),
+    }
+}
+
+/// Name of a file that waits to be written over.
+fn spare_name(number: u32) -> String {
+    format!("spare-{number:010}.seg")
+}
+
+#[cfg(test)]
+mod tests;

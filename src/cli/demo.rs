@@ -235,7 +235,6 @@ impl Relay {
         let shutdown = CancellationToken::new();
         let options = daemon::Options {
             config_file: Some(config_file),
-            environment: None,
             // Whoever waited may have lost patience.
             ready: Some(Box::new(move |listening| drop(ready.send(listening)))),
             shutdown: Some(shutdown.clone()),

@@ -30,7 +30,6 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::init(logging::Settings::default()).map_err(|error| anyhow!("cannot log: {error}"))?;
     let options = daemon::Options {
         config_file: arguments.config,
-        environment: None,
         ready: None,
         shutdown: None,
     };
@@ -41,8 +40,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 pub(super) fn failure(error: RunError) -> Failure {
     match error {
         RunError::Config(refused) => Failure::Config(anyhow!("{}", refused.render().trim_end())),
-        error @ RunError::StoreVersion(_) => Failure::Config(error.into()),
-        error @ RunError::Store(_) => Failure::Store(error.into()),
+        error @ RunError::StoreVersion { .. } => Failure::Config(error.into()),
+        error @ RunError::Store { .. } => Failure::Store(error.into()),
         error => Failure::Failed(error.into()),
     }
 }
@@ -50,13 +49,31 @@ pub(super) fn failure(error: RunError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::OpenError;
 
     #[test]
     fn ends_have_their_exit_codes() {
+        let path = PathBuf::from("/store");
+        let unknown = OpenError::UnknownVersion {
+            file: "st".to_owned(),
+            version: 9,
+        };
         let codes = [
-            (RunError::StoreVersion("format 9".to_owned()), 78),
-            (RunError::Store("locked".to_owned()), 74),
-            (RunError::Other("port taken".to_owned()), 1),
+            (
+                RunError::StoreVersion {
+                    path: path.clone(),
+                    error: unknown,
+                },
+                78,
+            ),
+            (
+                RunError::Store {
+                    path,
+                    error: OpenError::Locked,
+                },
+                74,
+            ),
+            (RunError::Failed("ingress"), 1),
         ];
         for (error, code) in codes {
             assert_eq!(failure(error).exit_code(), code);

@@ -52,12 +52,13 @@ pub(super) fn read_all(
     let base = root.parent().unwrap_or(Path::new("")).to_owned();
     let mut daemon = builtin(fields::ROOT);
     if let Some(file) = read_root(root, &base, options, files, report) {
-        let (tree, _) = parse(&file, report);
+        let (tree, syntax) = parse(&file, report);
         let mut reader = Reader {
             file: &file,
             report,
         };
         daemon.merge(&reader.table(fields::ROOT, tree.get_ref(), ""));
+        syntax.drop_consequences(&file, report);
     }
     let environment = options.env.get("POSTHASTE_ENV");
     let environment = environment.or_else(|| daemon.text("environment").map(str::to_owned));
@@ -148,10 +149,11 @@ fn read_source(
                 shown,
                 String::from_utf8_lossy(error.as_bytes()).into_owned(),
             );
+            file.broken.set(true);
             let place = Place { file, span: at..at };
             report.error(
                 &place,
-                &Reveal::Syntax,
+                &Reveal::Value,
                 "",
                 "the file is not UTF-8 here".to_owned(),
             );
@@ -160,23 +162,67 @@ fn read_source(
     }
 }
 
-/// Parses a file; the tree is as good as the syntax allows. Says whether it is whole.
-fn parse<'f>(file: &'f Rc<SourceFile>, report: &mut Report) -> (toml::Spanned<DeTable<'f>>, bool) {
+/// Where a file does not parse.
+struct Syntax {
+    /// Lines with an error, from 1.
+    lines: Vec<usize>,
+    /// The first broken header of a table: what follows it landed in another table.
+    header: usize,
+    /// Errors of the report that were there before this file's values were read.
+    before: usize,
+}
+
+/// Parses a file; the tree is as good as the syntax allows.
+fn parse<'f>(
+    file: &'f Rc<SourceFile>,
+    report: &mut Report,
+) -> (toml::Spanned<DeTable<'f>>, Syntax) {
     let (tree, errors) = DeTable::parse_recoverable(&file.text);
+    let mut syntax = Syntax {
+        lines: Vec::with_capacity(errors.len()),
+        header: usize::MAX,
+        before: 0,
+    };
+    file.broken.set(!errors.is_empty());
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
+        let line = file.line_of(span.start) + 1;
+        syntax.lines.push(line);
+        if file.is_header(span.start) {
+            syntax.header = syntax.header.min(line);
+        }
         let place = Place {
             file: Rc::clone(file),
             span,
         };
-        report.error(&place, &Reveal::Syntax, "", error.message().to_owned());
+        report.error(&place, &Reveal::Value, "", error.message().to_owned());
     }
-    (tree, errors.is_empty())
+    syntax.before = report.errors.len();
+    (tree, syntax)
+}
+
+impl Syntax {
+    fn is_whole(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Drops errors about values that are only there because the file does not parse.
+    fn drop_consequences(&self, file: &SourceFile, report: &mut Report) {
+        if self.is_whole() {
+            return;
+        }
+        let mut of_values = report.errors.split_off(self.before);
+        of_values.retain(|error| {
+            let line = error.position.map_or(0, |position| position.line);
+            error.file != file.shown || !(self.lines.contains(&line) || line > self.header)
+        });
+        report.errors.append(&mut of_values);
+    }
 }
 
 /// Reads the `[[connection]]` tables of one file; nothing else may stand in it.
 fn read_connections(file: &Rc<SourceFile>, report: &mut Report, written: &mut Vec<Written>) {
-    let (tree, whole) = parse(file, report);
+    let (tree, syntax) = parse(file, report);
     let mut reader = Reader { file, report };
     for (key, value) in in_order(tree.get_ref()) {
         if key.get_ref() != "connection" {
@@ -212,9 +258,11 @@ fn read_connections(file: &Rc<SourceFile>, report: &mut Report, written: &mut Ve
                 place: reader.place(node.span()),
                 path,
             };
+            let whole = syntax.is_whole();
             written.push(Written { draft, whole });
         }
     }
+    syntax.drop_consequences(file, report);
 }
 
 /// Names are unique over all files, whatever their case.

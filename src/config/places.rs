@@ -70,11 +70,11 @@ impl Places {
         user.unwrap_or_else(|| PathBuf::from("/var/lib/posthaste"))
     }
 
-    /// The default of `[admin] unix`.
+    /// The default of `[admin] unix`. A user without a runtime directory, as in most containers, has it beside the store.
     pub fn admin_socket(&self) -> PathBuf {
-        let user = || {
-            let directory = self.absolute("XDG_RUNTIME_DIR")?;
-            Some(directory.join("posthaste"))
+        let user = || match self.absolute("XDG_RUNTIME_DIR") {
+            Some(directory) => Some(directory.join("posthaste")),
+            None => self.user_directory("XDG_STATE_HOME", ".local/state"),
         };
         let user = if self.privileged { None } else { user() };
         let directory = self.first_of("RUNTIME_DIRECTORY").or(user);
@@ -162,6 +162,13 @@ mod tests {
             "/run/user/7/posthaste/admin.sock",
         ];
         check(&home, false, expected);
+    }
+
+    #[test]
+    fn a_user_without_a_runtime_directory_has_the_socket_beside_the_store() {
+        let places = places(&[("HOME", "/h")], false);
+        let expected = Path::new("/h/.local/state/posthaste/admin.sock");
+        assert_eq!(places.admin_socket(), expected);
     }
 
     #[test]

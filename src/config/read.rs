@@ -158,11 +158,12 @@ impl Reader<'_> {
         }
         let mut items = Vec::with_capacity(array.len());
         for (index, node) in array.iter().enumerate() {
-            let value = self.value(kind, node, &format!("{path}[{index}]"))?;
             let place = self.place(node.span());
-            items.push(Item { value, place });
+            if let Some(value) = self.value(kind, node, &format!("{path}[{index}]")) {
+                items.push(Item { value, place });
+            }
         }
-        Some(Value::List(items))
+        (items.len() == array.len()).then_some(Value::List(items))
     }
 
     fn statuses(&mut self, purpose: Purpose, node: &Node<'_>, path: &str) -> Option<Value> {
@@ -265,7 +266,13 @@ impl Reader<'_> {
         path: &str,
     ) {
         let name = key.get_ref().as_ref();
-        let message = format!("unknown key {}{}", quoted(name), hint(fields, name));
+        let hint = hint(fields, name);
+        // In a file that does not parse, a piece of a secret may look like a key; a near miss of a real key is none.
+        let message = if self.file.broken.get() && !hint.starts_with(", ") {
+            format!("unknown key{hint}")
+        } else {
+            format!("unknown key {}{hint}", quoted(name))
+        };
         let path = path.trim_end_matches('.');
         self.error(key.span(), &Reveal::Key(value.span()), path, message);
     }
@@ -310,7 +317,8 @@ fn hint(fields: &'static [Field], name: &str) -> String {
     if std::ptr::eq(fields, fields::ROOT) && name == "connection" {
         return "; connections are written in files of the connections directory".to_owned();
     }
-    if fields::LATER.contains(&name) {
+    let later = fields::LATER.contains(&name);
+    if later || (std::ptr::eq(fields, fields::ROOT) && name == "source") {
         return ", which this version does not support yet".to_owned();
     }
     let keys = fields.iter().map(|field| field.key);

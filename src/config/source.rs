@@ -1,9 +1,9 @@
 //! One file as it was read, places in it, and the line that an error shows.
 //!
 //! **Invariant:** a line that is shown never holds a secret. What stands in quotes is masked unless the error is about that
-//! very value and its kind is no secret; of a line that does not parse, only a known key is shown.
+//! very value and its kind is no secret; of the lines of a file that does not parse, only known keys are shown.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ pub(super) struct SourceFile {
     /// How errors call it: relative to the daemon's file where it lies below.
     pub(super) shown: String,
     pub(super) text: String,
+    /// The file does not parse, so strings cannot be told from what lies between them.
+    pub(super) broken: Cell<bool>,
     line_starts: OnceCell<Vec<usize>>,
     strings: OnceCell<Vec<Range<usize>>>,
 }
@@ -39,8 +41,6 @@ pub(super) enum Reveal {
     Key(Range<usize>),
     /// The error points at a secret.
     Nothing,
-    /// The file does not parse there, so nobody knows what is a secret.
-    Syntax,
 }
 
 /// Characters of a line that are shown at most.
@@ -52,6 +52,7 @@ impl SourceFile {
             path,
             shown,
             text,
+            broken: Cell::new(false),
             line_starts: OnceCell::new(),
             strings: OnceCell::new(),
         })
@@ -65,6 +66,19 @@ impl SourceFile {
         }
     }
 
+    /// From 0.
+    pub(super) fn line_of(&self, at: usize) -> usize {
+        let after = self.line_starts().partition_point(|start| *start <= at);
+        after.saturating_sub(1)
+    }
+
+    /// Whether the line around `at` is the header of a table, or was meant to be one.
+    pub(super) fn is_header(&self, at: usize) -> bool {
+        self.slice(self.line_range(at))
+            .trim_start()
+            .starts_with('[')
+    }
+
     fn slice(&self, range: Range<usize>) -> &str {
         self.text.get(range).unwrap_or_default()
     }
@@ -74,11 +88,6 @@ impl SourceFile {
             let after_breaks = self.text.match_indices('\n').map(|(at, _)| at + 1);
             std::iter::once(0).chain(after_breaks).collect()
         })
-    }
-
-    fn line_of(&self, at: usize) -> usize {
-        let after = self.line_starts().partition_point(|start| *start <= at);
-        after.saturating_sub(1)
     }
 
     fn line_start(&self, line: usize) -> usize {
@@ -122,8 +131,13 @@ impl Place {
     fn snippet(&self, reveal: &Reveal) -> Snippet {
         let line = self.file.line_range(self.span.start);
         let hidden = match reveal {
-            Reveal::Syntax => syntax_hidden(self.file.slice(line.clone()), line.start),
+            _ if self.file.broken.get() => {
+                let line_text = self.file.slice(line.clone());
+                with(Vec::new(), syntax_hidden(line_text, line.start))
+            }
             Reveal::Value => self.masked_strings(),
+            // The value of a [table] is its header, which the key stands in.
+            Reveal::Key(value) if value.start <= self.span.start => self.masked_strings(),
             Reveal::Key(value) => with(self.masked_strings(), value.clone()),
             Reveal::Nothing => with(self.masked_strings(), self.span.clone()),
         };
@@ -176,8 +190,8 @@ fn printable(char: char) -> char {
     if char.is_control() { ' ' } else { char }
 }
 
-/// What of a line that does not parse is hidden: all after a known key's `=`, or after a table's header.
-fn syntax_hidden(line: &str, start: usize) -> Vec<Range<usize>> {
+/// What of a line is hidden in a file that does not parse: all after a known key's `=`, or after a table's header.
+fn syntax_hidden(line: &str, start: usize) -> Range<usize> {
     let indent = line.len() - line.trim_start().len();
     let trimmed = line.trim_start();
     let key_end = trimmed
@@ -186,8 +200,7 @@ fn syntax_hidden(line: &str, start: usize) -> Vec<Range<usize>> {
     let key = trimmed.get(..key_end).unwrap_or_default();
     let last = key.rsplit('.').next().unwrap_or_default();
     let visible = if trimmed.starts_with('[') {
-        let quote = trimmed.find(['"', '\'', '=']);
-        quote.unwrap_or(trimmed.len())
+        known_header(trimmed)
     } else if fields::is_key(last) {
         let equals = trimmed.find('=').map(|at| at + 1);
         // One blank after the sign belongs to the layout, not to the value.
@@ -197,7 +210,22 @@ fn syntax_hidden(line: &str, start: usize) -> Vec<Range<usize>> {
     } else {
         0
     };
-    vec![start + indent + visible..start + line.len()]
+    start + indent + visible..start + line.len()
+}
+
+/// How much of a table's header consists of known keys, its brackets included.
+fn known_header(header: &str) -> usize {
+    let name = header.trim_start_matches('[');
+    let mut end = header.len() - name.len();
+    for segment in name.split('.') {
+        let key = segment.trim_end_matches(']');
+        if !fields::is_key(key) {
+            break;
+        }
+        let after = header.as_bytes().get(end + segment.len());
+        end += segment.len() + usize::from(after == Some(&b'.'));
+    }
+    end
 }
 
 /// The contents of all TOML strings and comments, without their quotes. Comments count, because a commented-out line may
@@ -252,10 +280,19 @@ mod tests {
 
     /// `«` and `»` in `text` mark the span.
     fn check(text: &str, reveal: &Reveal, expected: &str) {
+        check_file(text, reveal, expected, false);
+    }
+
+    fn check_broken(text: &str, expected: &str) {
+        check_file(text, &Reveal::Value, expected, true);
+    }
+
+    fn check_file(text: &str, reveal: &Reveal, expected: &str, broken: bool) {
         let start = text.find('«').unwrap();
         let end = text.find('»').unwrap() - '«'.len_utf8();
         let text = text.replace(['«', '»'], "");
         let file = SourceFile::new("x.toml".into(), "x.toml".into(), text);
+        file.broken.set(broken);
         let place = Place {
             file,
             span: start..end,
@@ -296,15 +333,14 @@ mod tests {
 
     #[test]
     fn lines_that_do_not_parse_hide_all_but_the_key() {
-        check("url = «»https://u:p@x", &Reveal::Syntax, "url = «…»");
-        check(
-            "  retry.interval «»30s",
-            &Reveal::Syntax,
-            "  retry.interval«…»",
-        );
-        check("cGFzc3dvcmQ=«»=", &Reveal::Syntax, "«…»");
-        check("[connection.retry«»", &Reveal::Syntax, "[connection.retry");
-        check("A = «»\"abc", &Reveal::Syntax, "«…»");
+        check_broken("url = «»https://u:p@x", "url = «…»");
+        check_broken("  retry.interval «»30s", "  retry.interval«…»");
+        check_broken("cGFzc3dvcmQ=«»=", "«…»");
+        check_broken("[connection.retry«»", "[connection.retry");
+        check_broken("[connection.env.prod«»]", "[connection.env.«…»");
+        check_broken("[[connection]«»", "[[connection]");
+        check_broken("[«»hunter2]", "[«…»");
+        check_broken("A = «»\"abc", "«…»");
     }
 
     #[test]

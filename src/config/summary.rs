@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::{Daemon, Loaded, ReloadMode};
 use crate::connection::State;
-use crate::store::WINDOW_EVENTS;
 use crate::units::ByteSize;
 
+/// Deliveries in a connection's window: the store's `WINDOW_EVENTS`, which a test compares.
+pub const WINDOW_EVENTS: u64 = 512;
 /// Memory of one delivery in a connection's window, measured.
 pub const WINDOW_EVENT_BYTES: u64 = 80;
 /// Buffers of one connection of a producer: hyper's for reading and writing.
@@ -139,7 +140,7 @@ fn memory(loaded: &Loaded) -> Memory {
     let pooled = connections
         .iter()
         .map(|connection| u64::from(connection.effective_pool()));
-    let per_connection = WINDOW_EVENTS as u64 * WINDOW_EVENT_BYTES;
+    let per_connection = WINDOW_EVENTS * WINDOW_EVENT_BYTES;
     Memory {
         ingress_payloads: limits.memory / 2,
         egress_payloads: limits.memory / 8 * 3,

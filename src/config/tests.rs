@@ -1,1 +1,52 @@
+//! The configuration as its users meet it: files in, values or rendered errors out.
 
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+use crate::secret::Env;
+
+mod golden;
+mod samples;
+mod values;
+
+/// An environment of nobody, with these variables.
+fn options(variables: &[(&str, &str)]) -> LoadOptions {
+    let pairs = variables
+        .iter()
+        .map(|(k, v)| (k.to_string(), v.to_string()));
+    let env = Env::Fixed(pairs.collect::<BTreeMap<_, _>>());
+    LoadOptions {
+        places: Places::new(env.clone(), true),
+        env,
+        root_required: false,
+        secrets: Secrets::Resolve,
+        cores: 2,
+    }
+}
+
+/// Makes files in a new directory; `posthaste.toml` is the daemon's.
+fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    directory
+}
+
+fn load_in(directory: &Path, variables: &[(&str, &str)]) -> Result<Loaded, Box<Refused>> {
+    load(&directory.join(FILE_NAME), &options(variables))
+}
+
+/// Loads files that are expected to be fine.
+fn loaded(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Loaded {
+    let directory = directory(files);
+    load_in(directory.path(), variables).unwrap_or_else(|refused| panic!("{}", refused.render()))
+}
+
+/// The lines of warnings.
+fn warnings(loaded: &Loaded) -> Vec<String> {
+    loaded.warnings.iter().map(ToString::to_string).collect()
+}

@@ -7,12 +7,12 @@
 //! **Invariant:** what waits here is bounded: per connection the store hands out at most its window
 //! ([`super::WINDOW_EVENTS`]) of deliveries that are not settled yet.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use std::sync::Mutex;
 use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
+use super::reader::{ReadQueue, ReadRequest};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 use crate::event::{Disposition, Event};
@@ -82,19 +82,30 @@ pub struct Settlement {
 pub(super) enum Returned {
     Settled(Settlement),
     Released(Delivery),
-    Load(Vec<Delivery>),
 }
 
 /// The egress's end.
 #[derive(Debug)]
 pub struct Feed {
     shared: Arc<Shared>,
+    loads: Loads,
+}
+
+/// Where payloads are asked for.
+#[derive(Debug)]
+enum Loads {
+    Reader(ReadQueue),
+    /// A test stands in for the store.
+    #[cfg(test)]
+    Kept(Arc<Mutex<Vec<Delivery>>>),
 }
 
 /// The store's end.
 #[derive(Clone, Debug)]
 pub struct FeedPort {
     shared: Arc<Shared>,
+    #[cfg(test)]
+    loads: Arc<Mutex<Vec<Delivery>>>,
 }
 
 #[derive(Debug)]
@@ -108,20 +119,43 @@ struct Shared {
 /// Settlements that may wait before the store is woken for them.
 const BACK_WAKE: usize = 128;
 
-/// Makes the two ends. `doorbell` wakes the store.
-pub fn feed(doorbell: Arc<Doorbell>) -> (Feed, FeedPort) {
-    let shared = Arc::new(Shared {
+/// Makes the two ends. `doorbell` wakes the writer, `reader` loads payloads.
+pub(super) fn feed(doorbell: Arc<Doorbell>, reader: ReadQueue) -> (Feed, FeedPort) {
+    let port = port(doorbell);
+    (
+        Feed {
+            shared: Arc::clone(&port.shared),
+            loads: Loads::Reader(reader),
+        },
+        port,
+    )
+}
+
+/// Makes the two ends for a test that stands in for the store: see [`FeedPort::receive_for_test`].
+#[cfg(test)]
+pub fn feed_for_test() -> (Feed, FeedPort) {
+    let port = port(Doorbell::new().0);
+    (
+        Feed {
+            shared: Arc::clone(&port.shared),
+            loads: Loads::Kept(Arc::clone(&port.loads)),
+        },
+        port,
+    )
+}
+
+fn port(doorbell: Arc<Doorbell>) -> FeedPort {
+    let shared = Shared {
         out: Mutex::default(),
         arrived: Notify::new(),
         back: Mutex::default(),
         doorbell,
-    });
-    (
-        Feed {
-            shared: Arc::clone(&shared),
-        },
-        FeedPort { shared },
-    )
+    };
+    FeedPort {
+        shared: Arc::new(shared),
+        #[cfg(test)]
+        loads: Arc::default(),
+    }
 }
 
 impl Feed {
@@ -141,27 +175,39 @@ impl Feed {
 
     /// Reports what came of a delivery.
     pub fn settle(&self, settlement: Settlement) {
-        self.give_back(Returned::Settled(settlement), false);
+        self.give_back(Returned::Settled(settlement));
     }
 
     /// Gives a delivery back untouched: it keeps its place and comes again when its connection is attached.
     pub fn release(&self, delivery: Delivery) {
-        self.give_back(Returned::Released(delivery), false);
+        self.give_back(Returned::Released(delivery));
     }
 
     /// Asks for payloads from disk. Each comes back as one [`FeedItem::Loaded`]. Ask for one connection at a time, and
     /// only within its share of the memory budget.
     pub fn load(&self, deliveries: Vec<Delivery>) {
-        self.give_back(Returned::Load(deliveries), true);
+        match &self.loads {
+            Loads::Reader(reader) => {
+                let port = FeedPort {
+                    shared: Arc::clone(&self.shared),
+                    #[cfg(test)]
+                    loads: Arc::default(),
+                };
+                // The reader lives as long as any feed.
+                let _ = reader.send(ReadRequest::Load(port, deliveries));
+            }
+            #[cfg(test)]
+            Loads::Kept(kept) => lock(kept).extend(deliveries),
+        }
     }
 
-    fn give_back(&self, returned: Returned, wake: bool) {
+    fn give_back(&self, returned: Returned) {
         let waiting = {
             let mut back = lock(&self.shared.back);
             back.push(returned);
             back.len()
         };
-        if wake || waiting % BACK_WAKE == 0 {
+        if waiting % BACK_WAKE == 0 {
             self.shared.doorbell.ring();
         }
     }
@@ -188,15 +234,14 @@ impl FeedPort {
     pub fn receive_for_test(&self) -> (Vec<Settlement>, Vec<Delivery>, Vec<Delivery>) {
         let mut returned = Vec::new();
         self.receive(&mut returned);
-        let (mut settled, mut released, mut loads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settled, mut released) = (Vec::new(), Vec::new());
         for item in returned {
             match item {
                 Returned::Settled(settlement) => settled.push(settlement),
                 Returned::Released(delivery) => released.push(delivery),
-                Returned::Load(deliveries) => loads.extend(deliveries),
             }
         }
-        (settled, released, loads)
+        (settled, released, std::mem::take(&mut lock(&self.loads)))
     }
 }
 

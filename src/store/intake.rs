@@ -109,15 +109,16 @@ impl Append {
     }
 }
 
+/// An append's answer and who waits for it.
+pub(super) type Answer = (
+    oneshot::Sender<Result<(), AppendError>>,
+    Result<(), AppendError>,
+);
+
 /// Answers on their way back to one ingress runtime.
 #[derive(Debug, Default)]
 pub struct AckLane {
-    answers: Mutex<
-        Vec<(
-            oneshot::Sender<Result<(), AppendError>>,
-            Result<(), AppendError>,
-        )>,
-    >,
+    answers: Mutex<Vec<Answer>>,
     arrived: Notify,
 }
 
@@ -138,13 +139,7 @@ impl AckLane {
         }
     }
 
-    pub(super) fn send(
-        &self,
-        answers: &mut Vec<(
-            oneshot::Sender<Result<(), AppendError>>,
-            Result<(), AppendError>,
-        )>,
-    ) {
+    pub(super) fn send(&self, answers: &mut Vec<Answer>) {
         if answers.is_empty() {
             return;
         }

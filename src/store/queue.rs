@@ -32,6 +32,23 @@ impl QueueCounters {
         false
     }
 
+    /// Takes `bytes` more for a delivery that has room already.
+    pub(super) fn grow(&self, bytes: u64) {
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts deliveries found at a start.
+    pub(super) fn recover(&self, deliveries: u64, bytes: u64) {
+        self.live.fetch_add(deliveries, Ordering::Relaxed);
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes room for a delivery that was over and lives again, whatever the caps say.
+    pub(super) fn put_back(&self, bytes: u64) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Gives the room of one delivery of `bytes` back.
     pub fn give_back(&self, bytes: u64) {
         self.live.fetch_sub(1, Ordering::Relaxed);

@@ -23,7 +23,10 @@ impl Build<'_> {
                 _ => ReloadMode::Auto,
             },
             drain_timeout: table.span("drain_timeout"),
-            ingress: self.ingress(&table.table("ingress")),
+            ingress: {
+                self.listen_once(&table.table("ingress"), &table.table("admin"));
+                self.ingress(&table.table("ingress"))
+            },
             admin: self.admin(&table.table("admin")),
             limits: self.limits(&table.table("limits"), &table.table("store"), &store),
             store,
@@ -63,6 +66,27 @@ impl Build<'_> {
             body_timeout: table.span("body_timeout"),
             idle_timeout: table.span("idle_timeout"),
             hosts: hosts.map(str::to_ascii_lowercase).collect(),
+        }
+    }
+
+    /// Two listeners on one address would only fail when they are bound. Port 0 is a new one each time.
+    fn listen_once(&mut self, ingress: &Table, admin: &Table) {
+        let http = ingress
+            .list("http")
+            .iter()
+            .map(|item| ("ingress.http", item));
+        let all = http.chain(admin.get("http").map(|item| ("admin.http", item)));
+        let mut taken = Vec::new();
+        for (key, item) in all {
+            let Some(address) = address(item).filter(|address| address.port() != 0) else {
+                continue;
+            };
+            if taken.contains(&address) {
+                let message =
+                    format!("{address} is taken by another listener here; write another port");
+                self.report.error(&item.place, &Reveal::Value, key, message);
+            }
+            taken.push(address);
         }
     }
 

@@ -25,8 +25,12 @@ impl Build<'_> {
                     Ok(value) => headers.push((name.clone(), value)),
                     Err(message) => {
                         let path = format!("{}headers.{}", draft.path, entry.key);
-                        self.report
-                            .error(&item.place, &Reveal::Value, &path, message);
+                        // A reference may be shown, its strings are masked all the same.
+                        let reveal = match &item.value {
+                            Value::Secret(SecretRef::Plain(_)) | Value::Text(_) => Reveal::Nothing,
+                            _ => Reveal::Value,
+                        };
+                        self.report.error(&item.place, &reveal, &path, message);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Values that are one word or number. Each function says in its error what to write instead.
 
 use super::*;
+use crate::units::InvalidUnit;
 
 /// Reads a value of a kind that is neither list nor table. `base` is the directory that relative paths count from; none
 /// for built-in defaults.
@@ -165,7 +166,9 @@ fn integer(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
             .ok()
             .filter(|number| (min..=max).contains(number))
             .ok_or_else(|| format!("{number} is out of bounds, {min} to {max} are allowed")),
-        Err(_) => Err(format!("is out of bounds, {min} to {max} are allowed")),
+        Err(_) => Err(format!(
+            "{written} is out of bounds, {min} to {max} are allowed"
+        )),
     }
 }
 
@@ -177,13 +180,18 @@ fn number(value: &DeValue<'_>, min: f64, max: f64) -> Result<f64, String> {
     };
     match parsed {
         Some(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(format!("is out of bounds, {min} to {max} are allowed")),
+        Some(number) => Err(format!(
+            "{number} is out of bounds, {min} to {max} are allowed"
+        )),
+        None => Err("is not a decimal number".to_owned()),
     }
 }
 
 fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     let text = unit_text(value, "a duration", "\"30s\"")?;
-    let HumanDuration(span) = text.parse().map_err(|error| format!("{error}"))?;
+    let HumanDuration(span) = text
+        .parse()
+        .map_err(|error| without_quotes(value, &text, error))?;
     if span < min || span > max {
         return Err(format!(
             "{} is out of bounds, {} to {} are allowed",
@@ -197,7 +205,9 @@ fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, S
 
 fn size(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
     let text = unit_text(value, "a size", "\"1MiB\"")?;
-    let ByteSize(size) = text.parse().map_err(|error| format!("{error}"))?;
+    let ByteSize(size) = text
+        .parse()
+        .map_err(|error| without_quotes(value, &text, error))?;
     if size < min || size > max {
         return Err(format!(
             "{} is out of bounds, {} to {} are allowed",
@@ -207,6 +217,15 @@ fn size(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
         ));
     }
     Ok(size)
+}
+
+/// The parser's words; what was written without quotes is shown without.
+fn without_quotes(value: &DeValue<'_>, text: &str, error: InvalidUnit) -> String {
+    let message = error.to_string();
+    match value {
+        DeValue::Integer(_) => message.replacen(&format!("{text:?}"), text, 1),
+        _ => message,
+    }
 }
 
 /// The text of a quantity. A bare number passes as its digits, and is refused by the parser with both readings.

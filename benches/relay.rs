@@ -1,0 +1,294 @@
+//! The whole relay, measured from outside as ../shared/performance.md says: CPU per event at saturation, delivered per
+//! second as a ratio to the same load aimed straight at the receiver, latency in an open loop at 2,000 events a second,
+//! memory, and bytes written per byte of payload; with one connection and with eight.
+//!
+//! `cargo bench --bench relay` prints one table. `-- --quick` takes about two seconds a case. `-- --bin PATH` measures
+//! another build. It fails when something was lost or nothing went through, never because of a time.
+#![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/relay.rs"]
+mod relay;
+#[path = "support/sink.rs"]
+mod sink;
+#[path = "support/wire.rs"]
+mod wire;
+
+use load::{Plan, Posted, drive};
+use relay::Relay;
+use sink::{Arrived, Sink};
+use wire::{BODY_BYTES, now_ns};
+
+/// Where the open loop is measured.
+const OPEN_LOOP_RATE: u64 = 2_000;
+const OPEN_LOOP_NAME: &str = "at 2,000/s";
+/// A drain that stands still for so long has lost something.
+const STALLED_NS: u64 = 10_000_000_000;
+/// The load before the measured one, that opens pools and warms caches.
+const WARM_UP_NS: u64 = 500_000_000;
+
+struct Options {
+    binary: PathBuf,
+    length_ns: u64,
+    rounds: usize,
+}
+
+/// One column of the table, from the medians of the rounds.
+#[derive(Default)]
+struct Column {
+    cpu_us: Vec<f64>,
+    delivered: Vec<f64>,
+    ratio: Vec<f64>,
+    p50_ms: Vec<f64>,
+    p99_ms: Vec<f64>,
+    p999_ms: Vec<f64>,
+    open_cpu_us: Vec<f64>,
+    idle_mib: Vec<f64>,
+    peak_mib: Vec<f64>,
+    amplification: Vec<f64>,
+    refused: Vec<f64>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = options()?;
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(place)?;
+    let sink = Sink::start().context("start the receiver")?;
+    let (sync_p50, sync_p99) = fdatasync_ms(place)?;
+    let mut columns = [(1, Column::default()), (8, Column::default())];
+    let mut direct = Vec::new();
+    for _ in 0..options.rounds {
+        for (connections, column) in &mut columns {
+            let straight = straight(&sink, &options)?;
+            direct.push(straight);
+            saturate(&sink, &options, place, (*connections, straight), column)?;
+            open_loop(&sink, &options, place, *connections, column)?;
+        }
+    }
+    println!(
+        "{BODY_BYTES} B events, 64 clients, {} round(s) of {:.0} s; direct {:.0}/s; fdatasync of 4 KiB p50 {sync_p50:.2} p99 {sync_p99:.2} ms",
+        options.rounds,
+        options.length_ns as f64 / 1e9,
+        median(&direct),
+    );
+    print_table(&columns);
+    Ok(())
+}
+
+fn options() -> anyhow::Result<Options> {
+    let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_posthaste"));
+    let (mut bench, mut quick) = (false, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            // `cargo bench` says so; `cargo test --benches` does not, and gets the quick run.
+            "--bench" => bench = true,
+            "--quick" => quick = true,
+            "--bin" => binary = words.next().context("--bin takes a path")?.into(),
+            other => bail!("unknown argument {other}; known are --quick and --bin PATH"),
+        }
+    }
+    let (length_ns, rounds) = match bench && !quick {
+        true => (8_000_000_000, 3),
+        false => (2_000_000_000, 1),
+    };
+    Ok(Options {
+        binary,
+        length_ns,
+        rounds,
+    })
+}
+
+/// Requests a second of the load aimed straight at the receiver.
+fn straight(sink: &Sink, options: &Options) -> anyhow::Result<f64> {
+    let posted = drive(Plan {
+        to: sink.address,
+        path: "/direct",
+        length_ns: options.length_ns / 2,
+        rate: None,
+    })?;
+    let arrived = sink.take();
+    Ok(rate(&posted, &arrived))
+}
+
+fn saturate(
+    sink: &Sink,
+    options: &Options,
+    place: &Path,
+    (connections, straight): (usize, f64),
+    column: &mut Column,
+) -> anyhow::Result<()> {
+    let relay = Relay::start(&options.binary, place, sink.address, connections)?;
+    column
+        .idle_mib
+        .push(relay.memory_kib("VmRSS")? as f64 / 1024.0);
+    let plan = plan(&relay, WARM_UP_NS, None);
+    run(sink, plan, connections)?;
+    let (cpu, written) = (relay.cpu_us()?, relay.store_bytes()?);
+    let plan = Plan {
+        length_ns: options.length_ns,
+        ..plan
+    };
+    let (posted, arrived) = run(sink, plan, connections)?;
+    let events = posted.accepted as f64;
+    column.cpu_us.push((relay.cpu_us()? - cpu) as f64 / events);
+    let payload = events * BODY_BYTES as f64;
+    column
+        .amplification
+        .push((relay.store_bytes()? - written) / payload);
+    column
+        .peak_mib
+        .push(relay.memory_kib("VmHWM")? as f64 / 1024.0);
+    let delivered = rate(&posted, &arrived);
+    column.delivered.push(delivered);
+    column.ratio.push(delivered / straight);
+    column.refused.push(posted.refused as f64);
+    Ok(())
+}
+
+fn open_loop(
+    sink: &Sink,
+    options: &Options,
+    place: &Path,
+    connections: usize,
+    column: &mut Column,
+) -> anyhow::Result<()> {
+    let relay = Relay::start(&options.binary, place, sink.address, connections)?;
+    let plan = plan(&relay, WARM_UP_NS, Some(OPEN_LOOP_RATE));
+    run(sink, plan, connections)?;
+    let cpu = relay.cpu_us()?;
+    let plan = Plan {
+        length_ns: options.length_ns,
+        ..plan
+    };
+    let (posted, mut arrived) = run(sink, plan, connections)?;
+    column
+        .open_cpu_us
+        .push((relay.cpu_us()? - cpu) as f64 / posted.accepted as f64);
+    arrived.late_ns.sort_unstable();
+    let ms = |share| quantile(&arrived.late_ns, share) as f64 / 1e6;
+    column.p50_ms.push(ms(0.5));
+    column.p99_ms.push(ms(0.99));
+    column.p999_ms.push(ms(0.999));
+    Ok(())
+}
+
+fn plan(relay: &Relay, length_ns: u64, rate: Option<u64>) -> Plan<'static> {
+    Plan {
+        to: relay.ingress,
+        path: "/v1/events",
+        length_ns,
+        rate,
+    }
+}
+
+/// Posts as planned, waits until all of it arrived, and fails if something did not.
+fn run(sink: &Sink, plan: Plan<'_>, connections: usize) -> anyhow::Result<(Posted, Arrived)> {
+    sink.take();
+    let posted = drive(plan)?;
+    ensure!(posted.accepted > 0, "nothing was accepted");
+    let goal = posted.accepted * connections as u64;
+    let (mut seen, mut moved) = (0, now_ns());
+    while seen < goal && now_ns() - moved < STALLED_NS {
+        thread::sleep(Duration::from_millis(2));
+        let count = sink.count();
+        if count > seen {
+            (seen, moved) = (count, now_ns());
+        }
+    }
+    let arrived = sink.take();
+    let lost = (0..posted.accepted)
+        .filter(|event| {
+            u64::from(arrived.times.get(event).copied().unwrap_or(0)) < goal / posted.accepted
+        })
+        .count();
+    ensure!(
+        lost == 0,
+        "{lost} of {} events did not arrive everywhere",
+        posted.accepted
+    );
+    ensure!(
+        arrived.strange == 0,
+        "{} requests were none of ours",
+        arrived.strange
+    );
+    Ok((posted, arrived))
+}
+
+/// Arrivals a second, from the first post to the last arrival.
+fn rate(posted: &Posted, arrived: &Arrived) -> f64 {
+    let took = arrived.last_ns.saturating_sub(posted.began_ns).max(1);
+    arrived.late_ns.len() as f64 / (took as f64 / 1e9)
+}
+
+/// What the disk takes: p50 and p99 of 200 small writes with fdatasync.
+fn fdatasync_ms(place: &Path) -> anyhow::Result<(f64, f64)> {
+    use std::io::Write;
+    let mut file = tempfile::tempfile_in(place)?;
+    let mut took = Vec::new();
+    for _ in 0..200 {
+        file.write_all(&[7; 4096])?;
+        let begun = now_ns();
+        file.sync_data()?;
+        took.push(now_ns() - begun);
+    }
+    took.sort_unstable();
+    let ms = |share| quantile(&took, share) as f64 / 1e6;
+    Ok((ms(0.5), ms(0.99)))
+}
+
+/// The value that `share` of the sorted values do not exceed.
+fn quantile(sorted: &[u64], share: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index below the length"
+    )]
+    let index = (sorted.len() as f64 * share) as usize;
+    let last = sorted.len().saturating_sub(1);
+    sorted.get(index.min(last)).copied().unwrap_or(0)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print_table(columns: &[(usize, Column)]) {
+    print!("{:<34}", "");
+    for (connections, _) in columns {
+        print!("{connections:>10} conn");
+    }
+    println!();
+    type Row = (&'static str, &'static str, fn(&Column) -> &Vec<f64>);
+    let rows: [Row; 11] = [
+        ("CPU us/event", "saturated", |column| &column.cpu_us),
+        ("CPU us/event", OPEN_LOOP_NAME, |column| &column.open_cpu_us),
+        ("deliveries/s", "saturated", |column| &column.delivered),
+        ("delivered/direct", "saturated", |column| &column.ratio),
+        ("latency p50 ms", OPEN_LOOP_NAME, |column| &column.p50_ms),
+        ("latency p99 ms", OPEN_LOOP_NAME, |column| &column.p99_ms),
+        ("latency p99.9 ms", OPEN_LOOP_NAME, |column| &column.p999_ms),
+        ("RSS MiB", "idle", |column| &column.idle_mib),
+        ("RSS MiB", "peak", |column| &column.peak_mib),
+        ("bytes written/payload", "saturated", |column| {
+            &column.amplification
+        }),
+        ("refused posts", "saturated", |column| &column.refused),
+    ];
+    for (name, when, values) in rows {
+        print!("{name:<22}{when:<12}");
+        for (_, column) in columns {
+            print!("{:>15.2}", median(values(column)));
+        }
+        println!();
+    }
+}

@@ -1,0 +1,159 @@
+//! The relay under measurement: a child process with a configuration of its own, and what `/proc` and `/metrics` say
+//! about it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::wire::now_ns;
+
+/// Clock ticks a second in `/proc/PID/stat`: USER_HZ is 100 on every Linux that Rust runs on.
+const TICK_US: u64 = 10_000;
+const START_LIMIT_NS: u64 = 20_000_000_000;
+
+/// A running daemon; killed when it is dropped.
+pub(crate) struct Relay {
+    child: Child,
+    pub(crate) ingress: SocketAddr,
+    admin: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Relay {
+    /// Starts `binary` with `connections` connections, all to `sink`, on a fresh store below `place`.
+    pub(crate) fn start(
+        binary: &Path,
+        place: &Path,
+        sink: SocketAddr,
+        connections: usize,
+    ) -> anyhow::Result<Relay> {
+        let dir = tempfile::Builder::new()
+            .prefix("relay-")
+            .tempdir_in(place)?;
+        let probes = [
+            TcpListener::bind("127.0.0.1:0")?,
+            TcpListener::bind("127.0.0.1:0")?,
+        ];
+        let [ingress, admin] = [probes[0].local_addr()?, probes[1].local_addr()?];
+        drop(probes);
+        let config = configure(dir.path(), ingress, admin)?;
+        for number in 0..connections {
+            let text = format!(
+                "[[connection]]\nname = \"c{number}\"\nurl = \"http://{sink}/c{number}\"\n"
+            );
+            fs::write(
+                dir.path().join(format!("connections.d/c{number}.toml")),
+                text,
+            )?;
+        }
+        let child = Command::new(binary)
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("start the relay")?;
+        let mut relay = Relay {
+            child,
+            ingress,
+            admin,
+            _dir: dir,
+        };
+        relay.wait_ready()?;
+        Ok(relay)
+    }
+
+    fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let begun = now_ns();
+        while !self
+            .get("/readyz")
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the relay ended: {status}");
+            }
+            if now_ns() - begun > START_LIMIT_NS {
+                bail!("the relay is not ready after 20 s");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// CPU time so far, user and system.
+    pub(crate) fn cpu_us(&self) -> anyhow::Result<u64> {
+        let stat = self.proc("stat")?;
+        // The command's name may hold spaces; what follows its bracket does not.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
+        let fields = fields.split_ascii_whitespace().skip(11).take(2);
+        let ticks: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<u64>() * TICK_US)
+    }
+
+    /// A line of `/proc/PID/status` in KiB, such as `VmRSS`.
+    pub(crate) fn memory_kib(&self, line: &str) -> anyhow::Result<u64> {
+        let status = self.proc("status")?;
+        let found = status
+            .lines()
+            .find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let number = found.and_then(|text| text.split_ascii_whitespace().next());
+        Ok(number.context("/proc/PID/status")?.parse()?)
+    }
+
+    /// Bytes that the store has written, by its own count; `/proc/PID/io` would count the file system's too.
+    pub(crate) fn store_bytes(&self) -> anyhow::Result<f64> {
+        let metrics = self.get("/metrics")?;
+        let name = "posthaste_store_written_bytes_total ";
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        Ok(value
+            .context("the metric of written bytes")?
+            .trim()
+            .parse()?)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(format!(
+            "/proc/{}/{file}",
+            self.child.id()
+        ))?)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::KILL).ok();
+        self.child.wait().ok();
+    }
+}
+
+fn configure(dir: &Path, ingress: SocketAddr, admin: SocketAddr) -> anyhow::Result<PathBuf> {
+    fs::create_dir(dir.join("connections.d"))?;
+    let path = dir.join("posthaste.toml");
+    let text = format!(
+        "[ingress]\nhttp = [\"{ingress}\"]\n[admin]\nhttp = \"{admin}\"\nunix = \"{0}/admin.sock\"\n\
+        [store]\npath = \"{0}/store\"\n[log]\nlevel = \"warn\"\n",
+        dir.display()
+    );
+    fs::write(&path, text)?;
+    Ok(path)
+}

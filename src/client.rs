@@ -1,0 +1,140 @@
+//! The only door for outbound sockets: name lookup, TCP, TLS, and what went wrong in one word of the closed list.
+//!
+//! [`Client::new`] does everything that can fail at a reload. [`Client::dial`] opens one socket within one deadline for
+//! lookup, TCP and TLS together. It holds no pool: whoever dials owns the socket. It follows nothing and sends nothing.
+
+mod lookup;
+mod stream;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+pub use stream::{Heard, Stream};
+pub use tls::{ClientError, HandshakePace};
+
+use crate::connection::Connection;
+use crate::event::Cause;
+use lookup::Lookup;
+use tls::TlsClient;
+
+/// Dials one connection's target.
+#[derive(Debug)]
+pub struct Client {
+    lookup: Lookup,
+    tls: Option<TlsClient>,
+}
+
+/// Why no socket could be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}: {detail}")]
+pub struct DialError {
+    /// Where it belongs in the closed list.
+    pub cause: Cause,
+    /// The error of the system or of TLS, for logs.
+    pub detail: String,
+}
+
+impl Client {
+    /// Reads the trusted certificates and prepares TLS.
+    ///
+    /// # Errors
+    /// When the CA file or the server name cannot be used, or the system trusts nobody.
+    pub fn new(connection: &Connection) -> Result<Client, ClientError> {
+        let target = &connection.target;
+        let tls = match target.tls {
+            true => Some(TlsClient::new(&connection.tls, &target.host)?),
+            false => None,
+        };
+        Ok(Client {
+            lookup: Lookup::new(&target.host, target.port),
+            tls,
+        })
+    }
+
+    /// Opens a socket within `timeout`, handshake included.
+    ///
+    /// # Errors
+    /// With a cause of the connect or TLS family.
+    pub async fn dial(
+        &self,
+        timeout: Duration,
+        pace: &Rc<HandshakePace>,
+    ) -> Result<Stream, DialError> {
+        let deadline = Instant::now() + timeout;
+        let addresses = match timeout_at(deadline, self.lookup.addresses()).await {
+            Ok(found) => found.map_err(|error| DialError::new(Cause::DnsFailed, &error))?,
+            Err(_) => return Err(DialError::late(Cause::DnsFailed, "lookup", timeout)),
+        };
+        let tcp = connect(&addresses, deadline).await?;
+        let Some(tls) = &self.tls else {
+            return Ok(Stream::plain(tcp));
+        };
+        match timeout_at(deadline, tls.handshake(tcp, pace)).await {
+            Ok(done) => done.map(Stream::tls),
+            Err(_) => Err(DialError::late(
+                Cause::ConnectTimeout,
+                "TLS handshake",
+                timeout,
+            )),
+        }
+    }
+}
+
+impl DialError {
+    fn new(cause: Cause, detail: &impl std::fmt::Display) -> DialError {
+        DialError {
+            cause,
+            detail: detail.to_string(),
+        }
+    }
+
+    fn late(cause: Cause, what: &str, timeout: Duration) -> DialError {
+        DialError {
+            cause,
+            detail: format!("{what} was not done within connect_timeout = {timeout:?}"),
+        }
+    }
+}
+
+/// Tries the addresses in turn. Each gets an equal share of what is left, so that one that swallows packets does not
+/// hide the next.
+async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+    let mut last = DialError::new(Cause::DnsFailed, &"the name has no address");
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = u32::try_from(addresses.len() - tried).unwrap_or(1);
+        match tokio::time::timeout(left / share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
+                // Requests are written whole, so waiting for more to send only costs time. A failure costs the same.
+                let _ = tcp.set_nodelay(true);
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = DialError::new(cause_of_io(&error), &error),
+            Err(_) => last = DialError::late(Cause::ConnectTimeout, "connecting", left / share),
+        }
+    }
+    Err(last)
+}
+
+/// Where a failed system call on a socket belongs.
+pub fn cause_of_io(error: &io::Error) -> Cause {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
+        io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::UnexpectedEof => Cause::ConnectReset,
+        _ => tls::cause_inside(error).unwrap_or(Cause::Unreachable),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! A socket to a target, with or without TLS, that remembers whether the peer has said anything.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// An open socket. Dropping it closes it.
+#[derive(Debug)]
+pub struct Stream {
+    kind: Kind,
+    heard: Heard,
+}
+
+/// Whether bytes came from the peer since [`Heard::forget`]. Shared with the socket it belongs to.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Rc<Cell<bool>>);
+
+impl Heard {
+    /// Starts anew, before a request.
+    pub fn forget(&self) {
+        self.0.set(false);
+    }
+
+    /// Whether a byte has come.
+    pub fn anything(&self) -> bool {
+        self.0.get()
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn plain(tcp: TcpStream) -> Stream {
+        Stream {
+            kind: Kind::Plain(tcp),
+            heard: Heard::default(),
+        }
+    }
+
+    pub(super) fn tls(tls: TlsStream<TcpStream>) -> Stream {
+        Stream {
+            kind: Kind::Tls(Box::new(tls)),
+            heard: Heard::default(),
+        }
+    }
+
+    /// The note of what the peer has said.
+    pub fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut stream.kind {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            stream.heard.0.set(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Kind::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Kind::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.kind {
+            Kind::Plain(tcp) => tcp.is_write_vectored(),
+            Kind::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

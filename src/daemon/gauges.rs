@@ -1,0 +1,188 @@
+//! Gauges that are read where they live, just before they are rendered: nothing on the way of an event sets them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::Gauge;
+
+use super::Live;
+use crate::clock::Age;
+use crate::connection::State;
+use crate::delivery::{Dispatcher, Status};
+use crate::ingress::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::store::ConnectionId;
+use crate::store::queue::QueueCounters;
+
+/// All of them.
+pub(super) struct Gauges {
+    connections: Mutex<Vec<OfConnection>>,
+    memory: Mutex<Option<Arc<MemoryBudget>>>,
+    ingress_memory: Gauge,
+}
+
+struct OfConnection {
+    id: ConnectionId,
+    state: State,
+    queue: Arc<QueueCounters>,
+    status: Option<Arc<Status>>,
+    oldest_seconds: Arc<AtomicU64>,
+    queued: Gauge,
+    scheduled: Gauge,
+    held: Gauge,
+    in_flight: Gauge,
+    bytes: Gauge,
+    oldest: Gauge,
+    dead: Gauge,
+    open: Gauge,
+    idle: Gauge,
+}
+
+/// Deliveries of one connection that are not over, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct States {
+    pub(super) queued: u64,
+    pub(super) scheduled: u64,
+    pub(super) held: u64,
+    pub(super) in_flight: u64,
+}
+
+impl States {
+    /// Splits what is live: what is neither in flight nor waits for a time is queued, or held while the connection is not
+    /// active.
+    pub(super) fn of(queue: &QueueCounters, status: Option<&Status>, state: State) -> States {
+        let live = queue.live.load(Ordering::Relaxed);
+        let in_flight = status
+            .map_or(0, |status| {
+                u64::from(status.in_flight.load(Ordering::Relaxed))
+            })
+            .min(live);
+        let scheduled = queue
+            .scheduled
+            .load(Ordering::Relaxed)
+            .min(live - in_flight);
+        let rest = live - in_flight - scheduled;
+        let (queued, held) = if state == State::Active {
+            (rest, 0)
+        } else {
+            (0, rest)
+        };
+        States {
+            queued,
+            scheduled,
+            held,
+            in_flight,
+        }
+    }
+}
+
+impl Gauges {
+    pub(super) fn new(metrics: &Metrics) -> Gauges {
+        Gauges {
+            connections: Mutex::default(),
+            memory: Mutex::default(),
+            ingress_memory: metrics.gauge("posthaste_memory_bytes", &[("use", "ingress")]),
+        }
+    }
+
+    /// Which connections there are from now on.
+    pub(super) fn watch(&self, live: &[Live], dispatcher: &Dispatcher) {
+        let connections = live
+            .iter()
+            .map(|live| OfConnection::new(live, dispatcher.status(live.id)))
+            .collect();
+        *lock(&self.connections) = connections;
+    }
+
+    pub(super) fn watch_memory(&self, memory: Arc<MemoryBudget>) {
+        *lock(&self.memory) = Some(memory);
+    }
+
+    /// Ages of the oldest deliveries, by connection; the others have none.
+    pub(super) fn set_oldest(&self, ages: &[(ConnectionId, Age)], now: Age) {
+        for connection in lock(&self.connections).iter() {
+            let oldest = ages.iter().find(|(id, _)| *id == connection.id);
+            let seconds = oldest.map_or(0, |(_, accepted)| now.since(*accepted).as_secs());
+            connection.oldest_seconds.store(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// Seconds since the oldest delivery of a connection was accepted, as last measured.
+    pub(super) fn oldest_seconds(&self, id: ConnectionId) -> u64 {
+        let connections = lock(&self.connections);
+        let connection = connections.iter().find(|connection| connection.id == id);
+        connection.map_or(0, |connection| {
+            connection.oldest_seconds.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Sets all gauges when called.
+    pub(super) fn refresher(self: &Arc<Gauges>) -> Arc<dyn Fn() + Send + Sync> {
+        let gauges = Arc::clone(self);
+        Arc::new(move || gauges.refresh())
+    }
+
+    fn refresh(&self) {
+        for connection in lock(&self.connections).iter() {
+            connection.refresh();
+        }
+        if let Some(memory) = &*lock(&self.memory) {
+            self.ingress_memory.set(memory.used() as f64);
+        }
+    }
+}
+
+impl OfConnection {
+    fn new(live: &Live, status: Option<Arc<Status>>) -> OfConnection {
+        let state = |state| {
+            live.metrics
+                .gauge("posthaste_queue_events", Some(("state", state)))
+        };
+        let pool = |state| {
+            live.metrics
+                .gauge("posthaste_pool_connections", Some(("state", state)))
+        };
+        let plain = |metric| live.metrics.gauge(metric, None);
+        OfConnection {
+            id: live.id,
+            state: live.connection.state,
+            queue: Arc::clone(&live.queue),
+            status,
+            oldest_seconds: Arc::default(),
+            queued: state("queued"),
+            scheduled: state("scheduled"),
+            held: state("held"),
+            in_flight: state("in_flight"),
+            bytes: plain("posthaste_queue_bytes"),
+            oldest: plain("posthaste_queue_oldest_event_age_seconds"),
+            dead: plain("posthaste_dead_letters"),
+            open: pool("open"),
+            idle: pool("idle"),
+        }
+    }
+
+    fn refresh(&self) {
+        let states = States::of(&self.queue, self.status.as_deref(), self.state);
+        self.queued.set(states.queued as f64);
+        self.scheduled.set(states.scheduled as f64);
+        self.held.set(states.held as f64);
+        self.in_flight.set(states.in_flight as f64);
+        self.bytes
+            .set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
+        self.oldest
+            .set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
+        self.dead
+            .set(self.queue.dead.load(Ordering::Relaxed) as f64);
+        if let Some(status) = &self.status {
+            self.open
+                .set(f64::from(status.open.load(Ordering::Relaxed)));
+            self.idle
+                .set(f64::from(status.idle.load(Ordering::Relaxed)));
+        }
+    }
+}
+
+/// Nothing panics while it holds one of these; if it did, the lists are still whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

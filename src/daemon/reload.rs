@@ -1,0 +1,266 @@
+//! Reload: all or nothing. Everything that can fail happens before the routing table is swapped; after it, nothing can.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Daemon, Live, apply_logging, ingress_limits, say_warnings};
+use crate::admin::ReloadRefused;
+use crate::admin::api::{ConfigProblem, LastReload, Reloaded, rfc3339};
+use crate::config::diff::{ConfigDiff, diff};
+use crate::config::{self, Config, LoadOptions, Loaded};
+use crate::connection::{Connection, OnRemove};
+use crate::delivery::{self, Prepared};
+use crate::store::ConnectionId;
+
+/// What a reload will do: nothing of it can fail any more.
+struct Plan {
+    config: Config,
+    diff: ConfigDiff,
+    prepared: HashMap<String, Prepared>,
+    warnings: Vec<String>,
+}
+
+impl Daemon {
+    /// Reads the files again and puts them in force, or changes nothing and says why.
+    pub(super) async fn reload(&mut self) -> Result<Reloaded, ReloadRefused> {
+        self.notifier.reloading(&self.clock);
+        let result = match self.plan_reload().await {
+            Ok(plan) => Ok(self.put_in_force(plan).await),
+            Err(refused) => Err(refused),
+        };
+        self.note_reload(&result);
+        result
+    }
+
+    /// Reads, compares and prepares. Changes nothing but what is watched.
+    async fn plan_reload(&mut self) -> Result<Plan, ReloadRefused> {
+        let options = LoadOptions::of_process(&self.root);
+        let path = self.root.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &options)).await;
+        let loaded = loaded
+            .map_err(|error| refused(format!("could not read the configuration: {error}")))?;
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                self.watch
+                    .set_paths(errors.watched.clone(), errors.content_hash);
+                return Err(ReloadRefused {
+                    errors: errors.errors.iter().map(problem).collect(),
+                });
+            }
+        };
+        say_warnings(&loaded);
+        let Loaded {
+            config,
+            warnings,
+            content_hash,
+            watched,
+        } = loaded;
+        self.watch.set_paths(watched, content_hash);
+        let diff = diff(&self.config, &config);
+        if !diff.needs_restart.is_empty() {
+            let keys = diff.needs_restart.join(", ");
+            return Err(refused(format!(
+                "{}: {keys} cannot change while the daemon runs; restart it, or put the old value back",
+                self.root.path.display()
+            )));
+        }
+        let changed = diff
+            .added
+            .iter()
+            .chain(diff.changed.iter().map(|(_, new)| new));
+        let prepared = changed.map(prepare).collect::<Result<_, _>>()?;
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok(Plan {
+            config,
+            diff,
+            prepared,
+            warnings,
+        })
+    }
+
+    /// Swaps the routing table and moves the egress to the new settings.
+    async fn put_in_force(&mut self, plan: Plan) -> Reloaded {
+        let Plan {
+            config,
+            diff,
+            mut prepared,
+            warnings,
+        } = plan;
+        let names =
+            |connections: &[Arc<Connection>]| connections.iter().map(|c| c.name.clone()).collect();
+        let reloaded = Reloaded {
+            generation: self.generation + 1,
+            added: names(&diff.added),
+            changed: diff
+                .changed
+                .iter()
+                .map(|(_, new)| new.name.clone())
+                .collect(),
+            removed: names(&diff.removed),
+            warnings,
+        };
+        self.generation += 1;
+        let before = std::mem::take(&mut self.live);
+        let mut known: HashMap<String, Live> = before
+            .into_iter()
+            .map(|live| (live.connection.name.clone(), live))
+            .collect();
+        self.config = config;
+        let mut replaced = Vec::new();
+        for connection in self.config.connections.clone() {
+            let ready = prepared.remove(&connection.name);
+            match (known.remove(&connection.name), ready) {
+                (Some(live), Some(ready)) => {
+                    replaced.push((live.id, ready));
+                    self.live.push(Live { connection, ..live });
+                }
+                (Some(live), None) => self.live.push(Live { connection, ..live }),
+                (None, Some(ready)) => match self.attach(connection, ready).await {
+                    Ok(live) => self.live.push(live),
+                    Err(error) => tracing::error!(%error, "Could not attach a connection"),
+                },
+                (None, None) => {}
+            }
+        }
+        self.publish_live();
+        for (id, ready) in replaced {
+            self.dispatcher.replace(id, ready).await;
+        }
+        for live in known.into_values() {
+            self.retire(live).await;
+        }
+        self.store.set_max_bytes(self.config.daemon.store.max_bytes);
+        if let Some(ingress) = &self.ingress {
+            ingress.set_limits(ingress_limits(&self.config));
+        }
+        apply_logging(&self.config);
+        self.note_config_in_force();
+        reloaded
+    }
+
+    /// Stops delivering for a connection that is gone. Its queue stays, unless it says otherwise.
+    async fn retire(&mut self, live: Live) {
+        let Live {
+            connection,
+            id,
+            metrics,
+            ..
+        } = live;
+        self.store.detach(id);
+        self.dispatcher.detach(id).await;
+        if connection.on_remove == OnRemove::Discard {
+            self.discard(&connection.name, id, &metrics.deliveries.cancelled)
+                .await;
+        }
+        self.metrics.remove_connection(&connection.name);
+    }
+
+    async fn discard(&self, name: &str, id: ConnectionId, cancelled: &metrics::Counter) {
+        match self.store.discard(id).await {
+            Ok(count) => {
+                cancelled.increment(count);
+                tracing::warn!(
+                    connection = name,
+                    deliveries = count,
+                    "Cancelled the queue of a removed connection"
+                );
+            }
+            Err(error) => tracing::error!(connection = name, %error, "Could not cancel a queue"),
+        }
+    }
+
+    /// Says how a reload went, everywhere.
+    fn note_reload(&mut self, result: &Result<Reloaded, ReloadRefused>) {
+        let label = if result.is_ok() { "taken" } else { "refused" };
+        self.metrics
+            .counter("posthaste_config_reloads_total", &[("result", label)])
+            .increment(1);
+        let successful = self
+            .metrics
+            .gauge("posthaste_config_last_reload_successful", &[]);
+        successful.set(f64::from(u8::from(result.is_ok())));
+        let error = result
+            .as_ref()
+            .err()
+            .and_then(|refused| refused.errors.first());
+        let error = error.map(|error| error.message.clone());
+        match result {
+            Ok(taken) => tracing::info!(
+                generation = taken.generation,
+                added = ?taken.added,
+                changed = ?taken.changed,
+                removed = ?taken.removed,
+                "Configuration reloaded"
+            ),
+            Err(refused) => {
+                for error in &refused.errors {
+                    tracing::error!("{}", error.message);
+                }
+                tracing::error!(
+                    errors = refused.errors.len(),
+                    "Configuration refused; the old one stays in force"
+                );
+            }
+        }
+        let status = match &error {
+            None => self.status_line(),
+            Some(error) => format!(
+                "{}; the configuration was refused: {error}",
+                self.status_line()
+            ),
+        };
+        self.last_reload = Some(LastReload {
+            at: rfc3339(self.clock.wall_ms()),
+            successful: result.is_ok(),
+            error,
+        });
+        self.notifier.ready(&status);
+    }
+
+    /// Gauges of the configuration in force.
+    pub(super) fn note_config_in_force(&self) {
+        self.metrics
+            .gauge("posthaste_config_generation", &[])
+            .set(self.generation as f64);
+        self.metrics
+            .gauge("posthaste_config_last_reload_successful", &[])
+            .set(1.0);
+        let at = self.metrics.gauge(
+            "posthaste_config_last_reload_success_timestamp_seconds",
+            &[],
+        );
+        at.set(self.clock.wall_ms() as f64 / 1000.0);
+        for result in ["taken", "refused"] {
+            self.metrics
+                .counter("posthaste_config_reloads_total", &[("result", result)])
+                .increment(0);
+        }
+    }
+}
+
+fn prepare(connection: &Arc<Connection>) -> Result<(String, Prepared), ReloadRefused> {
+    match delivery::prepare(connection) {
+        Ok(prepared) => Ok((connection.name.clone(), prepared)),
+        Err(error) => Err(refused(format!(
+            "connection {:?}: {error}",
+            connection.name
+        ))),
+    }
+}
+
+fn problem(error: &config::ConfigError) -> ConfigProblem {
+    ConfigProblem {
+        message: error.to_string(),
+        rendered: error.render("error"),
+    }
+}
+
+fn refused(message: String) -> ReloadRefused {
+    ReloadRefused {
+        errors: vec![ConfigProblem {
+            rendered: format!("error: {message}\n"),
+            message,
+        }],
+    }
+}

@@ -1,0 +1,426 @@
+//! One connection inside its runtime: what is due, the gates it must pass, and the workers it has.
+//!
+//! The gates, in order: state, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
+//! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
+//! HTTP connection; one timer per connection opens those that open by time.
+
+mod ending;
+mod memory;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Prepared;
+use super::budget::Room;
+use super::lanes::Lanes;
+use super::request::Template;
+use super::runtime::Shared;
+use super::status::Status;
+use super::timer::Alarm;
+use super::worker::{Job, Slot, Worker};
+use crate::client::Client;
+use crate::connection::rate_limit::Limiter;
+use crate::connection::{Connection, State};
+use crate::metrics::ConnectionMetrics;
+use crate::store::feed::Delivery;
+use crate::store::{ConnectionId, DeliveryId};
+pub(super) use ending::Ended;
+
+/// A warning of one connection is logged at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+
+/// One generation of a connection's settings. An attempt keeps the one it started with.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) connection: Arc<Connection>,
+    /// The same object as long as HTTP connections may be kept.
+    pub(super) client: Rc<Client>,
+    pub(super) template: Template,
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Job(Job),
+    /// Wait in its slot.
+    Idle,
+    /// End: it is not needed, or has no HTTP connection to keep.
+    Exit,
+}
+
+/// One connection inside its runtime.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) shared: Rc<Shared>,
+    pub(super) id: ConnectionId,
+    pub(super) metrics: Arc<ConnectionMetrics>,
+    pub(super) alarm: Alarm,
+    status: Arc<Status>,
+    settings: RefCell<Rc<Settings>>,
+    inner: RefCell<Inner>,
+    /// Bytes of payloads that this connection holds or has asked for.
+    held_bytes: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    lanes: Lanes,
+    /// Workers without a delivery, the last one used at the end.
+    idle: Vec<Rc<Slot>>,
+    workers: u32,
+    /// Workers with a delivery.
+    busy: u32,
+    paused: bool,
+    closed: bool,
+    hold_until: Option<Instant>,
+    limiter: Option<Limiter>,
+    /// A rate token is waited for; the alarm is armed.
+    rate_wait: bool,
+    /// It waits for the runtime's bytes.
+    hungry: bool,
+    /// Attempts at one time while it ramps up; grows by one with each success, and so doubles each round.
+    ramp: u32,
+    /// Payloads asked for, in order, and their bytes.
+    loading: VecDeque<(DeliveryId, u64)>,
+    /// When a gate other than the workers last said no.
+    gated_at: Instant,
+    /// A look at how long deliveries have waited is planned.
+    exhaustion_check: bool,
+    warned_at: Option<Instant>,
+}
+
+impl Outbox {
+    pub(super) fn new(
+        shared: &Rc<Shared>,
+        id: ConnectionId,
+        prepared: Prepared,
+        metrics: Arc<ConnectionMetrics>,
+        status: Arc<Status>,
+    ) -> Rc<Outbox> {
+        let rate = prepared.connection.rate_limit;
+        let inner = Inner {
+            lanes: Lanes::default(),
+            idle: Vec::new(),
+            workers: 0,
+            busy: 0,
+            paused: false,
+            closed: false,
+            hold_until: None,
+            limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
+            rate_wait: false,
+            hungry: false,
+            ramp: 1,
+            loading: VecDeque::new(),
+            gated_at: Instant::now(),
+            exhaustion_check: false,
+            warned_at: None,
+        };
+        let settings = Settings {
+            connection: prepared.connection,
+            client: Rc::new(prepared.client),
+            template: prepared.template,
+        };
+        Rc::new(Outbox {
+            shared: Rc::clone(shared),
+            id,
+            metrics,
+            alarm: Alarm::default(),
+            status,
+            settings: RefCell::new(Rc::new(settings)),
+            inner: RefCell::new(inner),
+            held_bytes: Cell::new(0),
+        })
+    }
+
+    /// Sleeps on the connection's timer until it is closed. Its one task beside the workers.
+    pub(super) async fn run_alarm(self: Rc<Outbox>) {
+        loop {
+            self.alarm.wait().await;
+            {
+                let mut inner = self.inner.borrow_mut();
+                if inner.closed {
+                    return;
+                }
+                inner.rate_wait = false;
+                if std::mem::take(&mut inner.exhaustion_check) {
+                    self.look_for_exhaustion(&mut inner);
+                }
+            }
+            self.pump();
+        }
+    }
+
+    pub(super) fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Puts new settings in force.
+    pub(super) fn replace(self: &Rc<Outbox>, prepared: Prepared) {
+        let old = self.settings();
+        let keep_sockets = old.connection.shares_transport_with(&prepared.connection);
+        let rate = prepared.connection.rate_limit;
+        let resumed = !is_active(&old.connection) && is_active(&prepared.connection);
+        let client = match keep_sockets {
+            true => Rc::clone(&old.client),
+            false => Rc::new(prepared.client),
+        };
+        *self.settings.borrow_mut() = Rc::new(Settings {
+            connection: prepared.connection,
+            client,
+            template: prepared.template,
+        });
+        let mut inner = self.inner.borrow_mut();
+        if old.connection.rate_limit != rate {
+            inner.limiter = rate.map(|rate| match inner.limiter.take() {
+                Some(limiter) => limiter.changed_to(rate),
+                None => Limiter::new(rate, &self.shared.clock),
+            });
+        }
+        if resumed {
+            inner.ramp = 1;
+        }
+        if !keep_sockets {
+            inner.idle.drain(..).for_each(|slot| slot.dismiss());
+        }
+        drop(inner);
+        self.pump();
+    }
+
+    /// Holds or resumes it from outside.
+    pub(super) fn set_paused(self: &Rc<Outbox>, paused: bool) {
+        let was = std::mem::replace(&mut self.inner.borrow_mut().paused, paused);
+        if was && !paused {
+            self.inner.borrow_mut().ramp = 1;
+        }
+        self.pump();
+    }
+
+    /// Ends it: what was not started goes back to the store, idle workers leave, busy ones end their attempt first.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.closed = true;
+        let loading: u64 = inner.loading.drain(..).map(|(_, size)| size).sum();
+        let unloaded = inner.lanes.unload();
+        self.give_bytes(loading + unloaded);
+        inner
+            .lanes
+            .drain()
+            .for_each(|delivery| self.shared.feed.release(delivery));
+        inner.idle.drain(..).for_each(|slot| slot.dismiss());
+        drop(inner);
+        self.alarm.ring();
+        self.show();
+    }
+
+    /// A delivery is due. [`Outbox::pump`] starts it.
+    pub(super) fn push(&self, delivery: Delivery, now: Instant) {
+        self.inner.borrow_mut().lanes.push(delivery, now);
+    }
+
+    /// Starts as much as the gates let through.
+    pub(super) fn pump(self: &Rc<Outbox>) {
+        let settings = self.settings();
+        let now = Instant::now();
+        let mut inner = self.inner.borrow_mut();
+        while let Some(job) = self.take(&mut inner, &settings.connection, now) {
+            match inner.idle.pop() {
+                Some(slot) => slot.give(job),
+                None => {
+                    inner.workers += 1;
+                    Worker::spawn(self, job);
+                }
+            }
+        }
+        drop(inner);
+        self.show();
+    }
+
+    /// What a worker that has ended its delivery does next. `connected`: it has an HTTP connection to keep.
+    pub(super) fn next(self: &Rc<Outbox>, slot: &Rc<Slot>, connected: bool) -> Next {
+        let settings = self.settings();
+        let mut inner = self.inner.borrow_mut();
+        inner.busy = inner.busy.saturating_sub(1);
+        let next = if inner.closed || inner.workers > settings.connection.max_in_flight {
+            Next::Exit
+        } else if let Some(job) = self.take(&mut inner, &settings.connection, Instant::now()) {
+            Next::Job(job)
+        } else if connected {
+            inner.idle.push(Rc::clone(slot));
+            Next::Idle
+        } else {
+            Next::Exit
+        };
+        // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
+        let most = settings.connection.max_in_flight.min(inner.ramp);
+        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.lanes.len() > 0;
+        drop(inner);
+        if more {
+            self.pump();
+        } else {
+            self.show();
+        }
+        next
+    }
+
+    /// A worker has ended, in whatever way; `was_busy` when it never came to [`Outbox::next`].
+    pub(super) fn worker_left(self: &Rc<Outbox>, slot: &Rc<Slot>, was_busy: bool) {
+        // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
+        let Ok(mut inner) = self.inner.try_borrow_mut() else {
+            return;
+        };
+        inner.workers = inner.workers.saturating_sub(1);
+        inner.busy = inner.busy.saturating_sub(u32::from(was_busy));
+        inner.idle.retain(|idle| !Rc::ptr_eq(idle, slot));
+        let more = !inner.closed && inner.lanes.len() > 0;
+        drop(inner);
+        self.show();
+        if more {
+            self.shared.revisits.soon(self);
+        }
+    }
+
+    /// Passes the gates and takes the next delivery.
+    fn take(
+        self: &Rc<Outbox>,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<Job> {
+        if inner.closed || inner.lanes.len() == 0 {
+            return None;
+        }
+        if inner.paused || !is_active(connection) || self.is_held(inner, now) {
+            inner.gated_at = now;
+            self.give_bytes(inner.lanes.unload());
+            return None;
+        }
+        if inner.busy >= connection.max_in_flight.min(inner.ramp) {
+            self.note_no_worker(inner, connection, now);
+            return None;
+        }
+        self.load_ahead(inner, connection);
+        let candidate = inner.lanes.peek()?;
+        let room = match candidate.paid {
+            true => Room::Free,
+            false => self
+                .shared
+                .budget
+                .room(self.held_bytes.get(), candidate.size),
+        };
+        if room != Room::Free {
+            inner.gated_at = now;
+            self.wait_for_bytes(inner, room);
+            return None;
+        }
+        if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
+            self.wait_for_token(inner, now, wait);
+            return None;
+        }
+        let entry = inner.lanes.pop(&candidate)?;
+        if !candidate.paid {
+            self.take_bytes(candidate.size);
+        }
+        inner.busy += 1;
+        Some(Job::new(self, entry.delivery, candidate.event))
+    }
+
+    fn is_held(&self, inner: &mut Inner, now: Instant) -> bool {
+        match inner.hold_until {
+            Some(until) if now < until => {
+                self.alarm.arm(until);
+                true
+            }
+            Some(_) => {
+                inner.hold_until = None;
+                self.status.hold_until_ms.store(0, Ordering::Relaxed);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn wait_for_token(&self, inner: &mut Inner, now: Instant, wait: Duration) {
+        inner.gated_at = now;
+        if !std::mem::replace(&mut inner.rate_wait, true) {
+            self.metrics.rate_limit_waits.increment(1);
+        }
+        self.alarm.arm(now + wait);
+    }
+
+    /// The runtime looks at it again because of [`Revisits`](super::budget::Revisits).
+    pub(super) fn revisit(self: &Rc<Outbox>) {
+        self.inner.borrow_mut().hungry = false;
+        self.pump();
+    }
+
+    fn note_no_worker(&self, inner: &mut Inner, connection: &Connection, now: Instant) {
+        if inner.busy < connection.max_in_flight {
+            inner.gated_at = now;
+        } else if !std::mem::replace(&mut inner.exhaustion_check, true) {
+            self.alarm.arm(now + connection.pool_acquire_timeout);
+        }
+    }
+
+    /// Counts each delivery that has waited too long for a worker, once.
+    fn look_for_exhaustion(&self, inner: &mut Inner) {
+        let settings = self.settings();
+        let connection = &settings.connection;
+        let (now, gated_at) = (Instant::now(), inner.gated_at);
+        let mut late = 0;
+        for entry in inner.lanes.entries_mut().filter(|entry| !entry.counted) {
+            if now >= entry.since.max(gated_at) + connection.pool_acquire_timeout {
+                entry.counted = true;
+                late += 1;
+            }
+        }
+        if late == 0 {
+            return;
+        }
+        self.metrics.pool_exhausted.increment(late);
+        if inner.may_warn(now) {
+            tracing::warn!(
+                connection = connection.name,
+                waited = ?connection.pool_acquire_timeout,
+                workers = connection.max_in_flight,
+                "Deliveries waited too long for a worker; the target is slow, or pool and max_in_flight are too small"
+            );
+        }
+    }
+
+    fn show(&self) {
+        let Ok(inner) = self.inner.try_borrow() else {
+            return;
+        };
+        let store = |gauge: &std::sync::atomic::AtomicU32, value: usize| {
+            gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
+        };
+        store(&self.status.idle, inner.idle.len());
+        store(
+            &self.status.waiting,
+            inner.lanes.len() + inner.loading.len(),
+        );
+        self.status.in_flight.store(inner.busy, Ordering::Relaxed);
+        self.status.open.store(inner.workers, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// Whether it is time for a warning again; takes the chance.
+    fn may_warn(&mut self, now: Instant) -> bool {
+        let may = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);
+        if may {
+            self.warned_at = Some(now);
+        }
+        may
+    }
+}
+
+fn is_active(connection: &Connection) -> bool {
+    connection.state == State::Active
+}

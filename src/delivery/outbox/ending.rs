@@ -1,0 +1,136 @@
+//! What happens when an attempt has ended: decide, settle, count, and slow down if the target asks for it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Outbox;
+use crate::clock::millis;
+use crate::connection::Connection;
+use crate::connection::retry::{Facts, cause_of_status};
+use crate::delivery::status::LastFailure;
+use crate::delivery::worker::Job;
+use crate::event::{Cause, Disposition, Outcome};
+use crate::store::feed::{Delivery, Settlement};
+
+/// One attempt that has ended.
+#[derive(Debug)]
+pub(in crate::delivery) struct Ended {
+    pub(in crate::delivery) outcome: Outcome,
+    /// The metric's code when it failed.
+    pub(in crate::delivery) code: Cause,
+    pub(in crate::delivery) took: Duration,
+    /// What went wrong, for the log.
+    pub(in crate::delivery) detail: Option<String>,
+}
+
+impl Outbox {
+    /// Decides about a delivery after its attempt, and tells store and metrics.
+    pub(in crate::delivery) fn conclude(&self, job: &mut Job, ended: &Ended) {
+        let settings = self.settings();
+        let connection = &settings.connection;
+        let now = self.shared.clock.age();
+        let attempts = job.attempt();
+        let facts = Facts {
+            attempts,
+            since_first_attempt: now.since(job.first_attempt()),
+            success: &connection.success_status,
+        };
+        let rng = &mut *self.shared.rng.borrow_mut();
+        let disposition = connection.retry.decide(facts, &ended.outcome, rng);
+        let failed = match disposition {
+            Disposition::Delivered => None,
+            _ => Some(ended.code),
+        };
+        self.metrics.attempt(failed, ended.took.as_secs_f64());
+        match disposition {
+            Disposition::Delivered => {
+                let latency = now.since(job.event().accepted_age);
+                self.metrics.deliveries.delivered.increment(1);
+                self.metrics.latency(latency.as_secs_f64());
+                self.ramp_up(connection);
+            }
+            Disposition::RetryAfter(_) => self.note_failure(ended),
+            Disposition::Dead { cause, status } => {
+                self.metrics.deliveries.dead.increment(1);
+                self.note_failure(ended);
+                self.warn_of_dead_letter(connection, cause, status);
+            }
+        }
+        tracing::debug!(
+            connection = connection.name,
+            event_id = %job.event().id,
+            attempt = attempts,
+            outcome = ?ended.outcome,
+            disposition = ?disposition,
+            took = ?ended.took,
+            detail = ended.detail,
+            "Attempt ended"
+        );
+        job.settle(disposition);
+    }
+
+    /// One more at a time after each success, which doubles them each round.
+    fn ramp_up(&self, connection: &Connection) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.ramp < connection.max_in_flight {
+            inner.ramp += 1;
+        }
+    }
+
+    fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
+        if self.inner.borrow_mut().may_warn(Instant::now()) {
+            tracing::warn!(
+                connection = connection.name,
+                %cause,
+                status,
+                "A delivery became a dead letter; see `posthaste dead list`, more of them are not logged for a while"
+            );
+        }
+    }
+
+    fn note_failure(&self, ended: &Ended) {
+        let (cause, status) = match ended.outcome {
+            Outcome::Response { status, .. } => (cause_of_status(status), status),
+            Outcome::Failed(cause) => (cause, 0),
+        };
+        self.status.note_failure(LastFailure {
+            at_ms: self.shared.clock.wall_ms(),
+            cause,
+            status,
+        });
+    }
+
+    /// The target asked to be left alone: all of the connection waits, and comes back slowly.
+    pub(in crate::delivery) fn hold(&self, wait: Duration, connection: &Connection) {
+        let wait = wait.min(connection.retry.retry_after_max);
+        let until = Instant::now() + wait;
+        let mut inner = self.inner.borrow_mut();
+        inner.ramp = 1;
+        if inner.hold_until.is_none_or(|held| held < until) {
+            inner.hold_until = Some(until);
+            let until_ms = millis(self.shared.clock.monotonic() + wait).max(1);
+            self.status.hold_until_ms.store(until_ms, Ordering::Relaxed);
+            self.alarm.arm(until);
+        }
+    }
+
+    pub(super) fn settle_unreadable(&self, delivery: &Delivery) {
+        let cause = Cause::Internal;
+        self.metrics.deliveries.dead.increment(1);
+        tracing::error!(
+            connection = self.settings().connection.name,
+            "A queued event could not be read back from the store; its delivery became a dead letter"
+        );
+        self.shared.feed.settle(Settlement {
+            id: delivery.id,
+            size: delivery.size,
+            disposition: Disposition::Dead { cause, status: 0 },
+            attempts: delivery.attempts,
+            first_attempt: delivery
+                .first_attempt
+                .unwrap_or_else(|| self.shared.clock.age()),
+        });
+    }
+}

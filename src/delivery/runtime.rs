@@ -1,0 +1,263 @@
+//! One egress thread: it takes commands and what the store hands out, and gives both to the connections it holds.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::task::TaskTracker;
+
+use super::Prepared;
+use super::budget::{Budget, Revisits};
+use super::outbox::Outbox;
+use super::status::Status;
+use crate::client::HandshakePace;
+use crate::clock::Clock;
+use crate::metrics::ConnectionMetrics;
+use crate::store::ConnectionId;
+use crate::store::feed::{Delivery, Feed, FeedItem};
+
+/// How often the timers show that they are alive.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Threads for name lookups, which block: one connection uses at most one at a time.
+const LOOKUP_THREADS: usize = 128;
+
+/// What the dispatcher asks of a runtime.
+#[derive(Debug)]
+pub(super) enum Command {
+    Attach(
+        ConnectionId,
+        Box<Prepared>,
+        Arc<ConnectionMetrics>,
+        Arc<Status>,
+    ),
+    Replace(ConnectionId, Box<Prepared>),
+    Detach(ConnectionId),
+    SetPaused(ConnectionId, bool),
+    /// End within this time, then say so.
+    Drain(Duration, oneshot::Sender<()>),
+}
+
+/// What a runtime is made of.
+pub(super) struct Parts {
+    pub(super) feed: Feed,
+    pub(super) clock: Clock,
+    pub(super) payload_bytes: u64,
+    pub(super) seed: u64,
+    pub(super) ticks: Arc<AtomicU64>,
+    pub(super) inbox: mpsc::Receiver<Command>,
+}
+
+/// What the connections of one runtime share. Nothing in it can be held: each use is one step.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) feed: Feed,
+    pub(super) clock: Clock,
+    pub(super) budget: Budget,
+    pub(super) revisits: Revisits,
+    pub(super) rng: RefCell<fastrand::Rng>,
+    pub(super) pace: Rc<HandshakePace>,
+    /// Owns the workers and the connections' timers.
+    pub(super) tasks: TaskTracker,
+    /// The last `webhook-timestamp` and its second.
+    timestamp: RefCell<(u64, HeaderValue)>,
+}
+
+impl Shared {
+    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64) -> Shared {
+        Shared {
+            feed,
+            clock,
+            budget: Budget::new(payload_bytes),
+            revisits: Revisits::default(),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            pace: Rc::default(),
+            tasks: TaskTracker::new(),
+            timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
+        }
+    }
+
+    /// Unix seconds now, as a header.
+    pub(super) fn timestamp(&self) -> HeaderValue {
+        let seconds = self.clock.wall_ms() / 1000;
+        let (at, value) = &mut *self.timestamp.borrow_mut();
+        if *at != seconds {
+            (*at, *value) = (seconds, HeaderValue::from(seconds));
+        }
+        value.clone()
+    }
+}
+
+/// Starts the thread of a runtime.
+pub(super) fn spawn(number: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(LOOKUP_THREADS)
+        .build()?;
+    std::thread::Builder::new()
+        .name(format!("egress-{number}"))
+        .spawn(move || {
+            let local = LocalSet::new();
+            let done = local.block_on(&runtime, run(parts));
+            // Attempts that outlived the time to drain end here; their deliveries go back to the store.
+            drop(local);
+            // A name lookup that hangs cannot be stopped, and is not waited for.
+            runtime.shutdown_background();
+            if let Some(done) = done {
+                let _ = done.send(());
+            }
+        })
+}
+
+/// One runtime's connections.
+struct Runtime {
+    shared: Rc<Shared>,
+    outboxes: HashMap<ConnectionId, Rc<Outbox>>,
+}
+
+/// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
+pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
+    let Parts {
+        feed,
+        clock,
+        payload_bytes,
+        seed,
+        ticks,
+        mut inbox,
+    } = parts;
+    let mut runtime = Runtime {
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
+        outboxes: HashMap::new(),
+    };
+    let shared = Rc::clone(&runtime.shared);
+    let mut heartbeat = heartbeat();
+    let mut items = Vec::new();
+    loop {
+        // Every branch is cancel safe.
+        tokio::select! {
+            biased;
+            command = inbox.recv() => match command {
+                Some(Command::Drain(within, done)) => {
+                    runtime.drain(within).await;
+                    return Some(done);
+                }
+                Some(command) => runtime.obey(command),
+                None => {
+                    runtime.drain(Duration::ZERO).await;
+                    return None;
+                }
+            },
+            _ = heartbeat.tick() => drop(ticks.fetch_add(1, Ordering::Relaxed)),
+            outboxes = shared.revisits.next() => {
+                outboxes.iter().filter_map(std::rc::Weak::upgrade).for_each(|outbox| outbox.revisit());
+            }
+            () = shared.feed.next(&mut items) => runtime.take_in(&mut items),
+        }
+    }
+}
+
+fn heartbeat() -> Interval {
+    let mut heartbeat = tokio::time::interval(TICK);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    heartbeat
+}
+
+impl Runtime {
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Attach(id, prepared, metrics, status) => {
+                let outbox = Outbox::new(&self.shared, id, *prepared, metrics, status);
+                drop(
+                    self.shared
+                        .tasks
+                        .spawn_local(Rc::clone(&outbox).run_alarm()),
+                );
+                if let Some(before) = self.outboxes.insert(id, outbox) {
+                    before.close();
+                }
+            }
+            Command::Replace(id, prepared) => {
+                if let Some(outbox) = self.outboxes.get(&id) {
+                    outbox.replace(*prepared);
+                }
+            }
+            Command::Detach(id) => {
+                if let Some(outbox) = self.outboxes.remove(&id) {
+                    outbox.close();
+                }
+            }
+            Command::SetPaused(id, paused) => {
+                if let Some(outbox) = self.outboxes.get(&id) {
+                    outbox.set_paused(paused);
+                }
+            }
+            // Taken out before.
+            Command::Drain(_, done) => drop(done.send(())),
+        }
+    }
+
+    /// Gives what the store has sent to the connections, and starts each of them once.
+    fn take_in(&mut self, items: &mut Vec<FeedItem>) {
+        let now = Instant::now();
+        let mut touched: Option<Rc<Outbox>> = None;
+        for item in items.drain(..) {
+            let id = match &item {
+                FeedItem::Due(delivery) | FeedItem::Loaded(delivery, _) => delivery.connection(),
+            };
+            if touched.as_ref().is_none_or(|outbox| outbox.id != id) {
+                let next = self.outboxes.get(&id).cloned();
+                if let Some(before) = std::mem::replace(&mut touched, next) {
+                    before.pump();
+                }
+            }
+            match (&touched, item) {
+                (Some(outbox), FeedItem::Due(delivery)) => outbox.push(delivery, now),
+                (Some(outbox), FeedItem::Loaded(delivery, event)) => {
+                    outbox.push_loaded(delivery, event, now);
+                }
+                (None, item) => self.shared.feed.release(delivery_of(item)),
+            }
+        }
+        if let Some(last) = touched {
+            last.pump();
+        }
+    }
+
+    /// Ends all connections, and gives their attempts `within` to end by themselves.
+    async fn drain(&mut self, within: Duration) {
+        for (_, outbox) in self.outboxes.drain() {
+            outbox.close();
+        }
+        self.shared.tasks.close();
+        let give_back = async {
+            let mut items = Vec::new();
+            loop {
+                self.shared.feed.next(&mut items).await;
+                let deliveries = items.drain(..).map(delivery_of);
+                deliveries.for_each(|delivery| self.shared.feed.release(delivery));
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.shared.tasks.wait() => {}
+            () = tokio::time::sleep(within) => {}
+            () = give_back => {}
+        }
+    }
+}
+
+fn delivery_of(item: FeedItem) -> Delivery {
+    match item {
+        FeedItem::Due(delivery) | FeedItem::Loaded(delivery, _) => delivery,
+    }
+}

@@ -1,0 +1,72 @@
+//! What one connection is doing, readable from any thread. Written by its runtime alone; figures that belong together
+//! may be one step apart.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::event::Cause;
+
+/// Gauges of one connection.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// Workers with a delivery.
+    pub in_flight: AtomicU32,
+    /// Workers, and so HTTP connections open or being opened.
+    pub open: AtomicU32,
+    /// Workers without a delivery.
+    pub idle: AtomicU32,
+    /// Deliveries that are due and wait here.
+    pub waiting: AtomicU32,
+    /// Until when a `Retry-After` holds it, in milliseconds of [`crate::clock::Clock::monotonic`]; 0 when none does.
+    pub hold_until_ms: AtomicU64,
+    /// Wall clock of the last failure in milliseconds; 0 when there was none.
+    failed_ms: AtomicU64,
+    /// Its cause's number and its status, `cause << 16 | status`.
+    failure: AtomicU32,
+}
+
+/// The last attempt that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastFailure {
+    /// Wall clock in milliseconds.
+    pub at_ms: u64,
+    /// Why.
+    pub cause: Cause,
+    /// The response's status; 0 when there was none.
+    pub status: u16,
+}
+
+impl Status {
+    /// The last attempt that failed, if one has.
+    pub fn last_failure(&self) -> Option<LastFailure> {
+        let failure = self.failure.load(Ordering::Relaxed);
+        Some(LastFailure {
+            at_ms: self.failed_ms.load(Ordering::Relaxed),
+            cause: Cause::from_number(u8::try_from(failure >> 16).ok()?)?,
+            status: u16::try_from(failure & 0xffff).ok()?,
+        })
+    }
+
+    pub(super) fn note_failure(&self, failure: LastFailure) {
+        self.failed_ms.store(failure.at_ms, Ordering::Relaxed);
+        let packed = u32::from(failure.cause as u8) << 16 | u32::from(failure.status);
+        self.failure.store(packed, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_failure_reads_back() {
+        let status = Status::default();
+        assert_eq!(status.last_failure(), None);
+        let failure = LastFailure {
+            at_ms: 7,
+            cause: Cause::Internal,
+            status: 65_535,
+        };
+        status.note_failure(failure);
+        assert_eq!(status.last_failure(), Some(failure));
+    }
+}

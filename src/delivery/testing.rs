@@ -1,0 +1,88 @@
+//! What tests of delivery are made of: a connection, an event, a delivery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Age;
+use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
+use crate::connection::status::StatusSet;
+use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
+use crate::event::{ContentBuilder, Event, EventId};
+use crate::store::feed::{Delivery, Lane};
+use crate::store::{ConnectionId, DeliveryId};
+
+/// A connection with the defaults of spec 3, but short timeouts and no jitter.
+pub(crate) fn connection(name: &str, url: &str) -> Connection {
+    Connection {
+        name: name.to_owned(),
+        display_name: None,
+        description: None,
+        labels: BTreeMap::new(),
+        state: State::Active,
+        sources: vec!["default".to_owned()],
+        target: Target::parse(url).unwrap(),
+        method: http::Method::POST,
+        headers: Vec::new(),
+        connect_timeout: Duration::from_secs(1),
+        request_timeout: Duration::from_secs(1),
+        pool_acquire_timeout: Duration::from_secs(2),
+        pool: Pool {
+            max_per_host: 4,
+            max_total: 48,
+            idle_timeout: Duration::from_secs(30),
+            max_lifetime: Duration::from_secs(300),
+        },
+        max_in_flight: 4,
+        rate_limit: None,
+        retry: RetryPolicy {
+            strategy: Strategy::Linear {
+                interval: Duration::from_secs(5),
+            },
+            jitter: Jitter::None,
+            count: 50,
+            max_age: Duration::from_secs(72 * 3600),
+            on_status: StatusSet::retry(),
+            retry_after_max: Duration::from_secs(3600),
+        },
+        queue: QueueLimits {
+            max_events: 1_000_000,
+            max_bytes: 1 << 30,
+            when_full: WhenFull::DeadLetter,
+        },
+        max_body: 1 << 20,
+        success_status: StatusSet::success(),
+        tls: Tls::default(),
+        on_remove: OnRemove::Hold,
+    }
+}
+
+/// A JSON event with a fixed id.
+pub(crate) fn event(body: &[u8]) -> Arc<Event> {
+    let mut content = ContentBuilder::new("default", "test", "", body.len() + 64);
+    content.header("content-type", b"application/json");
+    content.body(body);
+    Arc::new(Event {
+        id: EventId::new(1_700_000_000_000, &mut fastrand::Rng::with_seed(1)),
+        accepted_ms: 1_700_000_000_000,
+        accepted_age: Age(0),
+        content: content.finish(),
+    })
+}
+
+/// A delivery of an event, hot as long as the event is kept.
+pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event>) -> Delivery {
+    Delivery {
+        id: DeliveryId {
+            connection: ConnectionId(connection),
+            segment: 1,
+            slot,
+            offset: slot,
+        },
+        lane,
+        attempts: u32::from(lane == Lane::Retry),
+        first_attempt: None,
+        size: u32::try_from(event.content.as_bytes().len()).unwrap(),
+        hot: Arc::downgrade(event),
+    }
+}

@@ -1,0 +1,358 @@
+//! A worker owns at most one HTTP connection and makes one attempt after the other on it.
+//!
+//! It is started with a delivery, takes the next one itself when it has ended, and waits in its slot when there is none.
+//! It ends when its HTTP connection does, or when that has been idle for too long: an idle worker always has an open
+//! connection. However it ends, its delivery goes back to the store.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::http1::{Drained, Http, SendError};
+use super::outbox::{Ended, Next, Outbox, Settings};
+use super::request::Particulars;
+use super::timer::Deadline;
+use crate::clock::Age;
+use crate::connection::retry::{cause_of_status, parse_retry_after};
+use crate::event::{Cause, Disposition, Event, Outcome};
+use crate::store::feed::{Delivery, Settlement};
+
+/// Characters of a redirect's target that are logged.
+const LOCATION_MAX: usize = 200;
+
+/// A delivery in a worker's hands. Dropped before it is settled, it goes back to the store.
+#[derive(Debug)]
+pub(super) struct Job {
+    outbox: Rc<Outbox>,
+    /// `None` once it is settled.
+    delivery: Option<Delivery>,
+    event: Arc<Event>,
+    lane: crate::store::feed::Lane,
+    size: u64,
+    attempt: u32,
+    first_attempt: Age,
+}
+
+impl Job {
+    /// The bytes of the payload must be taken.
+    pub(super) fn new(outbox: &Rc<Outbox>, delivery: Delivery, event: Arc<Event>) -> Job {
+        let now = || outbox.shared.clock.age();
+        Job {
+            outbox: Rc::clone(outbox),
+            lane: delivery.lane,
+            size: u64::from(delivery.size),
+            attempt: delivery.attempts.saturating_add(1),
+            first_attempt: delivery.first_attempt.unwrap_or_else(now),
+            delivery: Some(delivery),
+            event,
+        }
+    }
+
+    pub(super) fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// The number of this attempt, from 1.
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    pub(super) fn first_attempt(&self) -> Age {
+        self.first_attempt
+    }
+
+    /// Tells the store what came of it.
+    pub(super) fn settle(&mut self, disposition: Disposition) {
+        if let Some(delivery) = self.delivery.take() {
+            self.outbox.shared.feed.settle(Settlement {
+                id: delivery.id,
+                size: delivery.size,
+                disposition,
+                attempts: self.attempt,
+                first_attempt: self.first_attempt,
+            });
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // To hand it out again would panic again, for ever.
+            tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
+            self.outbox.metrics.deliveries.dead.increment(1);
+            let cause = Cause::Internal;
+            self.settle(Disposition::Dead { cause, status: 0 });
+        } else if let Some(delivery) = self.delivery.take() {
+            self.outbox.shared.feed.release(delivery);
+        }
+        self.outbox.give_bytes(self.size);
+    }
+}
+
+/// Where an idle worker waits to be given a delivery.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    job: RefCell<Option<Job>>,
+    dismissed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Slot {
+    /// Wakes the worker with a delivery.
+    pub(super) fn give(&self, job: Job) {
+        *self.job.borrow_mut() = Some(job);
+        self.wake();
+    }
+
+    /// Wakes the worker to end.
+    pub(super) fn dismiss(&self) {
+        self.dismissed.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<Option<Job>> {
+        if let Some(job) = self.job.borrow_mut().take() {
+            return Poll::Ready(Some(job));
+        }
+        if self.dismissed.get() {
+            return Poll::Ready(None);
+        }
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// One worker.
+pub(super) struct Worker {
+    seat: Seat,
+    http: Option<Http>,
+    deadline: Deadline,
+}
+
+/// The worker's place in its connection's counts, given up however the worker ends.
+struct Seat {
+    outbox: Rc<Outbox>,
+    slot: Rc<Slot>,
+    busy: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.outbox.worker_left(&self.slot, self.busy);
+    }
+}
+
+impl Worker {
+    /// Starts a worker with its first delivery.
+    pub(super) fn spawn(outbox: &Rc<Outbox>, job: Job) {
+        let seat = Seat {
+            outbox: Rc::clone(outbox),
+            slot: Rc::default(),
+            busy: true,
+        };
+        let worker = Worker {
+            seat,
+            http: None,
+            deadline: Deadline::new(Instant::now() + Duration::from_secs(3600)),
+        };
+        // The runtime waits for its tracker when it ends; a panic is told by the job that it drops.
+        drop(outbox.shared.tasks.spawn_local(worker.run(job)));
+    }
+
+    async fn run(mut self, first: Job) {
+        let outbox = Rc::clone(&self.seat.outbox);
+        let mut job = first;
+        loop {
+            self.deliver(job).await;
+            self.seat.busy = false;
+            job = match outbox.next(&self.seat.slot, self.http.is_some()) {
+                Next::Job(job) => job,
+                Next::Exit => return,
+                Next::Idle => match self.idle(&outbox.settings()).await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            self.seat.busy = true;
+        }
+    }
+
+    /// Waits for a delivery; `None` when the worker is to end.
+    async fn idle(&mut self, settings: &Settings) -> Option<Job> {
+        let pool = settings.connection.pool;
+        let opened = self
+            .http
+            .as_ref()
+            .map_or_else(Instant::now, |http| http.opened);
+        let until = (Instant::now() + pool.idle_timeout).min(opened + pool.max_lifetime);
+        self.deadline.set(until);
+        poll_fn(|cx| {
+            if self.http.as_mut().is_none_or(|http| http.poll_ended(cx)) {
+                self.http = None;
+            }
+            match self.seat.slot.poll(cx) {
+                Poll::Ready(job) => Poll::Ready(job),
+                Poll::Pending if self.http.is_none() => Poll::Ready(None),
+                Poll::Pending => self.deadline.poll(cx).map(|()| None),
+            }
+        })
+        .await
+    }
+
+    /// Makes one attempt and settles it.
+    async fn deliver(&mut self, mut job: Job) {
+        let outbox = Rc::clone(&self.seat.outbox);
+        let settings = outbox.settings();
+        let started = Instant::now();
+        let response = match self.exchange(&settings, &job).await {
+            Ok(response) => response,
+            Err(error) => {
+                let ended = Ended {
+                    outcome: Outcome::Failed(error.cause),
+                    code: error.cause,
+                    took: started.elapsed(),
+                    detail: Some(error.detail),
+                };
+                return outbox.conclude(&mut job, &ended);
+            }
+        };
+        let status = response.status().as_u16();
+        let mut ended = Ended {
+            outcome: Outcome::Response {
+                status,
+                retry_after: None,
+            },
+            code: cause_of_status(status),
+            took: started.elapsed(),
+            detail: None,
+        };
+        if settings.connection.success_status.contains(status) {
+            // The status is the success; what the body does only decides about the connection.
+            outbox.conclude(&mut job, &ended);
+            drop(job);
+            self.finish_response(response).await;
+            return;
+        }
+        let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
+        ended.outcome = Outcome::Response {
+            status,
+            retry_after,
+        };
+        ended.detail = location(response.headers());
+        if let (429 | 503, Some(wait)) = (status, retry_after) {
+            outbox.hold(wait, &settings.connection);
+        }
+        match self.finish_response(response).await {
+            Drained::TooLarge => ended.code = Cause::ResponseTooLarge,
+            Drained::Late => ended.code = Cause::BodyTimeout,
+            Drained::Whole | Drained::Broken => {}
+        }
+        outbox.conclude(&mut job, &ended);
+    }
+
+    /// Sends the request and waits for the head of its response, dialling if needed.
+    async fn exchange(
+        &mut self,
+        settings: &Settings,
+        job: &Job,
+    ) -> Result<Response<Incoming>, SendError> {
+        let mut reused = self.keep_usable(settings);
+        loop {
+            let mut http = match self.http.take() {
+                Some(http) => http,
+                None => self.dial(settings).await?,
+            };
+            let particulars = Particulars {
+                attempt: job.attempt(),
+                lane: job.lane,
+                timestamp: self.seat.outbox.shared.timestamp(),
+            };
+            let request = settings.template.request(job.event(), &particulars);
+            self.deadline
+                .set(Instant::now() + settings.connection.request_timeout);
+            match http.send(request, &mut self.deadline).await {
+                Ok(response) => {
+                    self.http = Some(http);
+                    return Ok(response);
+                }
+                // The peer closed a kept connection as we wrote: once more, on a new one.
+                Err(error) if reused && error.unanswered => reused = false,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Closes an HTTP connection that is too old or leads elsewhere; says whether one is left.
+    fn keep_usable(&mut self, settings: &Settings) -> bool {
+        let lifetime = settings.connection.pool.max_lifetime;
+        self.http = self.http.take().filter(|http| {
+            Rc::ptr_eq(&http.client, &settings.client) && http.opened.elapsed() < lifetime
+        });
+        self.http.is_some()
+    }
+
+    async fn dial(&self, settings: &Settings) -> Result<Http, SendError> {
+        let outbox = &self.seat.outbox;
+        let timeout = settings.connection.connect_timeout;
+        let stream = match settings.client.dial(timeout, &outbox.shared.pace).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(not_sent(error.cause, error.detail)),
+        };
+        outbox.metrics.connections_opened.increment(1);
+        Http::open(stream, Rc::clone(&settings.client))
+            .await
+            .map_err(|error| not_sent(Cause::Protocol, error.to_string()))
+    }
+
+    /// Reads the body within what is left of the time, and keeps the connection if it can be used again.
+    async fn finish_response(&mut self, response: Response<Incoming>) -> Drained {
+        let Some(mut http) = self.http.take() else {
+            return Drained::Broken;
+        };
+        let drained = http.drain(response.into_body(), &mut self.deadline).await;
+        if drained == Drained::Whole && http.ready(&mut self.deadline).await {
+            self.http = Some(http);
+        }
+        drained
+    }
+}
+
+fn not_sent(cause: Cause, detail: String) -> SendError {
+    SendError {
+        cause,
+        detail,
+        unanswered: false,
+    }
+}
+
+fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
+    parse_retry_after(headers.get(RETRY_AFTER)?.as_bytes(), wall_ms)
+}
+
+/// Where a redirect points, for the log: it is not followed.
+fn location(headers: &HeaderMap) -> Option<String> {
+    let location = headers.get(LOCATION)?;
+    let text = String::from_utf8_lossy(location.as_bytes());
+    Some(format!(
+        "location: {}",
+        text.chars().take(LOCATION_MAX).collect::<String>()
+    ))
+}

@@ -1,0 +1,285 @@
+//! One request: look at its head, read its body within the limits, decide where it goes, make it durable, answer.
+//!
+//! Body and kept headers are copied out of hyper's buffer into one piece of memory: a slice would pin the whole buffer for
+//! as long as the event waits.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+
+use super::IngressLimits;
+use super::guard::{self, Door};
+use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
+use super::refusal::{Refusal, Refused};
+use super::routing::{Group, Plan, Target, too_large};
+use super::serve::Shared;
+use super::socket::{Phase, Progress};
+use crate::event::{ContentBuilder, Event, EventId};
+
+/// The header that names an event's type.
+const TYPE_HEADER: HeaderName = HeaderName::from_static("posthaste-type");
+
+/// The longest type of an event.
+const TYPE_BYTES_MAX: usize = 255;
+
+/// What is left of a refused request is read up to this many bytes, so that the connection can be used again; more
+/// closes it.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+
+/// Room for a body whose length is not known beforehand: that of an event as most are.
+const UNKNOWN_LENGTH_BYTES: u64 = 2048;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// One producer's connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) shared: Rc<Shared>,
+    pub(super) progress: Rc<Progress>,
+    /// In force when it was accepted.
+    pub(super) limits: Arc<IngressLimits>,
+    pub(super) door: Door,
+}
+
+impl Peer {
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.progress.enter(Phase::Body);
+        self.shared.counts.request(self.door);
+        let (head, mut body) = request.into_parts();
+        let mut response = match self.receive(&head, &mut body).await {
+            Ok(json) => accepted(json),
+            Err(refused) => self.refuse(refused, &head, body).await,
+        };
+        if self.shared.stopping.get() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        self.progress.enter(Phase::Answering);
+        response
+    }
+
+    async fn receive(&self, head: &request::Parts, body: &mut Incoming) -> Result<String, Refused> {
+        let shared = &*self.shared;
+        let begin = shared.clock.monotonic();
+        let target = self.admit(head)?;
+        let kind = event_type(&head.headers)?;
+        let group = Arc::clone(shared.routing.load().find(target)?);
+        let max_body = group.max_body;
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > max_body) {
+            return Err(too_large(max_body));
+        }
+        let mut reservation = shared
+            .memory
+            .reserve(length.unwrap_or(0) + EVENT_OVERHEAD_BYTES)
+            .ok_or(Refusal::MemoryFull)?;
+        let mut builder = start_content(&group.source, kind, &head.headers, length);
+        let grow = length.is_none().then_some(&mut reservation);
+        self.read(body, &mut builder, grow, max_body).await?;
+        let body_bytes = builder.body_len() as u64;
+        let id = EventId::new(shared.clock.wall_ms(), &mut shared.rng.borrow_mut());
+        let event = Event {
+            id,
+            accepted_ms: id.unix_ms(),
+            accepted_age: shared.clock.age(),
+            content: builder.finish(),
+        };
+        let json = self.store(target, event, body_bytes).await?;
+        shared.counts.body_bytes.increment(body_bytes);
+        let took = shared.clock.monotonic().saturating_sub(begin);
+        shared.counts.ack_seconds.record(took);
+        Ok(json)
+    }
+
+    /// Everything that the head alone decides.
+    fn admit<'a>(&self, head: &'a request::Parts) -> Result<Target<'a>, Refused> {
+        guard::check(head, self.door, &self.limits.hosts)?;
+        let target = guard::target(head.uri.path()).ok_or(Refusal::NotFound)?;
+        if head.method != Method::POST {
+            return Err(Refusal::MethodNotAllowed.into());
+        }
+        if self.shared.stopping.get() {
+            return Err(Refusal::ShuttingDown.into());
+        }
+        Ok(target)
+    }
+
+    /// Reads the body to its end. `grow` is the reservation where the length was not known beforehand.
+    async fn read(
+        &self,
+        body: &mut Incoming,
+        builder: &mut ContentBuilder,
+        mut grow: Option<&mut Reservation<'_>>,
+        max_body: u64,
+    ) -> Result<(), Refused> {
+        while let Some(frame) = body.frame().await {
+            let Some(piece) = self.piece(frame)? else {
+                continue;
+            };
+            if (builder.body_len() + piece.len()) as u64 > max_body {
+                return Err(too_large(max_body));
+            }
+            if let Some(reservation) = &mut grow
+                && !reservation.grow(piece.len() as u64)
+            {
+                return Err(Refusal::MemoryFull.into());
+            }
+            builder.body(&piece);
+        }
+        Ok(())
+    }
+
+    /// The data of a frame; `None` for trailers, which nobody asked for.
+    fn piece(
+        &self,
+        frame: hyper::Result<hyper::body::Frame<Bytes>>,
+    ) -> Result<Option<Bytes>, Refused> {
+        match frame {
+            Ok(frame) => Ok(frame.into_data().ok()),
+            Err(_) => Err(match self.progress.take_gave_up() {
+                Some(why) => why.into(),
+                None => Refused::with(
+                    Refusal::Malformed,
+                    "the body ended early or its chunks are malformed; send it whole",
+                ),
+            }),
+        }
+    }
+
+    /// Decides, appends, counts; returns the answer's text.
+    async fn store(&self, target: Target<'_>, event: Event, body: u64) -> Result<String, Refused> {
+        // Looked up again: what counts is the configuration in force now, not when the head came in.
+        let group = Arc::clone(self.shared.routing.load().find(target)?);
+        let content = event.content.as_bytes().len() as u64;
+        let mut plan = group.decide(body, content)?;
+        let (id, json) = (event.id, answer_json(&group, &plan, event.id));
+        let routes = std::mem::take(&mut plan.routes);
+        if !routes.is_empty() {
+            self.shared.intake.append(Arc::new(event), routes).await?;
+            tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
+        }
+        group.count(&plan.dead);
+        Ok(json)
+    }
+
+    /// Answers with a problem document, and leaves the connection usable where that is cheap.
+    async fn refuse(
+        &self,
+        refused: Refused,
+        head: &request::Parts,
+        mut body: Incoming,
+    ) -> Response<Full<Bytes>> {
+        tracing::debug!(code = refused.why.code(), "Refused a request");
+        self.shared.counts.refusal(refused.why);
+        let mut problem = refused.problem();
+        if !body.is_end_stream() {
+            let drained = !problem.close && may_drain(head, &body) && drain(&mut body).await;
+            // The refusal is the answer, also where the socket gave up on what is thrown away.
+            self.progress.take_gave_up();
+            problem.close |= !drained;
+            self.progress.unread.set(!drained);
+        }
+        problem.into_response()
+    }
+}
+
+fn accepted(json: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(json));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// A producer that waits for `100 Continue` must not be told to send what is thrown away.
+fn may_drain(head: &request::Parts, body: &Incoming) -> bool {
+    let small = |length| length <= DRAIN_BYTES_MAX;
+    body.size_hint().exact().is_some_and(small) && !head.headers.contains_key(EXPECT)
+}
+
+async fn drain(body: &mut Incoming) -> bool {
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The event's type; empty when it has none.
+fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
+    let mut values = headers.get_all(TYPE_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok("");
+    };
+    let text = std::str::from_utf8(value.as_bytes()).unwrap_or("\0");
+    let legal = text.len() <= TYPE_BYTES_MAX && !text.contains(char::is_control);
+    if !legal || values.next().is_some() {
+        return Err(Refusal::InvalidType.into());
+    }
+    Ok(text)
+}
+
+/// The content with everything but the body.
+fn start_content(
+    source: &str,
+    kind: &str,
+    headers: &HeaderMap,
+    length: Option<u64>,
+) -> ContentBuilder {
+    let kept = || headers.iter().filter(|(name, _)| is_kept(name));
+    let header_bytes: usize = kept()
+        .map(|(name, value)| 4 + name.as_str().len() + value.len())
+        .sum();
+    let body_bytes = usize::try_from(length.unwrap_or(UNKNOWN_LENGTH_BYTES)).unwrap_or(0);
+    let mut builder = ContentBuilder::new(source, kind, "", header_bytes + body_bytes);
+    for (name, value) in kept() {
+        builder.header(name.as_str(), value.as_bytes());
+    }
+    builder
+}
+
+fn is_kept(name: &HeaderName) -> bool {
+    name == CONTENT_TYPE || name == CONTENT_ENCODING || name.as_str().starts_with("ce-")
+}
+
+/// The 202's body. Names need no escaping: the configuration allows letters, digits, `-` and `_`.
+fn answer_json(group: &Group, plan: &Plan, id: EventId) -> String {
+    use crate::event::Cause::{QueueFull, TooLarge};
+    use std::fmt::Write as _;
+
+    let mut json = String::with_capacity(128);
+    // Writing to a String cannot fail.
+    let _ = if plan.routes.is_empty() {
+        write!(json, "{{\"connections\":0")
+    } else {
+        let queued = plan.queued();
+        write!(
+            json,
+            "{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}"
+        )
+    };
+    for (member, wanted) in [("full", QueueFull), ("too_large", TooLarge)] {
+        let mut before = "[";
+        for (at, _) in plan.dead.iter().filter(|(_, cause)| *cause == wanted) {
+            if before == "[" {
+                let _ = write!(json, ",\"{member}\":");
+            }
+            let _ = write!(json, "{before}\"{}\"", group.name(*at));
+            before = ",";
+        }
+        if before == "," {
+            json.push(']');
+        }
+    }
+    if plan.ignored > 0 {
+        let _ = write!(json, ",\"ignored\":{}", plan.ignored);
+    }
+    json.push('}');
+    json
+}

@@ -1,0 +1,218 @@
+//! The closed list of reasons why ingress refuses a request: status, stable code, title, and what to do about it.
+//! The code is also the label of `posthaste_ingress_rejected_total`.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use crate::problem::Problem;
+use crate::store::intake::AppendError;
+
+/// Seconds to wait when room may be there at any moment.
+const RETRY_SOON: u32 = 1;
+/// Seconds to wait for a daemon that restarts.
+const RETRY_AFTER_RESTART: u32 = 5;
+/// Seconds to wait for disk space, which takes deliveries or an operator.
+const RETRY_AFTER_SPACE: u32 = 30;
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(
+    missing_docs,
+    reason = "the texts of Refusal::words are the documentation"
+)]
+pub enum Refusal {
+    Malformed,
+    OriginForbidden,
+    HostForbidden,
+    UidForbidden,
+    NotFound,
+    NoConnection,
+    UnknownConnection,
+    MethodNotAllowed,
+    HeaderTimeout,
+    BodyTimeout,
+    ConnectionDisabled,
+    BodyTooLarge,
+    InvalidType,
+    HeaderTooLarge,
+    MemoryFull,
+    QueueFull,
+    StoreBusy,
+    StoreFailed,
+    ShuttingDown,
+    StoreFull,
+}
+
+impl Refusal {
+    /// All of them, in the order of the enum.
+    pub const ALL: [Refusal; 20] = [
+        Refusal::Malformed,
+        Refusal::OriginForbidden,
+        Refusal::HostForbidden,
+        Refusal::UidForbidden,
+        Refusal::NotFound,
+        Refusal::NoConnection,
+        Refusal::UnknownConnection,
+        Refusal::MethodNotAllowed,
+        Refusal::HeaderTimeout,
+        Refusal::BodyTimeout,
+        Refusal::ConnectionDisabled,
+        Refusal::BodyTooLarge,
+        Refusal::InvalidType,
+        Refusal::HeaderTooLarge,
+        Refusal::MemoryFull,
+        Refusal::QueueFull,
+        Refusal::StoreBusy,
+        Refusal::StoreFailed,
+        Refusal::ShuttingDown,
+        Refusal::StoreFull,
+    ];
+
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        self.words().1
+    }
+
+    /// Status, code, title, detail.
+    #[rustfmt::skip]
+    fn words(self) -> (u16, &'static str, &'static str, &'static str) {
+        match self {
+            Refusal::Malformed => (400, "malformed", "Malformed request",
+                "the request is not valid HTTP/1.1; send one request line, one Host, and either a Content-Length or chunked"),
+            Refusal::OriginForbidden => (403, "origin_forbidden", "Browsers may not post",
+                "the request has an Origin header, so it comes from a web page; post from a server, without Origin"),
+            Refusal::HostForbidden => (403, "host_forbidden", "Host not allowed",
+                "on a loopback listener Host must be localhost, a loopback address, or one of [ingress] hosts"),
+            Refusal::UidForbidden => (403, "uid_forbidden", "User not allowed",
+                "this user may not use the socket; add its uid to [ingress] unix.allow_uids"),
+            Refusal::NotFound => (404, "not_found", "No such path",
+                "post to /v1/events, /v1/sources/SOURCE/events or /v1/connections/NAME/events"),
+            Refusal::NoConnection => (404, "no_connection", "No connection takes this source",
+                "no connection names this source; add it to a connection's sources"),
+            Refusal::UnknownConnection => (404, "unknown_connection", "No such connection",
+                "no connection has this name; `posthaste check` lists the configured ones"),
+            Refusal::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed",
+                "events are posted; use POST"),
+            Refusal::HeaderTimeout => (408, "header_timeout", "The request's head came too slowly",
+                "send the head faster, or raise [ingress] header_timeout"),
+            Refusal::BodyTimeout => (408, "body_timeout", "The request's body came too slowly",
+                "send the body faster, or raise [ingress] body_timeout"),
+            Refusal::ConnectionDisabled => (409, "connection_disabled", "The connection is disabled",
+                "the connection takes no events; enable it, or pause it instead of disabling it to keep events"),
+            Refusal::BodyTooLarge => (413, "body_too_large", "The body is too large",
+                "send less, or raise the connection's max_body"),
+            Refusal::InvalidType => (422, "invalid_type", "The event's type is not valid",
+                "posthaste-type must be UTF-8 without control characters, at most 255 bytes, and stand once"),
+            Refusal::HeaderTooLarge => (431, "header_too_large", "The request's head is too large",
+                "send at most 16 KiB and 100 headers"),
+            Refusal::MemoryFull => (503, "memory_full", "Too many bytes wait for the disk",
+                "try again; if it goes on, raise [limits] memory"),
+            Refusal::QueueFull => (503, "queue_full", "The queue is full",
+                "no connection has room for the event; try again when deliveries went out, or raise queue.max_events or queue.max_bytes"),
+            Refusal::StoreBusy => (503, "store_busy", "Too many events wait for the disk",
+                "try again; the disk is slower than the events come"),
+            Refusal::StoreFailed => (503, "store_failed", "The disk failed",
+                "the event is not known to be stored; post it again, and see the daemon's log"),
+            Refusal::ShuttingDown => (503, "shutting_down", "The daemon is shutting down",
+                "post again when it is back"),
+            Refusal::StoreFull => (507, "store_full", "The store is full",
+                "try again when deliveries made room; raise [store] max_bytes or free the disk"),
+        }
+    }
+
+    fn retry_after(self) -> Option<u32> {
+        match self {
+            Refusal::MemoryFull
+            | Refusal::QueueFull
+            | Refusal::StoreBusy
+            | Refusal::StoreFailed => Some(RETRY_SOON),
+            Refusal::ShuttingDown => Some(RETRY_AFTER_RESTART),
+            Refusal::StoreFull => Some(RETRY_AFTER_SPACE),
+            _ => None,
+        }
+    }
+
+    /// Whether the rest of the HTTP connection cannot be trusted, or is not wanted, after this.
+    fn closes(self) -> bool {
+        matches!(
+            self,
+            Refusal::Malformed
+                | Refusal::OriginForbidden
+                | Refusal::HostForbidden
+                | Refusal::UidForbidden
+                | Refusal::HeaderTimeout
+                | Refusal::BodyTimeout
+                | Refusal::HeaderTooLarge
+                | Refusal::ShuttingDown
+        )
+    }
+}
+
+/// A refusal with what is to be said about this request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) why: Refusal,
+    /// Instead of the usual detail.
+    pub(super) detail: Option<Cow<'static, str>>,
+}
+
+impl Refused {
+    pub(super) fn with(why: Refusal, detail: impl Into<Cow<'static, str>>) -> Refused {
+        Refused {
+            why,
+            detail: Some(detail.into()),
+        }
+    }
+
+    pub(super) fn problem(self) -> Problem {
+        let (status, code, title, detail) = self.why.words();
+        Problem {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            code,
+            title,
+            detail: self.detail.unwrap_or(Cow::Borrowed(detail)),
+            retry_after: self.why.retry_after(),
+            allow: (self.why == Refusal::MethodNotAllowed).then_some("POST"),
+            close: self.why.closes(),
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Refused {
+        Refused { why, detail: None }
+    }
+}
+
+impl From<AppendError> for Refused {
+    fn from(error: AppendError) -> Refused {
+        Refused::from(match error {
+            AppendError::Busy => Refusal::StoreBusy,
+            AppendError::Full => Refusal::StoreFull,
+            AppendError::Failed => Refusal::StoreFailed,
+            AppendError::Closed => Refusal::ShuttingDown,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_keeps_the_rules() {
+        let mut codes = std::collections::BTreeSet::new();
+        for (at, why) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, at, "{why:?} stands in its place");
+            let problem = Refused::from(why).problem();
+            assert!(codes.insert(problem.code), "{why:?}");
+            let wants_retry = matches!(problem.status.as_u16(), 429 | 503 | 507);
+            assert_eq!(problem.retry_after.is_some(), wants_retry, "{why:?}");
+            assert_eq!(problem.allow.is_some(), problem.status == 405, "{why:?}");
+            assert!(!problem.detail.ends_with('.'), "{why:?}");
+        }
+        assert_eq!(codes.len(), 20);
+    }
+}

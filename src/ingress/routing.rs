@@ -1,0 +1,231 @@
+//! Where an event goes: plain data and one decision. What is decided here is decided at acceptance, by the configuration in
+//! force at that moment (spec 11); the store's record keeps it.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::refusal::{Refusal, Refused};
+use crate::connection::{Connection, State, WhenFull};
+use crate::event::Cause;
+use crate::metrics::ConnectionMetrics;
+use crate::store::ConnectionId;
+use crate::store::intake::{Fate, Route};
+use crate::store::queue::QueueCounters;
+
+/// One connection as the daemon hands it over: its settings, its number in the store, its counters, its metrics.
+pub type Entry = (
+    Arc<Connection>,
+    ConnectionId,
+    Arc<QueueCounters>,
+    Arc<ConnectionMetrics>,
+);
+
+/// All ways in: by source and by connection. The daemon builds a new one for each configuration and swaps it in.
+#[derive(Debug, Default)]
+pub struct RoutingTable {
+    sources: HashMap<String, Arc<Group>>,
+    /// One group for each connection, sorted by name without regard to case.
+    connections: Vec<Arc<Group>>,
+}
+
+/// What the path of a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target<'a> {
+    Source(&'a str),
+    Connection(&'a str),
+}
+
+/// The connections that one target leads to, in the order of the configuration.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The source that its events are stored under.
+    pub(super) source: String,
+    /// The largest body that any of them takes: ingress reads no more.
+    pub(super) max_body: u64,
+    /// Whether a post names the connection itself: then there is no fan-out that could ignore it.
+    direct: bool,
+    entries: Vec<Entry>,
+}
+
+/// What becomes of one event, with room reserved in each queue it goes to. No routes: nothing is stored.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) routes: Vec<Route>,
+    /// Which entries' deliveries are dead from the start.
+    pub(super) dead: Vec<(usize, Cause)>,
+    /// How many connections are disabled.
+    pub(super) ignored: u32,
+}
+
+impl RoutingTable {
+    /// A table of these connections. Names are unique without regard to case; [`crate::config`] sees to it.
+    pub fn new(entries: &[Entry]) -> RoutingTable {
+        let mut by_source: HashMap<&str, Vec<Entry>> = HashMap::new();
+        for entry in entries {
+            for source in &entry.0.sources {
+                by_source.entry(source).or_default().push(entry.clone());
+            }
+        }
+        let sources = by_source
+            .into_iter()
+            .map(|(source, entries)| (source.to_owned(), Group::new(source, false, entries)))
+            .collect();
+        let mut connections: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                let source = entry.0.sources.first().map_or("default", String::as_str);
+                Group::new(source, true, vec![entry.clone()])
+            })
+            .collect();
+        connections.sort_by(|a, b| ignoring_case(a.first_name(), b.first_name()));
+        RoutingTable {
+            sources,
+            connections,
+        }
+    }
+
+    /// The connections behind a target.
+    pub(super) fn find(&self, target: Target<'_>) -> Result<&Arc<Group>, Refusal> {
+        match target {
+            Target::Source(name) => self.sources.get(name).ok_or(Refusal::NoConnection),
+            Target::Connection(name) => self
+                .connections
+                .binary_search_by(|group| ignoring_case(group.first_name(), name))
+                .ok()
+                .and_then(|at| self.connections.get(at))
+                .ok_or(Refusal::UnknownConnection),
+        }
+    }
+}
+
+fn ignoring_case(a: &str, b: &str) -> Ordering {
+    a.bytes()
+        .map(|byte| byte.to_ascii_lowercase())
+        .cmp(b.bytes().map(|byte| byte.to_ascii_lowercase()))
+}
+
+impl Group {
+    fn new(source: &str, direct: bool, entries: Vec<Entry>) -> Arc<Group> {
+        let largest = |disabled_too: bool| {
+            let takes = |entry: &&Entry| disabled_too || entry.0.state != State::Disabled;
+            entries
+                .iter()
+                .filter(takes)
+                .map(|entry| entry.0.max_body)
+                .max()
+        };
+        // A disabled connection must not let bodies in that all the others would have to bury.
+        let max_body = largest(false).or_else(|| largest(true)).unwrap_or(0);
+        Arc::new(Group {
+            source: source.to_owned(),
+            max_body,
+            direct,
+            entries,
+        })
+    }
+
+    fn first_name(&self) -> &str {
+        self.entries.first().map_or("", |entry| &entry.0.name)
+    }
+
+    /// The name of one of its connections.
+    pub(super) fn name(&self, at: usize) -> &str {
+        self.entries.get(at).map_or("", |entry| &entry.0.name)
+    }
+
+    /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
+    /// reserves that room. On a refusal nothing stays reserved.
+    pub(super) fn decide(&self, body: u64, content: u64) -> Result<Plan, Refused> {
+        let mut plan = Plan {
+            routes: Vec::with_capacity(self.entries.len()),
+            dead: Vec::new(),
+            ignored: 0,
+        };
+        let mut rejected = false;
+        for (at, (connection, id, queue, _)) in self.entries.iter().enumerate() {
+            let limits = &connection.queue;
+            let fate = if connection.state == State::Disabled {
+                plan.ignored += 1;
+                continue;
+            } else if body > connection.max_body {
+                Fate::Dead(Cause::TooLarge)
+            } else if queue.try_reserve(content, limits.max_events, limits.max_bytes) {
+                Fate::Queued
+            } else {
+                rejected |= limits.when_full == WhenFull::Reject;
+                Fate::Dead(Cause::QueueFull)
+            };
+            if let Fate::Dead(cause) = fate {
+                plan.dead.push((at, cause));
+            }
+            plan.routes.push(Route {
+                connection: *id,
+                queue: Arc::clone(queue),
+                fate,
+            });
+        }
+        match self.refusal(&plan, rejected) {
+            None => Ok(plan),
+            Some(refused) => {
+                plan.give_back(content);
+                Err(refused)
+            }
+        }
+    }
+
+    fn refusal(&self, plan: &Plan, rejected: bool) -> Option<Refused> {
+        if self.direct && plan.ignored > 0 {
+            return Some(Refusal::ConnectionDisabled.into());
+        }
+        let full = plan
+            .dead
+            .iter()
+            .any(|(_, cause)| *cause == Cause::QueueFull);
+        if rejected || (full && plan.queued() == 0) {
+            return Some(Refusal::QueueFull.into());
+        }
+        // Possible only when a reload made every limit smaller while the body came in.
+        let all_too_large = !plan.dead.is_empty() && plan.queued() == 0;
+        all_too_large.then(|| too_large(self.max_body))
+    }
+
+    /// Counts an event that was decided and, where it has routes, stored; `dead` is the plan's. Every delivery counts as accepted,
+    /// however it ended, so that the daemon's books balance (spec 1).
+    pub(super) fn count(&self, dead: &[(usize, Cause)]) {
+        for (connection, _, _, metrics) in &self.entries {
+            metrics.accepted.increment(1);
+            if connection.state == State::Disabled {
+                metrics.deliveries.ignored.increment(1);
+            }
+        }
+        for (at, _) in dead {
+            if let Some((_, _, _, metrics)) = self.entries.get(*at) {
+                metrics.deliveries.dead.increment(1);
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// How many deliveries wait for their turn.
+    pub(super) fn queued(&self) -> usize {
+        self.routes.len() - self.dead.len()
+    }
+
+    fn give_back(&self, content: u64) {
+        for route in &self.routes {
+            if route.fate == Fate::Queued {
+                route.queue.give_back(content);
+            }
+        }
+    }
+}
+
+/// The refusal of a body over `max` bytes.
+pub(super) fn too_large(max: u64) -> Refused {
+    let detail = format!(
+        "the body is larger than {max} bytes, the most that any connection of this source takes; send less, or raise max_body"
+    );
+    Refused::with(Refusal::BodyTooLarge, detail)
+}

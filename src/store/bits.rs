@@ -1,0 +1,105 @@
+//! A set of small integers, one bit each: which of a connection's deliveries in a segment are no longer waiting for
+//! their first attempt.
+
+/// A growing bit set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bits {
+    words: Vec<u64>,
+}
+
+impl Bits {
+    /// From words, lowest bits first.
+    pub fn from_words(words: Vec<u64>) -> Bits {
+        Bits { words }
+    }
+
+    /// The words, lowest bits first.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Whether `index` is in the set.
+    pub fn contains(&self, index: u32) -> bool {
+        self.words
+            .get(index as usize / 64)
+            .is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// Adds `index`; whether it is new.
+    pub fn insert(&mut self, index: u32) -> bool {
+        let at = index as usize / 64;
+        if at >= self.words.len() {
+            self.words.resize(at + 1, 0);
+        }
+        let Some(word) = self.words.get_mut(at) else {
+            return false;
+        };
+        let bit = 1 << (index % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    /// Adds all below `end`.
+    pub fn insert_below(&mut self, end: u32) {
+        for index in 0..end {
+            self.insert(index);
+        }
+    }
+
+    /// How many below `end` are in the set.
+    pub fn count_below(&self, end: u32) -> u64 {
+        let whole = end as usize / 64;
+        let mut count: u64 = self
+            .words
+            .iter()
+            .take(whole)
+            .map(|word| u64::from(word.count_ones()))
+            .sum();
+        if let Some(word) = self.words.get(whole) {
+            let mask = (1u64 << (end % 64)) - 1;
+            count += u64::from((word & mask).count_ones());
+        }
+        count
+    }
+
+    /// The first index at or after `from`, and before `end`, that is not in the set.
+    pub fn first_absent(&self, from: u32, end: u32) -> Option<u32> {
+        let mut index = from;
+        while index < end {
+            let word = self.words.get(index as usize / 64).copied().unwrap_or(0);
+            let absent = !word >> (index % 64);
+            if absent != 0 {
+                let found = index + absent.trailing_zeros();
+                return (found < end).then_some(found);
+            }
+            index = (index / 64 + 1) * 64;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_set(inserted in proptest::collection::btree_set(0u32..300, 0..200), from in 0u32..320, end in 0u32..320) {
+            let mut bits = Bits::default();
+            for index in &inserted {
+                prop_assert!(bits.insert(*index));
+                prop_assert!(!bits.insert(*index));
+            }
+            for index in 0..320 {
+                prop_assert_eq!(bits.contains(index), inserted.contains(&index));
+            }
+            let below = inserted.iter().filter(|index| **index < end).count() as u64;
+            prop_assert_eq!(bits.count_below(end), below);
+            let expected = (from..end).find(|index| !inserted.contains(index));
+            prop_assert_eq!(bits.first_absent(from, end), expected);
+        }
+    }
+}

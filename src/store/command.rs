@@ -1,0 +1,82 @@
+//! What the control loop asks of the writer. Answers come by oneshot; the store's public methods wrap each of these.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::marks::DeadLetter;
+use super::queue::QueueCounters;
+use super::{ConnectionId, DeliveryId, DiskTrouble};
+
+/// Commands that may wait for the writer.
+pub(super) const COMMANDS: usize = 1024;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Register {
+        name: String,
+        reply: oneshot::Sender<(ConnectionId, Arc<QueueCounters>)>,
+    },
+    Attach {
+        connection: ConnectionId,
+        feed: usize,
+    },
+    Detach {
+        connection: ConnectionId,
+    },
+    Discard {
+        connection: ConnectionId,
+        reply: oneshot::Sender<u64>,
+    },
+    Dead {
+        connection: ConnectionId,
+        after: Option<DeliveryId>,
+        limit: usize,
+        reply: oneshot::Sender<DeadPage>,
+    },
+    Replay {
+        letters: Vec<DeliveryId>,
+        reply: oneshot::Sender<Result<usize, DiskTrouble>>,
+    },
+    Status {
+        reply: oneshot::Sender<StoreStatus>,
+    },
+    Oldest {
+        reply: oneshot::Sender<Vec<(DeliveryId, u32)>>,
+    },
+    DeadAt {
+        connection: ConnectionId,
+        unix_ms: u64,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
+    SetMaxBytes(u64),
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Some dead letters of a connection, in order of acceptance.
+#[derive(Clone, Debug, Default)]
+pub struct DeadPage {
+    /// The letters.
+    pub letters: Vec<DeadLetter>,
+    /// Whether there are more after them.
+    pub more: bool,
+    /// How many the connection has.
+    pub total: usize,
+}
+
+/// The store as a whole.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    /// Bytes that its files take.
+    pub bytes: u64,
+    /// Its cap.
+    pub max_bytes: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Whether it takes events.
+    pub accepting: bool,
+    /// Every connection it knows, configured or not.
+    pub queues: Vec<(String, Arc<QueueCounters>)>,
+}

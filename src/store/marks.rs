@@ -1,0 +1,319 @@
+//! Marks: what has become of deliveries, as the state log keeps it.
+//!
+//! A mark is the whole state of one delivery, not a step, so that the last mark of a delivery is all that counts and a
+//! log can be read again from any earlier point.
+//!
+//! A record of kind [`KIND_MARKS`] is a time stamp and then marks to its end:
+//!
+//! ```text
+//! u64 store time, ms      u64 boot clock, ms      u64 wall clock, ms      u64 boot id (hash)
+//! then for each mark: u8 tag, and varints (an age is one)
+//!   1 delivered   segment, connection, slot
+//!   2 cancelled   segment, connection, slot
+//!   3 scheduled   segment, connection, slot, offset, size, due age, attempts, first attempt's age, u8 lane (1 retry, 2 replay)
+//!   4 dead        segment, connection, slot, offset, size, u8 cause, status, attempts, wall clock of death
+//!   5 name        connection, length, UTF-8
+//!   6 sealed      segment, end of its records in bytes
+//!   7 discarded   connection, segment, slot: all of this connection's deliveries before that place that were not over
+//! ```
+
+use super::feed::Lane;
+use super::record::{Reader, put_varint};
+use super::schedule::Scheduled;
+use super::{ConnectionId, DeliveryId};
+use crate::clock::Age;
+use crate::event::Cause;
+
+/// Kind of a record of marks.
+pub const KIND_MARKS: u8 = 16;
+
+/// What time it was when marks were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeStamp {
+    /// Store time.
+    pub age: Age,
+    /// Boot clock, in milliseconds.
+    pub boot_ms: u64,
+    /// Wall clock, in milliseconds.
+    pub wall_ms: u64,
+    /// Which boot it was.
+    pub boot_id: u64,
+}
+
+/// A delivery's name inside a mark: no offset, because the slot is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The segment.
+    pub segment: u32,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The slot.
+    pub slot: u32,
+}
+
+impl From<DeliveryId> for Place {
+    fn from(id: DeliveryId) -> Place {
+        Place {
+            segment: id.segment,
+            connection: id.connection,
+            slot: id.slot,
+        }
+    }
+}
+
+/// A delivery that is over without success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Which one.
+    pub id: DeliveryId,
+    /// Its record's bytes.
+    pub size: u32,
+    /// Why.
+    pub cause: Cause,
+    /// The last response's status; 0 when there was none.
+    pub status: u16,
+    /// Attempts of the last run.
+    pub attempts: u32,
+    /// Wall clock when it died.
+    pub died_ms: u64,
+}
+
+/// One mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Acknowledged by the target.
+    Delivered(Place),
+    /// Ended by an operator.
+    Cancelled(Place),
+    /// Waits for a time.
+    Scheduled(Scheduled),
+    /// Over without success.
+    Dead(DeadLetter),
+    /// A connection's number.
+    Name(ConnectionId, String),
+    /// A segment is complete.
+    Sealed {
+        /// Which one.
+        segment: u32,
+        /// Where its records end.
+        end: u64,
+    },
+    /// All deliveries of a connection before a place are cancelled.
+    Discarded(Place),
+}
+
+/// Appends one mark.
+pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
+    match mark {
+        Mark::Delivered(place) => {
+            out.push(1);
+            put_place(out, *place);
+        }
+        Mark::Cancelled(place) => {
+            out.push(2);
+            put_place(out, *place);
+        }
+        Mark::Scheduled(scheduled) => {
+            out.push(3);
+            put_delivery(out, scheduled.id, scheduled.size);
+            put_varint(out, scheduled.due.0);
+            put_varint(out, u64::from(scheduled.attempts));
+            put_varint(out, scheduled.first_attempt.0);
+            out.push(if scheduled.lane == Lane::Replay { 2 } else { 1 });
+        }
+        Mark::Dead(dead) => {
+            out.push(4);
+            put_delivery(out, dead.id, dead.size);
+            out.push(dead.cause as u8);
+            put_varint(out, u64::from(dead.status));
+            put_varint(out, u64::from(dead.attempts));
+            put_varint(out, dead.died_ms);
+        }
+        Mark::Name(connection, name) => {
+            out.push(5);
+            put_varint(out, u64::from(connection.0));
+            put_varint(out, name.len() as u64);
+            out.extend_from_slice(name.as_bytes());
+        }
+        Mark::Sealed { segment, end } => {
+            out.push(6);
+            put_varint(out, u64::from(*segment));
+            put_varint(out, *end);
+        }
+        Mark::Discarded(place) => {
+            out.push(7);
+            put_place(out, *place);
+        }
+    }
+}
+
+/// Appends the stamp that starts a record of marks.
+pub fn encode_stamp(out: &mut Vec<u8>, stamp: TimeStamp) {
+    for value in [stamp.age.0, stamp.boot_ms, stamp.wall_ms, stamp.boot_id] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Reads the stamp that starts a record of marks.
+pub fn decode_stamp(reader: &mut Reader<'_>) -> Option<TimeStamp> {
+    Some(TimeStamp {
+        age: Age(reader.u64()?),
+        boot_ms: reader.u64()?,
+        wall_ms: reader.u64()?,
+        boot_id: reader.u64()?,
+    })
+}
+
+/// Reads one mark. `None`: the record was not written by this version, although its checksum is right.
+pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
+    Some(match reader.u8()? {
+        1 => Mark::Delivered(take_place(reader)?),
+        2 => Mark::Cancelled(take_place(reader)?),
+        3 => {
+            let (id, size) = take_delivery(reader)?;
+            Mark::Scheduled(Scheduled {
+                id,
+                size,
+                due: Age(reader.varint()?),
+                attempts: reader.varint32()?,
+                first_attempt: Age(reader.varint()?),
+                lane: if reader.u8()? == 2 {
+                    Lane::Replay
+                } else {
+                    Lane::Retry
+                },
+            })
+        }
+        4 => {
+            let (id, size) = take_delivery(reader)?;
+            Mark::Dead(DeadLetter {
+                id,
+                size,
+                cause: Cause::from_number(reader.u8()?).unwrap_or(Cause::Internal),
+                status: u16::try_from(reader.varint()?).ok()?,
+                attempts: reader.varint32()?,
+                died_ms: reader.varint()?,
+            })
+        }
+        5 => {
+            let connection = ConnectionId(reader.varint32()?);
+            let length = usize::try_from(reader.varint()?).ok()?;
+            Mark::Name(
+                connection,
+                std::str::from_utf8(reader.take(length)?).ok()?.to_owned(),
+            )
+        }
+        6 => Mark::Sealed {
+            segment: reader.varint32()?,
+            end: reader.varint()?,
+        },
+        7 => Mark::Discarded(take_place(reader)?),
+        _ => return None,
+    })
+}
+
+fn put_place(out: &mut Vec<u8>, place: Place) {
+    put_varint(out, u64::from(place.segment));
+    put_varint(out, u64::from(place.connection.0));
+    put_varint(out, u64::from(place.slot));
+}
+
+fn take_place(reader: &mut Reader<'_>) -> Option<Place> {
+    Some(Place {
+        segment: reader.varint32()?,
+        connection: ConnectionId(reader.varint32()?),
+        slot: reader.varint32()?,
+    })
+}
+
+fn put_delivery(out: &mut Vec<u8>, id: DeliveryId, size: u32) {
+    put_place(out, id.into());
+    put_varint(out, u64::from(id.offset));
+    put_varint(out, u64::from(size));
+}
+
+fn take_delivery(reader: &mut Reader<'_>) -> Option<(DeliveryId, u32)> {
+    let place = take_place(reader)?;
+    let id = DeliveryId {
+        connection: place.connection,
+        segment: place.segment,
+        slot: place.slot,
+        offset: reader.varint32()?,
+    };
+    Some((id, reader.varint32()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_id() -> impl Strategy<Value = DeliveryId> {
+        (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()).prop_map(
+            |(connection, segment, slot, offset)| DeliveryId {
+                connection: ConnectionId(connection),
+                segment,
+                slot,
+                offset,
+            },
+        )
+    }
+
+    fn any_mark() -> impl Strategy<Value = Mark> {
+        prop_oneof![
+            any_id().prop_map(|id| Mark::Delivered(id.into())),
+            any_id().prop_map(|id| Mark::Cancelled(id.into())),
+            any_id().prop_map(|id| Mark::Discarded(id.into())),
+            (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
+                |(id, age, count, replay)| {
+                    Mark::Scheduled(Scheduled {
+                        id,
+                        due: Age(age),
+                        size: count,
+                        attempts: count,
+                        first_attempt: Age(age / 2),
+                        lane: if replay { Lane::Replay } else { Lane::Retry },
+                    })
+                }
+            ),
+            (any_id(), 1u8..28, any::<u16>(), any::<u64>()).prop_map(
+                |(id, cause, status, died_ms)| {
+                    let cause = Cause::from_number(cause).unwrap();
+                    Mark::Dead(DeadLetter {
+                        id,
+                        size: 9,
+                        cause,
+                        status,
+                        attempts: 3,
+                        died_ms,
+                    })
+                }
+            ),
+            (any::<u32>(), ".{0,20}").prop_map(|(id, name)| Mark::Name(ConnectionId(id), name)),
+            (any::<u32>(), any::<u64>()).prop_map(|(segment, end)| Mark::Sealed { segment, end }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn marks_read_back(marks in proptest::collection::vec(any_mark(), 0..20)) {
+            let mut out = Vec::new();
+            for mark in &marks {
+                encode_mark(&mut out, mark);
+            }
+            let mut reader = Reader::new(&out);
+            for mark in &marks {
+                prop_assert_eq!(decode_mark(&mut reader), Some(mark.clone()));
+            }
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = Reader::new(&bytes);
+            let _ = decode_stamp(&mut reader);
+            while decode_mark(&mut reader).is_some() {}
+        }
+    }
+}

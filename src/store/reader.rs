@@ -1,0 +1,123 @@
+//! The reader thread: loads payloads that are no longer in memory, so that neither the writer nor the egress waits for a
+//! read from the disk.
+//!
+//! **Invariant:** one request per connection at a time (the egress sees to that), so the queue is bounded by the number of
+//! connections, and served in order of arrival: connections take turns.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, Sender};
+use tokio::sync::oneshot;
+
+use super::feed::{Delivery, FeedItem, FeedPort};
+use super::file::StoreFile;
+use super::record::{RecordedRoute, decode_event};
+use super::{DeliveryId, Shared};
+use crate::event::Event;
+
+/// The segments' files, by number. Shared by writer and reader.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files(Arc<RwLock<HashMap<u32, StoreFile>>>);
+
+impl Files {
+    pub(super) fn insert(&self, number: u32, file: StoreFile) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, file);
+    }
+
+    pub(super) fn remove(&self, number: u32) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
+    }
+
+    fn get(&self, number: u32) -> Option<StoreFile> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&number)
+            .cloned()
+    }
+
+    /// Reads one delivery's event, and checks that the record there is really this delivery's.
+    pub(super) fn load(&self, id: DeliveryId, size: u32) -> Result<Event, LoadError> {
+        let file = self.get(id.segment).ok_or(LoadError::Missing)?;
+        let bytes = file
+            .read_record(u64::from(id.offset) * 8, size)
+            .map_err(LoadError::Io)?;
+        let (event, routes) =
+            decode_event(Bytes::from(bytes), file.seed()).ok_or(LoadError::Damaged)?;
+        let is_it =
+            |route: &RecordedRoute| route.connection == id.connection && route.slot == id.slot;
+        if routes.iter().any(is_it) {
+            Ok(event)
+        } else {
+            Err(LoadError::Damaged)
+        }
+    }
+}
+
+/// Why an event could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its segment is gone.
+    #[error("its segment is not there")]
+    Missing,
+    /// Its record does not validate, or is another delivery's.
+    #[error("its record is damaged")]
+    Damaged,
+    /// The disk said no.
+    #[error("it cannot be read: {0}")]
+    Io(std::io::Error),
+}
+
+/// What the reader is asked for.
+#[derive(Debug)]
+pub(super) enum ReadRequest {
+    /// For the egress: each comes back through the feed.
+    Load(FeedPort, Vec<Delivery>),
+    /// For an operator.
+    Show(DeliveryId, u32, oneshot::Sender<Result<Event, LoadError>>),
+}
+
+/// Requests that may wait: one per connection is the rule; more than this and the asker waits.
+pub(super) const REQUESTS: usize = 65_536;
+
+/// The asker's end.
+pub(super) type ReadQueue = Sender<ReadRequest>;
+
+/// Serves requests until all askers are gone.
+pub(super) fn run(requests: &Receiver<ReadRequest>, files: &Files, shared: &Shared) {
+    let mut items = Vec::new();
+    while let Ok(request) = requests.recv() {
+        match request {
+            ReadRequest::Load(port, deliveries) => {
+                for delivery in deliveries {
+                    let event = load(files, shared, &delivery);
+                    items.push(FeedItem::Loaded(delivery, event));
+                }
+                port.send(&mut items);
+            }
+            ReadRequest::Show(id, size, reply) => {
+                let _ = reply.send(files.load(id, size));
+            }
+        }
+    }
+}
+
+fn load(files: &Files, shared: &Shared, delivery: &Delivery) -> Option<Arc<Event>> {
+    match files.load(delivery.id, delivery.size) {
+        Ok(event) => Some(Arc::new(event)),
+        Err(error) => {
+            shared.metrics.corrupt_records.increment(1);
+            tracing::error!(%error, segment = delivery.id.segment, offset = u64::from(delivery.id.offset) * 8,
+                "Could not read an event that was accepted; its delivery becomes a dead letter.");
+            None
+        }
+    }
+}

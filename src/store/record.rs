@@ -1,0 +1,591 @@
+//! The format of the store's files. This page is its specification; [`FORMAT_VERSION`] names it.
+//!
+//! All integers are little endian. A file is a **file header** and then **records**, each aligned to 8 bytes. Bytes after
+//! the last record are zeros (preallocated) or records of the file's former life (recycled), which never validate,
+//! because the checksum is seeded with the file's random nonce.
+//!
+//! ```text
+//! file header, 64 bytes
+//!    0  magic "posthast"
+//!    8  u32 format version
+//!   12  u32 kind of file: 1 segment, 2 state log, 3 snapshot, 4 index
+//!   16  u32 number (of the segment, log or snapshot)
+//!   20  u32 zero
+//!   24  u64 nonce
+//!   32  u64 wall clock at creation, ms since 1970
+//!   40  zeros
+//!   60  u32 crc32c of bytes 0..60
+//!
+//! record, 24 bytes + body, padded with zeros to a multiple of 8
+//!    0  u32 length of the body
+//!    4  u32 crc32c, seeded with the nonce, of bytes 0..4 and 8..24 and the body
+//!    8  u8  kind
+//!    9  u8  version of the kind
+//!   10  u16 marker 0x4850 ("PH"), so that a scan can skip fast
+//!   12  u32 durable_upto: all bytes of this file before 8 * this were synced when the record was written
+//!   16  u64 commit number; never falls within a file
+//! ```
+//!
+//! Kinds in a **segment**: `1` event, `2` name (`u32 connection id`, name in UTF-8; stands before the first event of the
+//! segment that uses the id).
+//!
+//! ```text
+//! event
+//!    0  16 bytes UUIDv7: its first 48 bits are the wall clock at acceptance
+//!   16  u64 store time at acceptance, ms
+//!   24  varint number of routes, then for each
+//!         varint connection id
+//!         varint slot: its place among that connection's deliveries in this segment, from 0
+//!         u8     0 queued, else the number of the cause it is dead of from the start
+//!    .. content to the end (see `event::Content`)
+//! ```
+//!
+//! Slots are written, not counted, so that a damaged record never shifts the ones after it.
+//!
+//! Kinds in a **state log**: `16` marks (see `state_log`). Kinds in a **snapshot**: `32`..`36` (see `snapshot`). Kinds
+//! in an **index**: `48`.., rebuilt from the segment whenever it does not validate (see `segment_index`).
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::ConnectionId;
+use crate::clock::Age;
+use crate::event::{Cause, Content, Event, EventId};
+
+/// The version of this page. A store with another one is refused (exit 78), never guessed at.
+pub const FORMAT_VERSION: u32 = 1;
+/// Bytes of a file header.
+pub const FILE_HEADER: u64 = 64;
+/// Bytes of a record's header.
+pub const RECORD_HEADER: usize = 24;
+/// The largest body of a record: the largest segment, 1 GiB.
+pub const MAX_BODY: u32 = 1 << 30;
+
+const MAGIC: &[u8; 8] = b"posthast";
+const MARKER: u16 = 0x4850;
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FileKind {
+    /// Events.
+    Segment = 1,
+    /// Marks.
+    StateLog = 2,
+    /// The state of all deliveries at one moment.
+    Snapshot = 3,
+    /// Where each connection's deliveries are in a sealed segment.
+    Index = 4,
+}
+
+/// The first 64 bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileHeader {
+    /// What the file holds.
+    pub kind: FileKind,
+    /// Which one it is.
+    pub number: u32,
+    /// Seeds every checksum of the file.
+    pub nonce: u64,
+    /// Wall clock at creation, for people.
+    pub created_ms: u64,
+}
+
+/// Why a file's header was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Not one of our files, or damaged.
+    #[error("not a header of posthaste's store")]
+    Damaged,
+    /// Ours, but of another format.
+    #[error(
+        "store format {0} is not known to this version of posthaste, which knows {FORMAT_VERSION}"
+    )]
+    UnknownVersion(u32),
+}
+
+impl FileHeader {
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, 12, &(self.kind as u32).to_le_bytes());
+        put(&mut bytes, 16, &self.number.to_le_bytes());
+        put(&mut bytes, 24, &self.nonce.to_le_bytes());
+        put(&mut bytes, 32, &self.created_ms.to_le_bytes());
+        let crc = crc32c::crc32c(bytes.get(..60).unwrap_or_default());
+        put(&mut bytes, 60, &crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header of the given kind.
+    ///
+    /// # Errors
+    /// [`HeaderError`]. A wrong version is only believed if the rest validates.
+    pub fn decode(bytes: &[u8; 64], kind: FileKind) -> Result<FileHeader, HeaderError> {
+        let crc = u32_at(bytes, 60).ok_or(HeaderError::Damaged)?;
+        if !bytes.starts_with(MAGIC) || crc32c::crc32c(bytes.get(..60).unwrap_or_default()) != crc {
+            return Err(HeaderError::Damaged);
+        }
+        let version = u32_at(bytes, 8).ok_or(HeaderError::Damaged)?;
+        if version != FORMAT_VERSION {
+            return Err(HeaderError::UnknownVersion(version));
+        }
+        if u32_at(bytes, 12) != Some(kind as u32) {
+            return Err(HeaderError::Damaged);
+        }
+        Ok(FileHeader {
+            kind,
+            number: u32_at(bytes, 16).ok_or(HeaderError::Damaged)?,
+            nonce: u64_at(bytes, 24).ok_or(HeaderError::Damaged)?,
+            created_ms: u64_at(bytes, 32).ok_or(HeaderError::Damaged)?,
+        })
+    }
+
+    /// What checksums of this file's records start from.
+    pub fn seed(&self) -> Seed {
+        Seed(crc32c::crc32c(&self.nonce.to_le_bytes()))
+    }
+}
+
+/// The start value of a file's checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(u32);
+
+/// The part of a record's header that the writer chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Bytes of the file known to be synced; a multiple of 8.
+    pub durable_upto: u64,
+    /// Number of the commit that writes the record.
+    pub commit: u64,
+}
+
+/// Appends one record to `out`; `body` writes the body. Returns the record's padded length.
+pub fn encode_record(
+    out: &mut Vec<u8>,
+    seed: Seed,
+    kind: u8,
+    stamp: Stamp,
+    body: impl FnOnce(&mut Vec<u8>),
+) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; RECORD_HEADER]);
+    body(out);
+    let length = out.len() - start - RECORD_HEADER;
+    debug_assert!(
+        length <= MAX_BODY as usize,
+        "a record fits its length field"
+    );
+    let mut head = [0; RECORD_HEADER];
+    put(
+        &mut head,
+        0,
+        &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes(),
+    );
+    put(&mut head, 8, &[kind, 0]);
+    put(&mut head, 10, &MARKER.to_le_bytes());
+    put(
+        &mut head,
+        12,
+        &u32::try_from(stamp.durable_upto / 8)
+            .unwrap_or(0)
+            .to_le_bytes(),
+    );
+    put(&mut head, 16, &stamp.commit.to_le_bytes());
+    let crc = checksum(
+        seed,
+        &head,
+        out.get(start + RECORD_HEADER..).unwrap_or_default(),
+    );
+    put(&mut head, 4, &crc.to_le_bytes());
+    put(out.get_mut(start..).unwrap_or_default(), 0, &head);
+    out.resize(start + padded(RECORD_HEADER + length), 0);
+    out.len() - start
+}
+
+/// A record that validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What it is.
+    pub kind: u8,
+    /// What the writer knew.
+    pub stamp: Stamp,
+    /// Its body.
+    pub body: &'a [u8],
+    /// Bytes that it takes in the file, padding included.
+    pub length: usize,
+}
+
+/// Reads the record at the start of `bytes`. `None`: there is no valid record there.
+pub fn decode_record(bytes: &[u8], seed: Seed) -> Option<Record<'_>> {
+    let head: &[u8; RECORD_HEADER] = bytes.first_chunk()?;
+    let length = u32_at(head, 0)?;
+    if u16_at(head, 10)? != MARKER || length > MAX_BODY {
+        return None;
+    }
+    let body = bytes.get(RECORD_HEADER..RECORD_HEADER + length as usize)?;
+    if u32_at(head, 4)? != checksum(seed, head, body) {
+        return None;
+    }
+    let stamp = Stamp {
+        durable_upto: u64::from(u32_at(head, 12)?) * 8,
+        commit: u64_at(head, 16)?,
+    };
+    // Version 0 is the only one of each kind; a later one is another kind to this code, and skipped.
+    let kind = if *head.get(9)? == 0 { *head.get(8)? } else { 0 };
+    Some(Record {
+        kind,
+        stamp,
+        body,
+        length: padded(RECORD_HEADER + length as usize),
+    })
+}
+
+/// Bytes a record with this header would take, if the header looks like one. For reads that do not know the length.
+pub fn peek_length(head: &[u8]) -> Option<usize> {
+    let length = u32_at(head, 0)?;
+    (u16_at(head, 10)? == MARKER && length <= MAX_BODY)
+        .then(|| padded(RECORD_HEADER + length as usize))
+}
+
+fn checksum(seed: Seed, head: &[u8; RECORD_HEADER], body: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(seed.0, head.get(..4).unwrap_or_default());
+    let crc = crc32c::crc32c_append(crc, head.get(8..).unwrap_or_default());
+    crc32c::crc32c_append(crc, body)
+}
+
+/// Rounds up to the alignment of records.
+pub fn padded(length: usize) -> usize {
+    length.next_multiple_of(8)
+}
+
+/// Kind of an event's record.
+pub const KIND_EVENT: u8 = 1;
+/// Kind of a name's record.
+pub const KIND_NAME: u8 = 2;
+
+/// One delivery as an event's record lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedRoute {
+    /// Where to.
+    pub connection: ConnectionId,
+    /// Its place among the connection's deliveries in the segment.
+    pub slot: u32,
+    /// Dead from the start, of this.
+    pub dead: Option<Cause>,
+}
+
+/// Appends an event's body.
+pub fn encode_event(
+    out: &mut Vec<u8>,
+    event: &Event,
+    routes: impl ExactSizeIterator<Item = RecordedRoute>,
+) {
+    out.extend_from_slice(event.id.0.as_bytes());
+    out.extend_from_slice(&event.accepted_age.0.to_le_bytes());
+    put_varint(out, routes.len() as u64);
+    for route in routes {
+        put_varint(out, u64::from(route.connection.0));
+        put_varint(out, u64::from(route.slot));
+        out.push(route.dead.map_or(0, |cause| cause as u8));
+    }
+    out.extend_from_slice(event.content.as_bytes());
+}
+
+/// An event's body up to its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventHead {
+    /// Its id.
+    pub id: EventId,
+    /// Store time at acceptance.
+    pub accepted_age: Age,
+    /// Its deliveries.
+    pub routes: Vec<RecordedRoute>,
+    /// Where the content starts in the body.
+    pub content_at: usize,
+}
+
+/// Reads an event's body up to its content.
+pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
+    let id = EventId(Uuid::from_slice(body.get(..16)?).ok()?);
+    let accepted_age = Age(u64_at(body, 16)?);
+    let mut reader = Reader {
+        bytes: body,
+        at: 24,
+    };
+    let count = reader.varint()?;
+    let mut routes = Vec::with_capacity(usize::try_from(count).ok()?.min(body.len() / 3));
+    for _ in 0..count {
+        let connection = ConnectionId(u32::try_from(reader.varint()?).ok()?);
+        let slot = u32::try_from(reader.varint()?).ok()?;
+        let dead = match reader.u8()? {
+            0 => None,
+            number => Some(Cause::from_number(number).unwrap_or(Cause::Internal)),
+        };
+        routes.push(RecordedRoute {
+            connection,
+            slot,
+            dead,
+        });
+    }
+    Some(EventHead {
+        id,
+        accepted_age,
+        routes,
+        content_at: reader.at,
+    })
+}
+
+/// Reads a whole event from the bytes of its record. The content shares `record`'s memory.
+pub fn decode_event(record: Bytes, seed: Seed) -> Option<(Event, Vec<RecordedRoute>)> {
+    let valid = decode_record(&record, seed)?;
+    if valid.kind != KIND_EVENT {
+        return None;
+    }
+    let head = decode_event_head(valid.body)?;
+    let end = RECORD_HEADER + valid.body.len();
+    let content = Content::decode(record.slice(RECORD_HEADER + head.content_at..end)).ok()?;
+    let event = Event {
+        id: head.id,
+        accepted_ms: head.id.unix_ms(),
+        accepted_age: head.accepted_age,
+        content,
+    };
+    Some((event, head.routes))
+}
+
+/// Appends a name's body.
+pub fn encode_name(out: &mut Vec<u8>, connection: ConnectionId, name: &str) {
+    out.extend_from_slice(&connection.0.to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// Reads a name's body.
+pub fn decode_name(body: &[u8]) -> Option<(ConnectionId, &str)> {
+    Some((
+        ConnectionId(u32_at(body, 0)?),
+        std::str::from_utf8(body.get(4..)?).ok()?,
+    ))
+}
+
+/// Appends an unsigned integer in 7-bit groups, low ones first (LEB128).
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+/// Reads integers one after the other; every read says whether there was one.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    /// What is read.
+    pub bytes: &'a [u8],
+    /// How far it was read.
+    pub at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// From the start.
+    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
+    /// Whether all was read.
+    pub fn is_empty(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> Option<u32> {
+        let value = u32_at(self.bytes, self.at)?;
+        self.at += 4;
+        Some(value)
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Option<u64> {
+        let value = u64_at(self.bytes, self.at)?;
+        self.at += 8;
+        Some(value)
+    }
+
+    /// A LEB128 integer of at most 64 bits.
+    pub fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A LEB128 integer of at most 32 bits.
+    pub fn varint32(&mut self) -> Option<u32> {
+        u32::try_from(self.varint()?).ok()
+    }
+
+    /// `length` bytes.
+    pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let bytes = self.bytes.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(bytes)
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+/// The little-endian integer at `at`, if the bytes reach that far.
+pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The little-endian integer at `at`, if the bytes reach that far.
+pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::ContentBuilder;
+
+    const HEADER: FileHeader = FileHeader {
+        kind: FileKind::Segment,
+        number: 7,
+        nonce: 0x1234_5678_9abc_def0,
+        created_ms: 1,
+    };
+    const STAMP: Stamp = Stamp {
+        durable_upto: 64,
+        commit: 3,
+    };
+
+    #[test]
+    fn header_reads_back_and_damage_is_told_from_another_version() {
+        let bytes = HEADER.encode();
+        assert_eq!(FileHeader::decode(&bytes, FileKind::Segment), Ok(HEADER));
+        assert_eq!(
+            FileHeader::decode(&bytes, FileKind::StateLog),
+            Err(HeaderError::Damaged)
+        );
+        for at in 0..bytes.len() {
+            let mut bad = bytes;
+            bad[at] ^= 1;
+            assert_eq!(
+                FileHeader::decode(&bad, FileKind::Segment),
+                Err(HeaderError::Damaged),
+                "byte {at}"
+            );
+        }
+        let mut newer = bytes;
+        newer[8] = 9;
+        let crc = crc32c::crc32c(&newer[..60]);
+        newer[60..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(
+            FileHeader::decode(&newer, FileKind::Segment),
+            Err(HeaderError::UnknownVersion(9))
+        );
+    }
+
+    fn event(body: &[u8]) -> Event {
+        let mut content = ContentBuilder::new("default", "t", "", body.len());
+        content.body(body);
+        let id = EventId::new(1_700_000_000_000, &mut fastrand::Rng::with_seed(1));
+        Event {
+            id,
+            accepted_ms: id.unix_ms(),
+            accepted_age: Age(99),
+            content: content.finish(),
+        }
+    }
+
+    fn encoded(body: &[u8], routes: &[RecordedRoute]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let event = event(body);
+        let length = encode_record(&mut out, HEADER.seed(), KIND_EVENT, STAMP, |out| {
+            encode_event(out, &event, routes.iter().copied());
+        });
+        assert_eq!(length, out.len());
+        out
+    }
+
+    #[test]
+    fn every_flipped_bit_is_seen() {
+        let routes = [RecordedRoute {
+            connection: ConnectionId(300),
+            slot: 5,
+            dead: None,
+        }];
+        let whole = encoded(b"hello", &routes);
+        let body_end = RECORD_HEADER + u32_at(&whole, 0).unwrap() as usize;
+        for bit in 0..body_end * 8 {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_record(&bad, HEADER.seed()), None, "bit {bit}");
+        }
+        let other = FileHeader { nonce: 1, ..HEADER };
+        assert_eq!(
+            decode_record(&whole, other.seed()),
+            None,
+            "a record of the file's former life"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn events_read_back(
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            routes in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..28), 0..20),
+        ) {
+            let routes: Vec<_> = routes.into_iter().map(|(connection, slot, cause)| RecordedRoute {
+                connection: ConnectionId(connection), slot, dead: Cause::from_number(cause),
+            }).collect();
+            let bytes = encoded(&body, &routes);
+            prop_assert_eq!(bytes.len() % 8, 0);
+            prop_assert_eq!(peek_length(&bytes), Some(bytes.len()));
+            let (back, back_routes) = decode_event(Bytes::from(bytes), HEADER.seed()).unwrap();
+            prop_assert_eq!(back, event(&body));
+            prop_assert_eq!(back_routes, routes);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode_record(&bytes, HEADER.seed());
+            let _ = decode_event_head(&bytes);
+            let _ = decode_name(&bytes);
+        }
+
+        #[test]
+        fn varints_read_back(value in any::<u64>()) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            let mut reader = Reader::new(&out);
+            prop_assert_eq!(reader.varint(), Some(value));
+            prop_assert!(reader.is_empty());
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! What is known of every delivery: the part of the store that lives in memory.
+//!
+//! Its size follows the configuration and the number of segments, not the payload: one bit per delivery, and an entry
+//! only for those that wait for a time or are dead.
+//!
+//! A delivery is in exactly one of these places:
+//!
+//! * **waiting** for its first attempt: its bit in [`Part::left`] is not set; in order, from [`Stream::cursor`] on;
+//! * **handed out** to the egress: a first attempt (bit not set, before the cursor) or a later one ([`Stream::handed`]);
+//! * **scheduled**: in [`State::schedule`], or in [`Stream::due`] when its time has come;
+//! * **dead**: in [`Stream::dead`];
+//! * **over**: its bit is set and it is in none of the others.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::bits::Bits;
+use super::feed::{Delivery, Lane};
+use super::file::StoreFile;
+use super::marks::{DeadLetter, Place};
+use super::queue::QueueCounters;
+use super::record::FILE_HEADER;
+use super::schedule::{Schedule, Scheduled};
+use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
+use super::{ConnectionId, DeliveryId};
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct State {
+    /// By number.
+    pub segments: BTreeMap<u32, Segment>,
+    /// By connection id; ids are dense.
+    pub streams: Vec<Stream>,
+    /// Ids by name.
+    pub names: HashMap<String, ConnectionId>,
+    /// What waits for a time.
+    pub schedule: Schedule,
+}
+
+/// One segment.
+#[derive(Debug)]
+pub struct Segment {
+    /// Bytes that the file takes.
+    pub file_bytes: u64,
+    /// Where each connection's entries are.
+    pub entries: Entries,
+    /// Deliveries by connection.
+    pub parts: BTreeMap<ConnectionId, Part>,
+    /// Deliveries that are not over, and dead letters: what keeps the segment.
+    pub live: u64,
+    /// Where its synced records end.
+    pub end: u64,
+    /// Times of the first and last event's id.
+    pub times: Option<(u64, u64)>,
+}
+
+/// Where a segment's entries are.
+#[derive(Debug)]
+pub enum Entries {
+    /// In memory: the segment still grows, or its index file could not be written.
+    Memory(Box<SegmentIndex>),
+    /// In its index file, at these offsets.
+    File(StoreFile, BTreeMap<ConnectionId, u64>),
+}
+
+/// One connection's deliveries in one segment.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// How many slots there are.
+    pub slots: u32,
+    /// Which ones no longer wait for their first attempt.
+    pub left: Bits,
+}
+
+/// One connection's deliveries in all segments.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its number.
+    pub id: ConnectionId,
+    /// Its name.
+    pub name: String,
+    /// Shared with ingress and metrics.
+    pub counters: Arc<QueueCounters>,
+    /// The egress runtime that delivers it; `None` holds it.
+    pub feed: Option<usize>,
+    /// The next delivery that was never handed out: segment and slot.
+    pub cursor: (u32, u32),
+    /// The next free slot, and the segment that this counts for.
+    pub next_slot: (u32, u32),
+    /// Deliveries that wait for their first attempt and were never handed out.
+    pub waiting: u64,
+    /// Deliveries handed out, by lane.
+    pub out: [usize; 3],
+    /// Whether the writer looks at it before its turn ends.
+    pub touched: bool,
+    /// Later attempts handed out.
+    pub handed: HashMap<Place, Scheduled>,
+    /// Retries whose time has come.
+    pub due: VecDeque<Scheduled>,
+    /// Replays that wait.
+    pub replays: VecDeque<Scheduled>,
+    /// Later attempts handed out whose delivery was cancelled meanwhile.
+    pub cancelled: HashSet<Place>,
+    /// First attempts that the egress gave back.
+    pub returned: VecDeque<Delivery>,
+    /// Dead letters by place.
+    pub dead: BTreeMap<(u32, u32), DeadLetter>,
+}
+
+impl State {
+    /// The connection with this name, made if it is new; whether it is new.
+    pub fn register(&mut self, name: &str) -> (ConnectionId, bool) {
+        if let Some(id) = self.names.get(name) {
+            return (*id, false);
+        }
+        let id = ConnectionId(u32::try_from(self.streams.len()).unwrap_or(u32::MAX));
+        self.names.insert(name.to_owned(), id);
+        self.streams.push(Stream::new(id, name));
+        (id, true)
+    }
+
+    /// The stream of a connection.
+    pub fn stream(&mut self, id: ConnectionId) -> Option<&mut Stream> {
+        self.streams.get_mut(id.0 as usize)
+    }
+
+    /// The connection's part of a segment, and the segment's live count.
+    pub fn part(&mut self, place: Place) -> Option<(&mut Part, &mut u64)> {
+        let segment = self.segments.get_mut(&place.segment)?;
+        Some((segment.parts.get_mut(&place.connection)?, &mut segment.live))
+    }
+
+    /// Notes that a delivery no longer waits for its first attempt. Whether that is news.
+    pub fn leave(&mut self, place: Place) -> bool {
+        self.part(place)
+            .is_some_and(|(part, _)| part.left.insert(place.slot))
+    }
+
+    /// Notes that nothing of a delivery needs its record any more.
+    pub fn end(&mut self, place: Place) {
+        if let Some((_, live)) = self.part(place) {
+            *live = live.saturating_sub(1);
+        }
+    }
+
+    /// The next deliveries of a connection that wait for their first attempt, at most `room`, from its cursor on; moves
+    /// the cursor past them.
+    ///
+    /// # Errors
+    /// As the disk says; the cursor stays before what could not be read.
+    pub fn take_waiting(
+        &mut self,
+        id: ConnectionId,
+        room: usize,
+    ) -> io::Result<Vec<(DeliveryId, u32)>> {
+        let mut taken = Vec::new();
+        let Some(stream) = self.streams.get_mut(id.0 as usize) else {
+            return Ok(taken);
+        };
+        while taken.len() < room {
+            let (number, slot) = stream.cursor;
+            let Some((&number_found, segment)) = self.segments.range(number..).next() else {
+                break;
+            };
+            let slot = if number_found == number { slot } else { 0 };
+            stream.cursor = (number_found, slot);
+            let waiting = segment.waiting(id, slot, room - taken.len())?;
+            for (slot, entry) in &waiting {
+                let id = DeliveryId {
+                    connection: id,
+                    segment: number_found,
+                    slot: *slot,
+                    offset: entry.offset,
+                };
+                taken.push((id, entry.size));
+                stream.cursor = (number_found, slot + 1);
+            }
+            if taken.len() < room {
+                // Nothing more in this segment. The newest one still grows: the cursor waits at its end.
+                let slots = segment.parts.get(&id).map_or(0, |part| part.slots);
+                if self.segments.range(number_found + 1..).next().is_none() {
+                    stream.cursor = (number_found, slots);
+                    break;
+                }
+                stream.cursor = (number_found + 1, 0);
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Segment {
+    /// A segment that grows.
+    pub fn new(file_bytes: u64) -> Segment {
+        let entries = Entries::Memory(Box::default());
+        Segment {
+            file_bytes,
+            entries,
+            parts: BTreeMap::new(),
+            live: 0,
+            end: FILE_HEADER,
+            times: None,
+        }
+    }
+
+    /// Deliveries that wait for their first attempt, from `slot` on, at most `room`.
+    fn waiting(
+        &self,
+        connection: ConnectionId,
+        mut slot: u32,
+        room: usize,
+    ) -> io::Result<Vec<(u32, Entry)>> {
+        let Some(part) = self.parts.get(&connection) else {
+            return Ok(Vec::new());
+        };
+        // A piece whose deliveries all left out of order gives nothing: look further on.
+        while let Some(first) = part.left.first_absent(slot, part.slots) {
+            let count = u32::try_from(room)
+                .unwrap_or(u32::MAX)
+                .min(part.slots - first);
+            let entries = self.entries(connection, first, count)?;
+            let waits = |slot: u32, entry: &Entry| entry.size > 0 && !part.left.contains(slot);
+            let waiting: Vec<_> = (first..)
+                .zip(entries)
+                .filter(|(slot, entry)| waits(*slot, entry))
+                .collect();
+            if !waiting.is_empty() {
+                return Ok(waiting);
+            }
+            slot = first + count;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Entries of `count` slots from `first` on.
+    ///
+    /// # Errors
+    /// As the disk says.
+    pub fn entries(
+        &self,
+        connection: ConnectionId,
+        first: u32,
+        count: u32,
+    ) -> io::Result<Vec<Entry>> {
+        match &self.entries {
+            Entries::Memory(index) => {
+                let all = index
+                    .entries
+                    .get(&connection)
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
+                let from = all.get(first as usize..).unwrap_or_default();
+                Ok(from.iter().take(count as usize).copied().collect())
+            }
+            Entries::File(file, starts) => {
+                let Some(start) = starts.get(&connection) else {
+                    return Ok(Vec::new());
+                };
+                let mut bytes = vec![0; count as usize * 8];
+                file.file
+                    .read_exact_at(&mut bytes, start + u64::from(first) * ENTRY)?;
+                Ok(decode_entries(&bytes))
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn new(id: ConnectionId, name: &str) -> Stream {
+        let counters = Arc::new(QueueCounters::default());
+        counters.oldest_age_ms.store(u64::MAX, Ordering::Relaxed);
+        Stream {
+            id,
+            name: name.to_owned(),
+            counters,
+            feed: None,
+            cursor: (0, 0),
+            next_slot: (0, 0),
+            waiting: 0,
+            out: [0; 3],
+            touched: false,
+            handed: HashMap::new(),
+            due: VecDeque::new(),
+            replays: VecDeque::new(),
+            cancelled: HashSet::new(),
+            returned: VecDeque::new(),
+            dead: BTreeMap::new(),
+        }
+    }
+
+    /// How many more deliveries of a lane may be handed out: each lane has a window of its own, so that none starves.
+    pub fn room(&self, lane: Lane) -> usize {
+        let window = match lane {
+            Lane::New => super::WINDOW_NEW,
+            Lane::Retry => super::WINDOW_RETRY,
+            Lane::Replay => super::WINDOW_REPLAY,
+        };
+        let used = self.out.get(lane as usize).copied().unwrap_or(0);
+        window.saturating_sub(used)
+    }
+
+    /// Counts a delivery of a lane as handed out.
+    pub fn hand_out(&mut self, lane: Lane) {
+        if let Some(out) = self.out.get_mut(lane as usize) {
+            *out += 1;
+        }
+    }
+
+    /// Counts a delivery of a lane as come back.
+    pub fn take_back(&mut self, lane: Lane) {
+        if let Some(out) = self.out.get_mut(lane as usize) {
+            *out = out.saturating_sub(1);
+        }
+    }
+
+    /// Takes a slot in the segment that grows.
+    pub fn take_slot(&mut self, segment: u32) -> u32 {
+        if self.next_slot.0 != segment {
+            self.next_slot = (segment, 0);
+        }
+        let slot = self.next_slot.1;
+        self.next_slot.1 += 1;
+        slot
+    }
+
+    /// Brings the shared gauges up to date.
+    pub fn publish(&self) {
+        let handed: usize = self.out.iter().sum();
+        self.counters
+            .handed_out
+            .store(handed as u64, Ordering::Relaxed);
+        self.counters
+            .dead
+            .store(self.dead.len() as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,366 @@
+//! The writer: the one thread that changes the store.
+//!
+//! [`Writer::turn`] is one step of it: take what came back from the egress, run commands, commit what waits, hand out
+//! what is due, keep house. It blocks on nothing but the disk, so a simulation can drive it as well as the thread in
+//! [`run`] does.
+//!
+//! Commits are paced (performance.md): a batch is committed when 32 events wait or 1 ms has passed since the last commit
+//! began, and at once while hardly any come.
+
+mod commit;
+mod hand_out;
+mod keep;
+mod settle;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use crossbeam::sync::Parker;
+
+use super::command::Command;
+use super::disk::Disk;
+use super::doorbell::{Doorbell, SleepFor};
+use super::feed::{FeedItem, FeedPort, Returned};
+use super::file::StoreFile;
+use super::intake::IntakePort;
+use super::log::{StateLog, write_snapshot};
+use super::marks::TimeStamp;
+use super::reader::Files;
+use super::recovery::{self, Recovered};
+use super::state::State;
+use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
+use crate::clock::{Clock, millis};
+use crate::event::Event;
+
+/// The least time between the starts of two commits while events keep coming.
+const COMMIT_GAP: Duration = Duration::from_millis(1);
+/// Events in one gap below which a commit does not wait for company.
+const COMPANY: usize = 4;
+/// Marks are written at most this much later.
+const MARKS_WRITE: Duration = Duration::from_millis(20);
+/// Marks are synced at most this much later.
+const MARKS_SYNC: Duration = Duration::from_secs(1);
+/// After a failure of the disk, the next try comes this much later.
+const TROUBLE_RETRY: Duration = Duration::from_secs(1);
+
+/// Owns all state of the store.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Clock,
+    pub(super) boot_id: u64,
+    pub(super) options: Options,
+    pub(super) shared: Arc<Shared>,
+    pub(super) files: Files,
+    pub(super) state: State,
+    pub(super) log: StateLog,
+    pub(super) intake: IntakePort,
+    pub(super) feeds: Vec<FeedPort>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) next_segment: u32,
+    /// The segment that grows.
+    pub(super) active: Option<Active>,
+    /// Why there is none that can take events.
+    pub(super) trouble: Option<Trouble>,
+    /// Numbers of files that wait to be written over.
+    pub(super) spares: Vec<u32>,
+    pub(super) hot: Hot,
+    /// Segments that nothing needs any more.
+    pub(super) drained: Vec<u32>,
+    /// Deliveries handed out and not come back.
+    pub(super) handed_out: usize,
+    /// Streams to look at before this turn ends.
+    pub(super) touched: Vec<ConnectionId>,
+    /// What goes to each egress runtime at the end of this turn.
+    pub(super) outbox: Vec<Vec<FeedItem>>,
+    pub(super) times: Times,
+    pub(super) buffers: Buffers,
+    pub(super) stopping: bool,
+}
+
+/// The segment that grows.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) number: u32,
+    pub(super) file: StoreFile,
+    /// Where the next record goes; all before it is synced.
+    pub(super) end: u64,
+    pub(super) file_bytes: u64,
+    pub(super) commit: u64,
+}
+
+/// Why events are refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trouble {
+    pub(super) full: bool,
+    pub(super) retry_at: Duration,
+}
+
+/// Monotonic times of what was done last.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    pub(super) commit_began: Duration,
+    /// Events in that commit.
+    pub(super) commit_events: usize,
+    pub(super) marks_written: Duration,
+    pub(super) marks_synced: Duration,
+}
+
+/// Memory used again at each turn.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pub(super) returned: Vec<Returned>,
+    pub(super) commit: commit::Batch,
+}
+
+/// The latest events, for those who deliver soon: a cache of bounded size, oldest out first, so that no connection can pin
+/// memory by being slow.
+#[derive(Debug, Default)]
+pub(super) struct Hot {
+    events: VecDeque<(u32, u32, Arc<Event>)>,
+    bytes: u64,
+    pub(super) capacity: u64,
+}
+
+impl Hot {
+    pub(super) fn insert(&mut self, segment: u32, offset: u32, event: Arc<Event>) {
+        self.bytes += event.content.as_bytes().len() as u64;
+        self.events.push_back((segment, offset, event));
+        while self.bytes > self.capacity {
+            let Some((_, _, event)) = self.events.pop_front() else {
+                break;
+            };
+            self.bytes -= event.content.as_bytes().len() as u64;
+        }
+    }
+
+    pub(super) fn get(&self, segment: u32, offset: u32) -> Option<&Arc<Event>> {
+        let at = self
+            .events
+            .binary_search_by_key(&(segment, offset), |(segment, offset, _)| {
+                (*segment, *offset)
+            })
+            .ok()?;
+        self.events.get(at).map(|(_, _, event)| event)
+    }
+}
+
+/// What a writer is made of besides what was recovered.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Clock,
+    pub(super) boot_id: u64,
+    pub(super) options: Options,
+    pub(super) shared: Arc<Shared>,
+    pub(super) intake: IntakePort,
+}
+
+/// When the writer wants its next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wake {
+    pub(super) what: SleepFor,
+    pub(super) after: Option<Duration>,
+}
+
+impl Writer {
+    /// A writer over what was recovered: it begins a log, with a snapshot, and a segment. A disk that is full is no error:
+    /// the store then opens without taking events.
+    pub(super) fn new(
+        parts: Parts,
+        feeds: Vec<FeedPort>,
+        commands: Receiver<Command>,
+        recovered: Recovered,
+    ) -> Result<Writer, OpenError> {
+        let Parts {
+            disk,
+            clock,
+            boot_id,
+            options,
+            shared,
+            intake,
+        } = parts;
+        let mut rng = fastrand::Rng::with_seed(options.seed);
+        let number = recovered.log_number + 1;
+        let begin = || {
+            StateLog::begin(
+                &*disk,
+                number,
+                options.seed,
+                clock.wall_ms(),
+                options.log_bytes(),
+            )
+        };
+        let log = begin().or_else(|error| {
+            // The reserve is there for this.
+            if commit::is_full(&error) && disk.remove(RESERVE_FILE).is_ok() {
+                begin()
+            } else {
+                Err(error)
+            }
+        });
+        let log = log.map_err(|error| OpenError::Io("begin a state log", error))?;
+        rng.u64(..);
+        let outbox = feeds.iter().map(|_| Vec::new()).collect();
+        let hot = Hot {
+            capacity: options.hot_bytes,
+            ..Hot::default()
+        };
+        let mut writer = Writer {
+            disk,
+            clock,
+            boot_id,
+            options,
+            shared,
+            files: recovered.files,
+            state: recovered.state,
+            log,
+            intake,
+            feeds,
+            commands,
+            rng,
+            next_segment: recovered.next_segment,
+            active: None,
+            trouble: None,
+            spares: recovered.spares,
+            hot,
+            drained: recovered.drained,
+            handed_out: 0,
+            touched: Vec::new(),
+            outbox,
+            times: Times::default(),
+            buffers: Buffers::default(),
+            stopping: false,
+        };
+        writer.start(number)?;
+        Ok(writer)
+    }
+
+    fn start(&mut self, log_number: u32) -> Result<(), OpenError> {
+        let stamp = self.time_stamp();
+        let nonce = self.rng.u64(..);
+        write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp)
+            .map_err(|error| OpenError::Io("write a snapshot", error))?;
+        recovery::remove_older(&*self.disk, log_number);
+        let now = self.clock.monotonic();
+        // Gives back what is drained before a new segment is begun: there may be no space for it otherwise.
+        self.keep_house(now);
+        if let Err(error) = self.begin_segment() {
+            self.in_trouble("begin a segment", &error, now);
+        }
+        self.keep_reserve();
+        Ok(())
+    }
+
+    /// One step. Returns when the next one is wanted.
+    pub(super) fn turn(&mut self) -> Wake {
+        self.shared.ticks.fetch_add(1, Ordering::Relaxed);
+        let now = self.clock.monotonic();
+        self.take_returned();
+        self.run_commands();
+        if self.commit_is_due(now) {
+            self.commit(now);
+        }
+        self.take_due();
+        self.serve_touched();
+        self.keep_house(now);
+        for (port, items) in self.feeds.iter().zip(&mut self.outbox) {
+            port.send(items);
+        }
+        self.next_wake()
+    }
+
+    /// Whether a sleeper that wants `what` may go to sleep.
+    pub(super) fn nothing_waits(&self, what: SleepFor) -> bool {
+        let appends = match what {
+            SleepFor::Anything => 1,
+            SleepFor::FullBatch => BATCH_EVENTS,
+        };
+        self.intake.queue.len() < appends && self.commands.is_empty()
+    }
+
+    fn take_returned(&mut self) {
+        let mut returned = std::mem::take(&mut self.buffers.returned);
+        for port in &self.feeds {
+            port.receive(&mut returned);
+        }
+        for item in returned.drain(..) {
+            match item {
+                Returned::Settled(settlement) => self.settled(&settlement),
+                Returned::Released(delivery) => self.released(delivery),
+            }
+        }
+        self.buffers.returned = returned;
+    }
+
+    fn commit_is_due(&self, now: Duration) -> bool {
+        let waiting = self.intake.queue.len();
+        let few = waiting < COMPANY && self.times.commit_events < COMPANY;
+        let rested = now.saturating_sub(self.times.commit_began) >= COMMIT_GAP;
+        waiting > 0 && (few || rested || waiting >= BATCH_EVENTS)
+    }
+
+    fn next_wake(&self) -> Wake {
+        let now = self.clock.monotonic();
+        let mut after: Option<Duration> = None;
+        let mut at_least =
+            |wanted: Duration| after = Some(after.map_or(wanted, |after| after.min(wanted)));
+        // Settlements come without a wake: look for them while any may come.
+        if self.handed_out > 0 || self.log.has_pending() || !self.touched.is_empty() {
+            at_least(MARKS_WRITE);
+        }
+        if self.log.has_unsynced() {
+            at_least((self.times.marks_synced + MARKS_SYNC).saturating_sub(now));
+        }
+        if let Some(trouble) = self.trouble {
+            at_least(trouble.retry_at.saturating_sub(now));
+        }
+        if let Some(due) = self.state.schedule.next_due() {
+            at_least(due.since(self.clock.age()));
+        }
+        if self.intake.queue.is_empty() {
+            return Wake {
+                what: SleepFor::Anything,
+                after,
+            };
+        }
+        at_least((self.times.commit_began + COMMIT_GAP).saturating_sub(now));
+        Wake {
+            what: SleepFor::FullBatch,
+            after,
+        }
+    }
+
+    pub(super) fn touch(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.state.stream(id)
+            && !std::mem::replace(&mut stream.touched, true)
+        {
+            self.touched.push(id);
+        }
+    }
+
+    pub(super) fn time_stamp(&self) -> TimeStamp {
+        TimeStamp {
+            age: self.clock.age(),
+            boot_ms: millis(self.clock.boot()),
+            wall_ms: self.clock.wall_ms(),
+            boot_id: self.boot_id,
+        }
+    }
+}
+
+/// Drives the writer until it is told to stop.
+pub(super) fn run(mut writer: Writer, doorbell: &Doorbell, parker: &Parker) {
+    while !writer.stopping {
+        let wake = writer.turn();
+        if !writer.stopping {
+            doorbell.sleep(parker, wake.what, wake.after, || {
+                writer.nothing_waits(wake.what)
+            });
+        }
+    }
+}

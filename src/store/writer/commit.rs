@@ -1,0 +1,319 @@
+//! Group commit: take all that waits, encode it, one write, one fdatasync, and only then answer and deliver.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::super::feed::{Delivery, FeedItem, Lane};
+use super::super::intake::{Append, AppendError, Fate};
+use super::super::marks::{DeadLetter, Place};
+use super::super::record::{
+    KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
+    encode_record,
+};
+use super::super::segment_index::Entry;
+use super::super::state::Entries;
+use super::super::{ConnectionId, DeliveryId};
+use super::{Active, Writer};
+use crate::event::EventId;
+
+/// Events in one commit, at the most: bounds how long the first of them waits.
+const COMMIT_EVENTS: usize = 1024;
+/// Bytes in one commit, at the most, unless one event alone is larger.
+const COMMIT_BYTES: usize = 4 << 20;
+
+/// One commit in the making.
+#[derive(Debug, Default)]
+pub struct Batch {
+    appends: Vec<Append>,
+    /// Encoded records.
+    bytes: Vec<u8>,
+    /// All routes of all events, one after the other.
+    routes: Vec<RecordedRoute>,
+    /// Per event: its record's place in the file and its routes.
+    placed: Vec<(Entry, Range<usize>)>,
+    /// Connections whose name this batch writes into the segment.
+    names: Vec<ConnectionId>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.appends.clear();
+        self.bytes.clear();
+        self.routes.clear();
+        self.placed.clear();
+        self.names.clear();
+    }
+}
+
+impl Writer {
+    /// Commits what waits.
+    pub(super) fn commit(&mut self, now: Duration) {
+        let mut batch = std::mem::take(&mut self.buffers.commit);
+        let bytes = self.gather(&mut batch);
+        self.times.commit_began = now;
+        self.times.commit_events = batch.appends.len();
+        match self
+            .make_room(bytes, now)
+            .and_then(|()| self.write_batch(&mut batch, now))
+        {
+            Ok(()) => self.confirm(&mut batch),
+            Err(error) => self.refuse(&mut batch, error),
+        }
+        batch.clear();
+        self.buffers.commit = batch;
+    }
+
+    /// Takes appends off the queue. Returns the bytes that they take at the most.
+    fn gather(&mut self, batch: &mut Batch) -> usize {
+        let mut bytes = 0;
+        while batch.appends.len() < COMMIT_EVENTS && bytes < COMMIT_BYTES {
+            let Some(append) = self.intake.queue.pop() else {
+                break;
+            };
+            bytes += bytes_at_most(&append);
+            batch.appends.push(append);
+        }
+        bytes
+    }
+
+    fn write_batch(&mut self, batch: &mut Batch, now: Duration) -> Result<(), AppendError> {
+        let Some(mut active) = self.active.take() else {
+            return Err(AppendError::Failed);
+        };
+        self.encode(batch, &mut active);
+        let began = self.clock.monotonic();
+        let written = active.file.file.write_all_at(&batch.bytes, active.end);
+        let synced = written.and_then(|()| active.file.file.sync_data());
+        match synced {
+            Ok(()) => {
+                let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
+                self.shared.metrics.sync_seconds.record(seconds);
+                self.shared
+                    .metrics
+                    .batch_events
+                    .record(batch.appends.len() as f64);
+                self.shared
+                    .metrics
+                    .written_bytes
+                    .increment(batch.bytes.len() as u64);
+                active.end += batch.bytes.len() as u64;
+                self.active = Some(active);
+                Ok(())
+            }
+            Err(error) => {
+                // The file is never synced again: what a second, successful fdatasync would say is not true.
+                self.seal(active);
+                Err(self.in_trouble("write or sync the segment", &error, now))
+            }
+        }
+    }
+
+    /// Encodes the batch for the active segment, and takes its slots.
+    fn encode(&mut self, batch: &mut Batch, active: &mut Active) {
+        active.commit += 1;
+        let stamp = Stamp {
+            durable_upto: active.end,
+            commit: active.commit,
+        };
+        let seed = active.file.seed();
+        let known = match self
+            .state
+            .segments
+            .get(&active.number)
+            .map(|segment| &segment.entries)
+        {
+            Some(Entries::Memory(index)) => Some(&index.names),
+            _ => None,
+        };
+        for append in &batch.appends {
+            let first = batch.routes.len();
+            for route in &append.routes {
+                let Some(stream) = self.state.streams.get_mut(route.connection.0 as usize) else {
+                    continue;
+                };
+                let named = known.is_some_and(|names| names.contains_key(&stream.id))
+                    || batch.names.contains(&stream.id);
+                if !named {
+                    batch.names.push(stream.id);
+                    encode_record(&mut batch.bytes, seed, KIND_NAME, stamp, |out| {
+                        encode_name(out, stream.id, &stream.name)
+                    });
+                }
+                let dead = match route.fate {
+                    Fate::Queued => None,
+                    Fate::Dead(cause) => Some(cause),
+                };
+                let slot = stream.take_slot(active.number);
+                batch.routes.push(RecordedRoute {
+                    connection: stream.id,
+                    slot,
+                    dead,
+                });
+            }
+            let offset = active.end + batch.bytes.len() as u64;
+            let routes = batch
+                .routes
+                .get(first..)
+                .unwrap_or_default()
+                .iter()
+                .copied();
+            let size = encode_record(&mut batch.bytes, seed, KIND_EVENT, stamp, |out| {
+                encode_event(out, &append.event, routes);
+            });
+            let entry = Entry {
+                offset: u32::try_from(offset / 8).unwrap_or(u32::MAX),
+                size: u32::try_from(size).unwrap_or(u32::MAX),
+            };
+            batch.placed.push((entry, first..batch.routes.len()));
+        }
+    }
+
+    /// The batch is on the disk: answer, count, hand out.
+    fn confirm(&mut self, batch: &mut Batch) {
+        let Some(number) = self.active.as_ref().map(|active| active.number) else {
+            return;
+        };
+        self.note_names(number, batch);
+        let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
+        for (append, (entry, routes)) in batch.appends.drain(..).zip(batch.placed.drain(..)) {
+            let routes = batch.routes.get(routes).unwrap_or_default();
+            self.note_event(number, append.event.id, entry, routes);
+            self.hot.insert(number, entry.offset, append.event.clone());
+            for route in routes {
+                self.admit(number, *route, entry, &append);
+            }
+            if let Some(lane) = answers.get_mut(append.lane) {
+                lane.push((append.reply, Ok(())));
+            }
+        }
+        for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
+            lane.send(answers);
+        }
+    }
+
+    fn note_names(&mut self, number: u32, batch: &Batch) {
+        let Some(segment) = self.state.segments.get_mut(&number) else {
+            return;
+        };
+        let Entries::Memory(index) = &mut segment.entries else {
+            return;
+        };
+        for id in &batch.names {
+            if let Some(stream) = self.state.streams.get(id.0 as usize) {
+                index.names.insert(*id, stream.name.clone());
+            }
+        }
+    }
+
+    fn note_event(&mut self, number: u32, id: EventId, entry: Entry, routes: &[RecordedRoute]) {
+        let Some(segment) = self.state.segments.get_mut(&number) else {
+            return;
+        };
+        if let Some(active) = &self.active {
+            segment.end = active.end;
+        }
+        let Entries::Memory(index) = &mut segment.entries else {
+            return;
+        };
+        index.note_times(id.unix_ms());
+        segment.times = index.times;
+        for route in routes {
+            index.note_slot(route.connection, route.slot, entry);
+            if let Some(cause) = route.dead {
+                index.born_dead.push((route.connection, route.slot, cause));
+            }
+            let part = segment.parts.entry(route.connection).or_default();
+            part.slots = part.slots.max(route.slot + 1);
+            segment.live += 1;
+        }
+    }
+
+    /// A new delivery: hand it out while its event is in memory, let it wait behind others, or keep it as dead.
+    fn admit(&mut self, segment: u32, route: RecordedRoute, entry: Entry, append: &Append) {
+        let id = DeliveryId {
+            connection: route.connection,
+            segment,
+            slot: route.slot,
+            offset: entry.offset,
+        };
+        if let Some(cause) = route.dead {
+            let died_ms = self.clock.wall_ms();
+            let dead = DeadLetter {
+                id,
+                size: entry.size,
+                cause,
+                status: 0,
+                attempts: 0,
+                died_ms,
+            };
+            self.state.leave(Place::from(id));
+            if let Some(stream) = self.state.stream(route.connection) {
+                stream.dead.insert((segment, route.slot), dead);
+                stream.publish();
+            }
+            return;
+        }
+        let Some(stream) = self.state.stream(route.connection) else {
+            return;
+        };
+        // Ingress reserved the content; the queue's cap counts records.
+        let extra =
+            u64::from(entry.size).saturating_sub(append.event.content.as_bytes().len() as u64);
+        stream.counters.grow(extra);
+        let next = stream.waiting == 0 && stream.returned.is_empty() && stream.room(Lane::New) > 0;
+        let Some(feed) = stream.feed.filter(|_| next) else {
+            stream.waiting += 1;
+            return;
+        };
+        stream.cursor = (segment, route.slot + 1);
+        stream.hand_out(Lane::New);
+        self.handed_out += 1;
+        stream.publish();
+        let hot = std::sync::Arc::downgrade(&append.event);
+        let delivery = Delivery {
+            id,
+            lane: Lane::New,
+            attempts: 0,
+            first_attempt: None,
+            size: entry.size,
+            hot,
+        };
+        if let Some(outbox) = self.outbox.get_mut(feed) {
+            outbox.push(FeedItem::Due(delivery));
+        }
+    }
+
+    /// The batch is not on the disk: nobody gets a 202, nothing of it is delivered by this process.
+    fn refuse(&mut self, batch: &mut Batch, error: AppendError) {
+        let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
+        for append in batch.appends.drain(..) {
+            append.give_back_room();
+            if let Some(lane) = answers.get_mut(append.lane) {
+                lane.push((append.reply, Err(error)));
+            }
+        }
+        for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
+            lane.send(answers);
+        }
+    }
+}
+
+fn bytes_at_most(append: &Append) -> usize {
+    // Fixed part, padding, and per route the longest varints, plus its name's record once per segment.
+    let per_route = 11 + RECORD_HEADER + 4 + 155 + 8;
+    RECORD_HEADER
+        + 24
+        + 10
+        + 8
+        + append.routes.len() * per_route
+        + append.event.content.as_bytes().len()
+}
+
+/// Whether the disk says that it is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

@@ -1,0 +1,142 @@
+//! Handing deliveries to the egress: at most a window of each lane, in order.
+
+use std::sync::{Arc, Weak};
+
+use super::super::feed::{Delivery, FeedItem, Lane};
+use super::super::marks::Place;
+use super::super::schedule::Scheduled;
+use super::super::{ConnectionId, WINDOW_NEW};
+use super::Writer;
+
+impl Writer {
+    /// Moves scheduled deliveries whose time has come to their streams.
+    pub(super) fn take_due(&mut self) {
+        let now = self.clock.age();
+        while let Some(scheduled) = self.state.schedule.pop_due(now) {
+            let Some(stream) = self.state.stream(scheduled.id.connection) else {
+                continue;
+            };
+            stream
+                .counters
+                .scheduled
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            match scheduled.lane {
+                Lane::Replay => stream.replays.push_back(scheduled),
+                Lane::New | Lane::Retry => stream.due.push_back(scheduled),
+            }
+            self.touch(scheduled.id.connection);
+        }
+    }
+
+    /// Hands out what the touched streams have room for.
+    pub(super) fn serve_touched(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(stream) = self.state.stream(id) {
+                stream.touched = false;
+            }
+            self.serve(id);
+        }
+    }
+
+    fn serve(&mut self, id: ConnectionId) {
+        let Some(stream) = self.state.streams.get_mut(id.0 as usize) else {
+            return;
+        };
+        let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
+            stream.publish();
+            return;
+        };
+        while stream.room(Lane::New) > 0
+            && let Some(delivery) = stream.returned.pop_front()
+        {
+            stream.hand_out(Lane::New);
+            self.handed_out += 1;
+            outbox.push(FeedItem::Due(delivery));
+        }
+        for lane in [Lane::Retry, Lane::Replay] {
+            while stream.room(lane) > 0 {
+                let queue = if lane == Lane::Retry {
+                    &mut stream.due
+                } else {
+                    &mut stream.replays
+                };
+                let Some(scheduled) = queue.pop_front() else {
+                    break;
+                };
+                stream.handed.insert(Place::from(scheduled.id), scheduled);
+                stream.hand_out(lane);
+                self.handed_out += 1;
+                let hot = self
+                    .hot
+                    .get(scheduled.id.segment, scheduled.id.offset)
+                    .map(Arc::downgrade);
+                outbox.push(FeedItem::Due(later_attempt(
+                    scheduled,
+                    hot.unwrap_or_default(),
+                )));
+            }
+        }
+        let room = stream.room(Lane::New);
+        // Half a window at a time: reading the index one entry at a time would cost more than the rest.
+        let refill =
+            stream.waiting > 0 && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64);
+        stream.publish();
+        if refill {
+            self.refill(id, room);
+        }
+    }
+
+    /// Hands out deliveries that wait for their first attempt.
+    fn refill(&mut self, id: ConnectionId, room: usize) {
+        let taken = match self.state.take_waiting(id, room) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.shared.metrics.errors.increment(1);
+                tracing::error!(%error, "Could not read a segment's index; the queue waits and it is tried again.");
+                self.touch(id);
+                return;
+            }
+        };
+        let Some(stream) = self.state.streams.get_mut(id.0 as usize) else {
+            return;
+        };
+        if taken.is_empty() {
+            // Nothing there although the count says so: slots were lost to damage.
+            stream.waiting = 0;
+        }
+        let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
+            return;
+        };
+        for (id, size) in taken {
+            stream.waiting = stream.waiting.saturating_sub(1);
+            stream.hand_out(Lane::New);
+            self.handed_out += 1;
+            let hot = self
+                .hot
+                .get(id.segment, id.offset)
+                .map(Arc::downgrade)
+                .unwrap_or_default();
+            let delivery = Delivery {
+                id,
+                lane: Lane::New,
+                attempts: 0,
+                first_attempt: None,
+                size,
+                hot,
+            };
+            outbox.push(FeedItem::Due(delivery));
+        }
+        stream.publish();
+    }
+}
+
+fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>) -> Delivery {
+    Delivery {
+        id: scheduled.id,
+        lane: scheduled.lane,
+        attempts: scheduled.attempts,
+        first_attempt: (scheduled.attempts > 0).then_some(scheduled.first_attempt),
+        size: scheduled.size,
+        hot,
+    }
+}

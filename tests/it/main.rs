@@ -1,0 +1,27 @@
+//! The promises of the README, held against the built binary: a daemon as a child process, receivers and producers in
+//! this one. One binary, own ports and own temporary directories for each test, no order, no test that waits by sleeping.
+//!
+//! `POSTHASTE_LONG=1` runs the full figures; `POSTHASTE_SEED=n` repeats a run of the random ones.
+
+#[cfg(test)]
+mod capacity;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod ingress;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod states;
