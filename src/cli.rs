@@ -177,6 +177,37 @@ mod tests {
         assert_eq!(checked, 13);
     }
 
+    /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
+    #[test]
+    fn the_manual_is_what_help_says() {
+        let mut manual = "# The command line\n\nWhat `--help` says, held by a test.\n".to_owned();
+        let mut root = Arguments::command().term_width(100);
+        root.build();
+        describe(&root, &mut manual);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &manual).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == manual,
+            "docs/cli.md is old; run `UPDATE=1 cargo test --lib the_manual`"
+        );
+    }
+
+    fn describe(command: &clap::Command, manual: &mut String) {
+        let name = command.get_bin_name().unwrap_or("posthaste");
+        let help = command.clone().render_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        *manual += &format!(
+            "\n## {name}\n\n```text\n{}\n```\n",
+            lines.join("\n").trim_end()
+        );
+        for subcommand in command.get_subcommands() {
+            describe(subcommand, manual);
+        }
+    }
+
     #[test]
     fn arguments_are_read_or_refused() {
         let check = |line: &str, ok: bool| {

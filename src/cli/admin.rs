@@ -119,9 +119,17 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::{HeaderMap, StatusCode};
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::admin::api::Replayed;
+    use crate::admin::{self, Command, Refusal};
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
 
     fn answer(body: &'static str) -> Answer {
         Answer {
@@ -153,5 +161,60 @@ mod tests {
             (1, "Not now (try again in 1 s)")
         );
         assert!(refusal(&answer("<html>")).to_string().contains("422"));
+    }
+
+    /// The real listener with a daemon that knows one connection.
+    #[tokio::test]
+    async fn the_socket_is_spoken_to_as_it_speaks() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let options = admin::Options {
+            http: None,
+            unix: Some(socket.clone()),
+        };
+        let listener = admin::Admin::bind(&options).unwrap();
+        let (commands, mut asked) = admin::commands();
+        let context = admin::Context {
+            metrics: Metrics::new(),
+            refresh: Arc::new(|| {}),
+            readiness: watch::channel(admin::Readiness::Ready).1,
+            commands,
+            clock: Clock::system(),
+        };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(listener.serve(context, stop.clone()));
+        let answering = tokio::spawn(async move {
+            while let Some(command) = asked.recv().await {
+                match command {
+                    Command::Replay {
+                        connection, reply, ..
+                    } if connection == "crm" => {
+                        reply.send(Ok(())).unwrap();
+                    }
+                    Command::Replay {
+                        connection, reply, ..
+                    } => {
+                        reply
+                            .send(Err(Refusal::UnknownConnection(connection)))
+                            .unwrap();
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        let client = Admin {
+            endpoint: Endpoint::Unix(socket),
+        };
+        let event = "evt_019ab3c4-5d6e-7f80-9123-456789abcdef";
+        let path = |name| target(&["connections", name, "dead", event, "replay"], &[]).unwrap();
+        let replayed: Replayed = client.post(&path("crm")).await.unwrap();
+        assert_eq!(replayed.replayed, 1);
+        let failure = client.post::<Replayed>(&path("c/r m")).await.unwrap_err();
+        assert!(failure.to_string().contains("\"c/r m\""), "{failure}");
+        stop.cancel();
+        serving.await.unwrap();
+        answering.await.unwrap();
+        let gone = client.post::<Replayed>(&path("crm")).await.unwrap_err();
+        assert!(gone.to_string().contains("admin.sock"), "{gone}");
     }
 }

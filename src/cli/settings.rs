@@ -1,5 +1,6 @@
 //! The little that commands need of the configuration: where the daemon listens.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::http::Endpoint;
@@ -15,27 +16,53 @@ pub(super) struct Settings {
     pub(super) ingress: Endpoint,
 }
 
-/// What the configuration says, or the defaults where it cannot be read: a person who may open the daemon's socket need
-/// not be able to read its files.
+/// What the configuration says. Where it has errors, what can be read of the daemon's own file; else the defaults: a
+/// configuration that is broken now does not move the daemon that runs, and whoever may open its socket need not be able
+/// to read its files.
 pub(super) fn locate(config_file: Option<&Path>) -> Settings {
     let (root, mut options) = lookup(config_file);
     options.secrets = Secrets::Skip;
-    let daemon = config::load(&root.path, &options)
-        .ok()
-        .map(|loaded| loaded.config.daemon);
-    let (ingress, admin) = daemon.map(|daemon| (daemon.ingress, daemon.admin)).unzip();
-    let socket = admin.and_then(|admin| admin.unix);
-    let listener = ingress.and_then(|ingress| {
-        let http = ingress
-            .http
-            .first()
-            .map(|address| Endpoint::Tcp(address.to_string()));
-        http.or(ingress.unix.map(|unix| Endpoint::Unix(unix.path)))
-    });
+    let (socket, ingress) = match config::load(&root.path, &options) {
+        Ok(loaded) => of_daemon(loaded.config.daemon),
+        Err(_) => glance(&root.path).unwrap_or_default(),
+    };
     Settings {
         admin_socket: socket.unwrap_or_else(|| options.places.admin_socket()),
-        ingress: listener.unwrap_or_else(|| Endpoint::Tcp(INGRESS_DEFAULT.to_owned())),
+        ingress: ingress.unwrap_or_else(|| Endpoint::Tcp(INGRESS_DEFAULT.to_owned())),
     }
+}
+
+/// Where admin and ingress listen, as far as that is known.
+type Found = (Option<PathBuf>, Option<Endpoint>);
+
+fn of_daemon(daemon: config::Daemon) -> Found {
+    let http = daemon
+        .ingress
+        .http
+        .first()
+        .map(|address| Endpoint::Tcp(address.to_string()));
+    let unix = daemon.ingress.unix.map(|unix| Endpoint::Unix(unix.path));
+    (daemon.admin.unix, http.or(unix))
+}
+
+/// Takes what is plain in a file that has errors elsewhere. `None` when it is no TOML at all.
+fn glance(root: &Path) -> Option<Found> {
+    let text = std::fs::read_to_string(root).ok()?;
+    let table: toml::Table = text.parse().ok()?;
+    let value = |section: &str, key: &str| table.get(section)?.get(key);
+    let path = |value: &toml::Value| {
+        value
+            .as_str()
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let http = value("ingress", "http").and_then(|list| list.get(0)?.as_str()?.parse().ok());
+    let unix = value("ingress", "unix").and_then(|unix| path(unix.get("path")?));
+    let http = http.map(|address: SocketAddr| Endpoint::Tcp(address.to_string()));
+    Some((
+        value("admin", "unix").and_then(path),
+        http.or(unix.map(Endpoint::Unix)),
+    ))
 }
 
 /// The daemon's file and how to load it, as `run` would.
@@ -72,5 +99,17 @@ mod tests {
         let settings = located("nonsense = ");
         assert_eq!(settings.ingress, Endpoint::Tcp(INGRESS_DEFAULT.to_owned()));
         assert!(settings.admin_socket.ends_with("posthaste/admin.sock"));
+    }
+
+    #[test]
+    fn an_error_elsewhere_does_not_hide_where_the_daemon_listens() {
+        let text = "nonsense = 1\n[admin]\nunix = \"/run/x/admin.sock\"\n";
+        let settings = located(&format!("{text}[ingress]\nhttp = [\"127.0.0.1:9000\"]\n"));
+        assert_eq!(settings.admin_socket, PathBuf::from("/run/x/admin.sock"));
+        assert_eq!(settings.ingress, Endpoint::Tcp("127.0.0.1:9000".to_owned()));
+        let settings = located("nonsense = 1\n[ingress]\nunix = { path = \"/run/x/in.sock\" }\n");
+        assert_eq!(settings.ingress, Endpoint::Unix("/run/x/in.sock".into()));
+        let settings = located("[admin]\nunix = 7\n[ingress]\nhttp = [\"here\"]\n");
+        assert_eq!(settings.ingress, Endpoint::Tcp(INGRESS_DEFAULT.to_owned()));
     }
 }
