@@ -446,6 +446,10 @@ impl Daemon {
         if let Ok(ages) = self.store.oldest().await {
             self.gauges.set_oldest(&ages, self.clock.age());
         }
+        if let Ok(status) = self.store.status().await {
+            let held = self.orphaned(&status).iter().map(|queue| queue.held).sum();
+            self.gauges.set_orphaned(held);
+        }
         self.notifier.status(&self.status_line());
         Ok(())
     }

@@ -133,7 +133,7 @@ impl Daemon {
     }
 
     /// Queues of connections that are not configured any more.
-    fn orphaned(&self, status: &StoreStatus) -> Vec<api::Orphaned> {
+    pub(super) fn orphaned(&self, status: &StoreStatus) -> Vec<api::Orphaned> {
         let configured = |name: &str| self.live.iter().any(|live| live.connection.name == name);
         let queues = status.queues.iter().filter(|(name, _)| !configured(name));
         let orphaned = queues.map(|(name, queue)| api::Orphaned {

@@ -19,6 +19,7 @@ pub(super) struct Gauges {
     connections: Mutex<Vec<OfConnection>>,
     memory: Mutex<Option<Arc<MemoryBudget>>>,
     ingress_memory: Gauge,
+    orphaned: Gauge,
 }
 
 struct OfConnection {
@@ -82,6 +83,7 @@ impl Gauges {
             connections: Mutex::default(),
             memory: Mutex::default(),
             ingress_memory: metrics.gauge("posthaste_memory_bytes", &[("use", "ingress")]),
+            orphaned: metrics.gauge("posthaste_orphaned_events", &[]),
         }
     }
 
@@ -105,6 +107,11 @@ impl Gauges {
             let seconds = oldest.map_or(0, |(_, accepted)| now.since(*accepted).as_secs());
             connection.oldest_seconds.store(seconds, Ordering::Relaxed);
         }
+    }
+
+    /// Deliveries held for names that are no longer configured.
+    pub(super) fn set_orphaned(&self, held: u64) {
+        self.orphaned.set(held as f64);
     }
 
     /// Seconds since the oldest delivery of a connection was accepted, as last measured.
