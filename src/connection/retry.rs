@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn decide(policy: &RetryPolicy, attempts: u32, age: u64, outcome: &Outcome) -> Disposition {
-        let success = set(&["2xx"]);
+        let success = StatusSet::success();
         let facts = Facts {
             attempts,
             since_first_attempt: Duration::from_secs(age),
@@ -374,7 +374,7 @@ mod tests {
             let mut policy = policy(exponential(), jitter);
             policy.strategy = Strategy::Exponential { interval: Duration::from_millis(interval_ms), factor, max_interval };
             policy.count = count;
-            let success = set(&["2xx"]);
+            let success = StatusSet::success();
             let age = Duration::from_secs(age_s);
             let facts = Facts { attempts, since_first_attempt: age, success: &success };
             let asked = asked_s.map_or(Duration::ZERO, Duration::from_secs).min(policy.retry_after_max);
