@@ -37,7 +37,7 @@ use crate::event::Event;
 
 /// The least time between the starts of two commits while events keep coming.
 const COMMIT_GAP: Duration = Duration::from_millis(1);
-/// Events in one gap below which a commit does not wait for company.
+/// Events in one gap below which a commit does not wait for company: the gap would cost more latency than it saves.
 const COMPANY: usize = 4;
 /// Marks are written at most this much later.
 const MARKS_WRITE: Duration = Duration::from_millis(20);

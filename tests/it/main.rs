@@ -25,3 +25,4 @@ mod reload;
 mod secrets;
 #[cfg(test)]
 mod states;
+mod structure;

@@ -376,9 +376,8 @@ impl Writer {
         for scheduled in self.state.schedule.iter() {
             if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
                 let candidate = (scheduled.id, scheduled.size);
-                *place = place
+                *place = (*place)
                     .into_iter()
-                    .map(|oldest| *oldest)
                     .chain([candidate])
                     .min_by_key(age_order);
             }
