@@ -166,7 +166,12 @@ impl State {
             };
             let slot = if number_found == number { slot } else { 0 };
             stream.cursor = (number_found, slot);
-            let waiting = segment.waiting(id, slot, room - taken.len())?;
+            let waiting = match segment.waiting(id, slot, room - taken.len()) {
+                Ok(waiting) => waiting,
+                // What was taken is behind the cursor: it must go out.
+                Err(_) if !taken.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             for (slot, entry) in &waiting {
                 let id = DeliveryId {
                     connection: id,
@@ -177,7 +182,7 @@ impl State {
                 taken.push((id, entry.size));
                 stream.cursor = (number_found, slot + 1);
             }
-            if taken.len() < room {
+            if waiting.is_empty() {
                 // Nothing more in this segment. The newest one still grows: the cursor waits at its end.
                 let slots = segment.parts.get(&id).map_or(0, |part| part.slots);
                 if self.segments.range(number_found + 1..).next().is_none() {

@@ -258,6 +258,33 @@ fn what_was_acknowledged_is_delivered_in_order_after_a_crash() {
     );
 }
 
+/// After a start the waiting ones have gaps between them, where others were delivered out of order.
+#[test]
+fn deliveries_settled_out_of_order_hide_none_of_the_others() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let crm = rig.connection("crm");
+    for body in bodies(2 * WINDOW_NEW) {
+        rig.append(&body, std::slice::from_ref(&crm)).unwrap();
+    }
+    for delivery in rig.due() {
+        if delivery.id.slot % 3 != 0 {
+            rig.settle(&delivery, Disposition::Delivered);
+        }
+    }
+    rig.pass(Duration::from_secs(2));
+    drop(rig);
+    let mut rig = Rig::open(directory.path(), &clock);
+    rig.connection("crm");
+    let delivered = |slot: &usize| *slot < WINDOW_NEW && slot % 3 != 0;
+    let all = bodies(2 * WINDOW_NEW).into_iter().enumerate();
+    let left: Vec<_> = all
+        .filter(|(slot, _)| !delivered(slot))
+        .map(|(_, body)| body)
+        .collect();
+    assert_eq!(rig.deliver_all(), left);
+}
+
 #[test]
 fn a_window_bounds_what_is_handed_out() {
     let (directory, clock) = start();
