@@ -44,6 +44,8 @@ pub struct State {
 pub struct Segment {
     /// Bytes that the file takes.
     pub file_bytes: u64,
+    /// Bytes that its index file takes.
+    pub index_bytes: u64,
     /// Where each connection's entries are.
     pub entries: Entries,
     /// Deliveries by connection.
@@ -202,6 +204,7 @@ impl Segment {
         let entries = Entries::Memory(Box::default());
         Segment {
             file_bytes,
+            index_bytes: 0,
             entries,
             parts: BTreeMap::new(),
             live: 0,
