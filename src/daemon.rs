@@ -26,7 +26,7 @@ use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, ReloadMode, RootFile};
-use crate::connection::Connection;
+use crate::connection::{Connection, State};
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
 use crate::ingress::{
     Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable, RunningIngress, UnixOptions,
@@ -349,15 +349,28 @@ impl Daemon {
                 .increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
         }
         self.dispatcher.attach(id, prepared).await;
-        let feed =
-            Dispatcher::runtime_of(&connection.name, self.config.daemon.runtime.egress_threads);
-        self.store.attach(id, feed);
-        Ok(Live {
+        let live = Live {
             connection,
             id,
             queue,
             metrics,
-        })
+        };
+        self.feed(&live);
+        Ok(live)
+    }
+
+    /// Lets the store hand a connection's deliveries out, if it is active. What is held stays in the store, where it takes
+    /// no memory and can be moved out of the way.
+    fn feed(&self, live: &Live) {
+        if live.connection.state == State::Active {
+            let runtimes = self.config.daemon.runtime.egress_threads;
+            self.store.attach(
+                live.id,
+                Dispatcher::runtime_of(&live.connection.name, runtimes),
+            );
+        } else {
+            self.store.detach(live.id);
+        }
     }
 
     fn open_doors(

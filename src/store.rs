@@ -38,6 +38,10 @@ use reader::ReadRequest;
 use recovery::Recovered;
 use writer::Writer;
 
+/// The lowest number of a segment that new events go to. Lower ones are cold: what is left of old segments is moved there,
+/// and so comes first.
+const FIRST_HOT: u32 = 1_000_000_000;
+
 /// The subdirectory for what could not be read.
 pub const QUARANTINE: &str = "quarantine";
 
@@ -135,6 +139,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Size of a cold segment: a quarter of a segment, so that little space must be kept for it.
+    fn cold_bytes(&self) -> u64 {
+        self.segment_bytes / 4
+    }
+
     /// Size of a state log: a quarter of a segment, 256 KiB to 16 MiB.
     fn log_bytes(&self) -> u64 {
         (self.segment_bytes / 4).clamp(256 << 10, 16 << 20)

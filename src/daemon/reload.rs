@@ -112,8 +112,9 @@ impl Daemon {
             let ready = prepared.remove(&connection.name);
             match (known.remove(&connection.name), ready) {
                 (Some(live), Some(ready)) => {
-                    replaced.push((live.id, ready));
-                    self.live.push(Live { connection, ..live });
+                    let live = Live { connection, ..live };
+                    replaced.push((live.clone(), ready));
+                    self.live.push(live);
                 }
                 (Some(live), None) => self.live.push(Live { connection, ..live }),
                 (None, Some(ready)) => match self.attach(connection, ready).await {
@@ -124,8 +125,9 @@ impl Daemon {
             }
         }
         self.publish_live();
-        for (id, ready) in replaced {
-            self.dispatcher.replace(id, ready).await;
+        for (live, ready) in replaced {
+            self.feed(&live);
+            self.dispatcher.replace(live.id, ready).await;
         }
         for live in known.into_values() {
             self.retire(live).await;

@@ -185,6 +185,9 @@ impl Outbox {
         if resumed {
             inner.ramp = 1;
         }
+        if !is_active(&self.settings().connection) {
+            self.release_waiting(&mut inner);
+        }
         if !keep_sockets {
             inner.idle.drain(..).for_each(|slot| slot.dismiss());
         }
@@ -206,16 +209,22 @@ impl Outbox {
         let mut inner = self.inner.borrow_mut();
         inner.closed = true;
         let loading: u64 = inner.loading.drain(..).map(|(_, size)| size).sum();
-        let unloaded = inner.lanes.unload();
-        self.give_bytes(loading + unloaded);
-        inner
-            .lanes
-            .drain()
-            .for_each(|delivery| self.shared.feed.release(delivery));
+        self.give_bytes(loading);
+        self.release_waiting(&mut inner);
         inner.idle.drain(..).for_each(|slot| slot.dismiss());
         drop(inner);
         self.alarm.ring();
         self.show();
+    }
+
+    /// Gives back to the store what was not started: it keeps its place there, and takes no memory here.
+    fn release_waiting(&self, inner: &mut Inner) {
+        let unloaded = inner.lanes.unload();
+        self.give_bytes(unloaded);
+        inner
+            .lanes
+            .drain()
+            .for_each(|delivery| self.shared.feed.release(delivery));
     }
 
     /// A delivery is due. [`Outbox::pump`] starts it.

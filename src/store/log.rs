@@ -11,7 +11,8 @@
 //!
 //! ```text
 //! kind 16, marks:  names, sealed segments, scheduled deliveries, dead letters (see `marks`)
-//! kind 32, left:   u32 segment, u32 connection, then u64 words: which slots no longer wait for a first attempt
+//! kind 32, left:   u32 segment, u32 connection, u32 slots, u32 zero, then u64 words: which slots no longer wait for a
+//!                  first attempt
 //! kind 33, end:    u64 number of records before it
 //! ```
 
@@ -216,6 +217,8 @@ impl Out {
                 self.record(KIND_LEFT, |out| {
                     out.extend_from_slice(&number.to_le_bytes());
                     out.extend_from_slice(&connection.0.to_le_bytes());
+                    out.extend_from_slice(&part.slots.to_le_bytes());
+                    out.extend_from_slice(&[0; 4]);
                     for word in part.left.words() {
                         out.extend_from_slice(&word.to_le_bytes());
                     }

@@ -15,6 +15,7 @@
 //!   5 name        connection, length, UTF-8
 //!   6 sealed      segment, end of its records in bytes
 //!   7 discarded   connection, segment, slot: all of this connection's deliveries before that place that were not over
+//!   8 moved       segment, connection, slot of the old place; the same and offset of the new one, size: it is over there and waits here
 //! ```
 
 use super::feed::Lane;
@@ -100,6 +101,13 @@ pub enum Mark {
     },
     /// All deliveries of a connection before a place are cancelled.
     Discarded(Place),
+    /// A delivery's record is in a cold segment now. It waits there, unless a mark that follows says more.
+    Moved {
+        /// Where it was.
+        from: Place,
+        /// Where it is.
+        to: DeliveryId,
+    },
 }
 
 /// Appends one mark.
@@ -143,6 +151,11 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
         Mark::Discarded(place) => {
             out.push(7);
             put_place(out, *place);
+        }
+        Mark::Moved { from, to } => {
+            out.push(8);
+            put_place(out, *from);
+            put_delivery(out, *to, 0);
         }
     }
 }
@@ -208,6 +221,10 @@ pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
             end: reader.varint()?,
         },
         7 => Mark::Discarded(take_place(reader)?),
+        8 => Mark::Moved {
+            from: take_place(reader)?,
+            to: take_delivery(reader)?.0,
+        },
         _ => return None,
     })
 }
@@ -265,6 +282,10 @@ mod tests {
             any_id().prop_map(|id| Mark::Delivered(id.into())),
             any_id().prop_map(|id| Mark::Cancelled(id.into())),
             any_id().prop_map(|id| Mark::Discarded(id.into())),
+            (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved {
+                from: from.into(),
+                to
+            }),
             (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
                 |(id, age, count, replay)| {
                     Mark::Scheduled(Scheduled {

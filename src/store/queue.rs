@@ -37,6 +37,12 @@ impl QueueCounters {
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A delivery's record has another size now.
+    pub(super) fn resize(&self, old: u64, new: u64) {
+        self.live_bytes.fetch_add(new, Ordering::Relaxed);
+        self.live_bytes.fetch_sub(old, Ordering::Relaxed);
+    }
+
     /// Counts deliveries found at a start.
     pub(super) fn recover(&self, deliveries: u64, bytes: u64) {
         self.live.fetch_add(deliveries, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! lock or a disk that cannot be read makes an open fail. Every record that validates is kept: delivering an event that
 //! was never acknowledged is allowed, losing one that was is not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
 use super::bits::Bits;
@@ -19,7 +19,7 @@ use super::record::{FileKind, HeaderError, Reader, Record};
 use super::schedule::Scheduled;
 use super::segment_index::SegmentIndex;
 use super::state::{Entries, Part, Segment, State};
-use super::{ConnectionId, DeliveryId, OpenError, QUARANTINE, spare_name};
+use super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, QUARANTINE, spare_name};
 use crate::clock::Age;
 
 /// What an open found.
@@ -30,6 +30,7 @@ pub(super) struct Recovered {
     /// The highest number of a log or snapshot there is.
     pub(super) log_number: u32,
     pub(super) next_segment: u32,
+    pub(super) next_cold: u32,
     pub(super) spares: Vec<u32>,
     /// Segments that nothing needs.
     pub(super) drained: Vec<u32>,
@@ -48,6 +49,10 @@ struct Marked {
     left: HashMap<(u32, ConnectionId), Bits>,
     scheduled: BTreeMap<Place, Scheduled>,
     dead: BTreeMap<Place, DeadLetter>,
+    /// Slots that the snapshot's bits speak of.
+    covered: HashMap<(u32, ConnectionId), u32>,
+    /// Deliveries in cold segments that wait for their first attempt, by marks after the snapshot.
+    moved: HashSet<Place>,
     sealed: BTreeMap<u32, u64>,
     /// Per connection, the place before which all is cancelled.
     discarded: HashMap<ConnectionId, (u32, u32)>,
@@ -73,10 +78,12 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
         .copied()
         .max()
         .unwrap_or(0);
-    recovered.next_segment = listed
+    let (cold, hot): (Vec<u32>, Vec<u32>) = listed
         .segments
-        .last()
-        .map_or(1, |last| last.saturating_add(1));
+        .iter()
+        .partition(|number| **number < FIRST_HOT);
+    recovered.next_segment = hot.last().map_or(FIRST_HOT, |last| last.saturating_add(1));
+    recovered.next_cold = cold.last().map_or(1, |last| last.saturating_add(1));
     register_names(&mut recovered.state, &marked.names);
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
@@ -306,6 +313,11 @@ impl Marked {
         let (Some(segment), Some(connection)) = (reader.u32(), reader.u32()) else {
             return;
         };
+        let (Some(slots), Some(_)) = (reader.u32(), reader.u32()) else {
+            return;
+        };
+        self.covered
+            .insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
         self.left
             .insert((segment, ConnectionId(connection)), Bits::from_words(words));
@@ -333,6 +345,10 @@ impl Marked {
                 self.dead.insert(place, dead);
             }
             Mark::Discarded(end) => self.discard(end),
+            Mark::Moved { from, to } => {
+                self.leave(from);
+                self.moved.insert(Place::from(to));
+            }
         }
     }
 
@@ -340,12 +356,14 @@ impl Marked {
     fn leave(&mut self, place: Place) {
         self.scheduled.remove(&place);
         self.dead.remove(&place);
+        self.moved.remove(&place);
         self.left
             .entry((place.segment, place.connection))
             .or_default()
             .insert(place.slot);
     }
 
+    /// What is in cold segments at this point of the log is cancelled at once: later ones may be moved there.
     fn discard(&mut self, end: Place) {
         self.discarded
             .insert(end.connection, (end.segment, end.slot));
@@ -353,6 +371,16 @@ impl Marked {
             place.connection != end.connection
                 || (place.segment, place.slot) >= (end.segment, end.slot)
         });
+        self.moved
+            .retain(|place| place.connection != end.connection);
+        for ((segment, connection), slots) in &self.covered {
+            if *connection == end.connection && *segment < FIRST_HOT {
+                self.left
+                    .entry((*segment, *connection))
+                    .or_default()
+                    .insert_below(*slots);
+            }
+        }
     }
 }
 
@@ -410,7 +438,7 @@ fn recover_segment(
     }
     register_names(&mut recovered.state, &index.names);
     let mut segment = Segment::new(file_bytes);
-    (segment.end, segment.times) = (index.end, index.times);
+    (segment.end, segment.times, segment.events) = (index.end, index.times, index.events);
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
     note_born_dead(number, &index, marked);
     for (connection, entries) in &index.entries {
@@ -472,7 +500,24 @@ fn recover_part(
     state: &mut State,
 ) -> Part {
     let slots = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-    if let Some((segment, slot)) = marked.discarded.get(&connection) {
+    if number < FIRST_HOT {
+        // A delivery is in a cold segment only if a mark, or the snapshot, says so.
+        let covered = marked
+            .covered
+            .get(&(number, connection))
+            .copied()
+            .unwrap_or(0);
+        let moved = |slot: &u32| {
+            marked.moved.contains(&Place {
+                segment: number,
+                connection,
+                slot: *slot,
+            })
+        };
+        for slot in (covered..slots).filter(|slot| !moved(slot)) {
+            left.insert(slot);
+        }
+    } else if let Some((segment, slot)) = marked.discarded.get(&connection) {
         let below = match number.cmp(segment) {
             std::cmp::Ordering::Less => slots,
             std::cmp::Ordering::Equal => slots.min(*slot),

@@ -52,6 +52,10 @@ pub struct Segment {
     pub parts: BTreeMap<ConnectionId, Part>,
     /// Deliveries that are not over, and dead letters: what keeps the segment.
     pub live: u64,
+    /// Events in it.
+    pub events: u64,
+    /// What was left in it when it was last found not to be worth the move of it.
+    pub refused_at: u64,
     /// Where its synced records end.
     pub end: u64,
     /// Times of the first and last event's id.
@@ -208,6 +212,8 @@ impl Segment {
             entries,
             parts: BTreeMap::new(),
             live: 0,
+            events: 0,
+            refused_at: u64::MAX,
             end: FILE_HEADER,
             times: None,
         }

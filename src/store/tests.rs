@@ -597,6 +597,130 @@ fn a_burst_larger_than_a_segment_is_taken() {
     assert_eq!(rig.deliver_all().len(), 30);
 }
 
+/// Lets the store look for segments that are kept for little, until there is nothing more to move.
+fn compact(rig: &mut Rig) {
+    for _ in 0..100 {
+        rig.pass(Duration::from_secs(1));
+    }
+}
+
+/// Dead letters, retries and first attempts in old segments, few of each among many that are delivered.
+#[test]
+fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let (busy, held) = (rig.connection("busy"), rig.connection("held"));
+    rig.ends
+        .commands
+        .send(Command::Detach { connection: held.0 })
+        .unwrap();
+    let all = bodies(12_000);
+    let mut expected_held = Vec::new();
+    for (index, body) in all.iter().enumerate() {
+        rig.append(body, std::slice::from_ref(&busy)).unwrap();
+        if index % 500 == 0 {
+            rig.append(body, std::slice::from_ref(&held)).unwrap();
+            expected_held.push(body.clone());
+        }
+        for (nth, delivery) in rig.due().into_iter().enumerate() {
+            let disposition = match (index % 1000, nth) {
+                (7, 0) => Disposition::Dead {
+                    cause: Cause::HttpStatus,
+                    status: 400,
+                },
+                (8, 0) => Disposition::RetryAfter(Duration::from_secs(3600)),
+                _ => Disposition::Delivered,
+            };
+            rig.settle(&delivery, disposition);
+        }
+    }
+    rig.pass(Duration::from_secs(1));
+    let before = rig.ask(|reply| Command::Status { reply }).segments;
+    compact(&mut rig);
+    let after = rig.ask(|reply| Command::Status { reply }).segments;
+    assert!(
+        before >= 4 && after <= 2,
+        "{before} segments became {after}"
+    );
+    let live = (
+        held.1.live.load(Ordering::Relaxed),
+        busy.1.live.load(Ordering::Relaxed),
+    );
+    assert_eq!(live, (24, 12));
+
+    for restart in 0..2 {
+        let letters = rig.dead(busy.0).letters;
+        assert_eq!(letters.len(), 12);
+        for (nth, letter) in letters.iter().enumerate() {
+            let event = rig.writer.files.load(letter.id, letter.size).unwrap();
+            assert_eq!(
+                event.content.body(),
+                all[nth * 1000 + 7],
+                "restart {restart}"
+            );
+        }
+        drop(rig);
+        rig = Rig::open(directory.path(), &clock);
+        assert_eq!(rig.ends.corrupt, 0);
+        let (busy, held) = (rig.connection("busy"), rig.connection("held"));
+        assert_eq!(busy.1.live.load(Ordering::Relaxed), 12);
+        let due = rig.due();
+        let came: Vec<_> = due
+            .iter()
+            .map(|delivery| rig.load(delivery).content.body().to_vec())
+            .collect();
+        assert_eq!(came, expected_held, "in order of acceptance");
+        assert!(due.iter().all(|delivery| delivery.connection() == held.0));
+        let bytes: u64 = due.iter().map(|delivery| u64::from(delivery.size)).sum();
+        assert_eq!(held.1.live_bytes.load(Ordering::Relaxed), bytes);
+    }
+    rig.pass(Duration::from_secs(3600));
+    let mut retries: Vec<_> = rig
+        .due()
+        .iter()
+        .map(|delivery| rig.load(delivery).content.body().to_vec())
+        .collect();
+    retries.sort();
+    let mut expected: Vec<_> = (0..12).map(|nth| all[nth * 1000 + 8].clone()).collect();
+    expected.sort();
+    assert_eq!(retries, expected);
+}
+
+/// What waits behind others of its connection is not moved before them.
+#[test]
+fn moving_keeps_the_order_of_what_waits() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let (busy, held) = (rig.connection("busy"), rig.connection("held"));
+    rig.ends
+        .commands
+        .send(Command::Detach { connection: held.0 })
+        .unwrap();
+    let mut expected = Vec::new();
+    for index in 0..6000u32 {
+        let body = format!("{index} {}", "x".repeat(900)).into_bytes();
+        // Many in the first segment, few in the later ones.
+        if index < 600 || index % 300 == 0 {
+            rig.append(&body, &[busy.clone(), held.clone()]).unwrap();
+            expected.push(body);
+        } else {
+            rig.append(&body, std::slice::from_ref(&busy)).unwrap();
+        }
+        for delivery in rig.due() {
+            rig.settle(&delivery, Disposition::Delivered);
+        }
+    }
+    compact(&mut rig);
+    rig.ends
+        .commands
+        .send(Command::Attach {
+            connection: held.0,
+            feed: 0,
+        })
+        .unwrap();
+    assert_eq!(rig.deliver_all(), expected);
+}
+
 #[test]
 fn a_torn_tail_is_cut_and_damage_in_the_middle_costs_one_event() {
     let (directory, clock) = start();
@@ -612,7 +736,7 @@ fn a_torn_tail_is_cut_and_damage_in_the_middle_costs_one_event() {
     drop(rig);
     let file = std::fs::OpenOptions::new()
         .write(true)
-        .open(directory.path().join(file::segment_name(1)))
+        .open(directory.path().join(file::segment_name(FIRST_HOT)))
         .unwrap();
     use std::os::unix::fs::FileExt;
     file.write_all_at(&[0xa5; 4], hit).unwrap();

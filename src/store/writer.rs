@@ -8,6 +8,7 @@
 //! began, and at once while hardly any come.
 
 mod commit;
+mod compact;
 mod hand_out;
 mod keep;
 mod settle;
@@ -64,8 +65,11 @@ pub(super) struct Writer {
     pub(super) commands: Receiver<Command>,
     pub(super) rng: fastrand::Rng,
     pub(super) next_segment: u32,
+    pub(super) next_cold: u32,
     /// The segment that grows.
     pub(super) active: Option<Active>,
+    /// The segment that survivors of old ones are moved to.
+    pub(super) cold: Option<Active>,
     /// Why there is none that can take events.
     pub(super) trouble: Option<Trouble>,
     /// Numbers of files that wait to be written over.
@@ -110,6 +114,8 @@ pub(super) struct Times {
     pub(super) commit_events: usize,
     pub(super) marks_written: Duration,
     pub(super) marks_synced: Duration,
+    /// When to look for segments that are kept for little.
+    pub(super) look_for_sparse: Option<Duration>,
 }
 
 /// Memory used again at each turn.
@@ -221,7 +227,9 @@ impl Writer {
             commands,
             rng,
             next_segment: recovered.next_segment,
+            next_cold: recovered.next_cold,
             active: None,
+            cold: None,
             trouble: None,
             spares: recovered.spares,
             hot,
@@ -322,6 +330,9 @@ impl Writer {
         }
         if self.log.has_unsynced() {
             at_least((self.times.marks_synced + MARKS_SYNC).saturating_sub(now));
+        }
+        if let Some(look) = self.times.look_for_sparse {
+            at_least(look.saturating_sub(now));
         }
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));

@@ -239,7 +239,7 @@ impl Writer {
             return;
         };
         index.note_times(id.unix_ms());
-        segment.times = index.times;
+        (segment.times, segment.events) = (index.times, index.events);
         for route in routes {
             index.note_slot(route.connection, route.slot, entry);
             if let Some(cause) = route.dead {

@@ -10,8 +10,9 @@ use super::super::marks::Mark;
 use super::super::record::{FILE_HEADER, FileKind};
 use super::super::segment_index::SegmentIndex;
 use super::super::state::{Entries, Segment};
-use super::super::{RESERVE_FILE, spare_name};
+use super::super::{FIRST_HOT, RESERVE_FILE, spare_name};
 use super::commit::is_full;
+use super::compact::LOOK_AFTER;
 use super::{Active, MARKS_SYNC, MARKS_WRITE, TROUBLE_RETRY, Trouble, Writer, give_up_reserve};
 
 /// Files kept to be written over: syncing written extents costs less than syncing fresh ones.
@@ -32,6 +33,7 @@ impl Writer {
         if !self.drained.is_empty() && self.trouble_is_over(now) && self.sync_marks() {
             self.give_segments_back();
         }
+        self.compact(now);
         if self.trouble.is_some() && self.trouble_is_over(now) {
             self.leave_trouble(now);
         }
@@ -155,6 +157,9 @@ impl Writer {
             return;
         };
         segment.end = active.end;
+        self.times
+            .look_for_sparse
+            .get_or_insert(self.times.marks_synced + LOOK_AFTER);
         if let Entries::Memory(index) = &mut segment.entries {
             index.end = active.end;
             match index.write(&*self.disk, &active.file) {
@@ -177,13 +182,19 @@ impl Writer {
 
     /// Begins the segment that grows.
     pub(super) fn begin_segment(&mut self) -> io::Result<()> {
-        let number = self.next_segment;
-        let bytes = self.options.segment_bytes;
+        self.active = Some(self.create_and_start(self.next_segment, self.options.segment_bytes)?);
+        self.next_segment += 1;
+        self.publish_sizes();
+        Ok(())
+    }
+
+    /// A new segment, durable, empty, and known.
+    pub(super) fn create_and_start(&mut self, number: u32, bytes: u64) -> io::Result<Active> {
         let name = segment_name(number);
-        let file = match self.take_spare(&name) {
+        let file = match self.take_spare(&name, bytes) {
             Some(file) => file,
             None => {
-                if self.bytes_on_disk() + bytes > self.options.max_bytes {
+                if self.bytes_on_disk() + bytes > self.room_for(number) {
                     return Err(io::Error::new(
                         io::ErrorKind::StorageFull,
                         "[store] max_bytes is reached",
@@ -200,26 +211,39 @@ impl Writer {
         );
         let file = StoreFile::start(file, header)?;
         self.disk.sync_dir()?;
-        self.next_segment += 1;
         let file_bytes = file.file.length()?;
         self.files.insert(number, file.clone());
         self.state.segments.insert(number, Segment::new(file_bytes));
-        self.active = Some(Active {
+        Ok(Active {
             number,
             file,
             end: FILE_HEADER,
             file_bytes,
             commit: 0,
-        });
-        self.publish_sizes();
-        Ok(())
+        })
+    }
+
+    /// The cap for a new segment. New events leave room for one cold segment: without it a store that is full of old
+    /// segments with little in them could never be made smaller.
+    fn room_for(&self, number: u32) -> u64 {
+        let kept = if number < FIRST_HOT || self.cold.is_some() {
+            0
+        } else {
+            self.options.cold_bytes()
+        };
+        self.options.max_bytes.saturating_sub(kept)
     }
 
     /// A given-back file under a new name. One of another size, left by another configuration, is removed.
     fn take_spare(
         &mut self,
         name: &str,
+        bytes: u64,
     ) -> Option<std::sync::Arc<dyn super::super::disk::DiskFile>> {
+        // Spares are whole segments; a cold one is smaller.
+        if bytes != self.options.segment_bytes {
+            return None;
+        }
         while let Some(number) = self.spares.pop() {
             let spare = spare_name(number);
             let file = self
@@ -227,7 +251,7 @@ impl Writer {
                 .rename(&spare, name)
                 .and_then(|()| self.disk.open(name))
                 .ok()?;
-            if file.length().ok()? == self.options.segment_bytes {
+            if file.length().ok()? == bytes {
                 return Some(file);
             }
             self.disk.remove(name).ok()?;
@@ -396,8 +420,8 @@ impl Writer {
                 lane.send(&mut vec![(append.reply, Err(AppendError::Closed))]);
             }
         }
-        if let Some(active) = self.active.take() {
-            self.seal(active);
+        for open in [self.active.take(), self.cold.take()].into_iter().flatten() {
+            self.seal(open);
         }
         self.sync_marks();
         let now = self.clock.monotonic();

@@ -113,17 +113,22 @@ impl Writer {
     /// Nothing of a delivery needs its record any more.
     pub(super) fn end(&mut self, place: Place) {
         self.state.end(place);
-        let active = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.number == place.segment);
+        let open = [&self.active, &self.cold]
+            .into_iter()
+            .flatten()
+            .any(|open| open.number == place.segment);
         let drained = self
             .state
             .segments
             .get(&place.segment)
             .is_some_and(|segment| segment.live == 0);
-        if drained && !active {
+        if open {
+            return;
+        }
+        if drained {
             self.drained.push(place.segment);
+        } else {
+            self.look_for_sparse_later();
         }
     }
 
