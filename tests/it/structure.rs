@@ -96,8 +96,9 @@ fn modules_use_each_other_in_one_direction() {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
+        let Ok(entry) = entry else { continue };
+        let path = entry.path();
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
