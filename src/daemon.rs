@@ -28,7 +28,8 @@ use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, Reload
 use crate::connection::Connection;
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
 use crate::ingress::{
-    Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable, RunningIngress, UnixOptions,
+    Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
+    RunningIngress, UnixOptions,
 };
 use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
@@ -244,6 +245,7 @@ impl Daemon {
             store,
             intakes,
             feeds,
+            keys,
             corrupt,
         } = open_store(&config, &clock, &metrics)?;
         if corrupt > 0 {
@@ -292,7 +294,7 @@ impl Daemon {
             clock,
         };
         daemon.attach_all(prepared).await?;
-        daemon.open_doors(ingress, intakes)?;
+        daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();
         daemon.readiness.send_replace(Readiness::Ready);
         daemon.notifier.ready(&daemon.status_line());
@@ -343,10 +345,15 @@ impl Daemon {
         &mut self,
         ingress: Ingress,
         intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
+        found: store::keys::Keys,
     ) -> Result<(), RunError> {
         self.publish_live();
+        let limits = key_limits(&self.config);
+        let keys = Idempotency::new(limits, found, self.clock.clone(), &self.metrics);
+        let keys = Arc::new(keys);
         let parts = IngressParts {
             intakes,
+            keys: Arc::clone(&keys),
             routing: Arc::clone(&self.routing),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -355,7 +362,8 @@ impl Daemon {
         let running = ingress
             .start(parts)
             .map_err(|error| RunError::System("start ingress", error))?;
-        self.gauges.watch_memory(Arc::clone(running.memory()));
+        self.gauges
+            .watch_ingress(Arc::clone(running.memory()), keys);
         self.ingress = Some(running);
         Ok(())
     }
@@ -551,6 +559,7 @@ fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opene
         hot_bytes: daemon.limits.memory / 8,
         lanes: daemon.runtime.ingress_threads,
         feeds: daemon.runtime.egress_threads,
+        keys: key_limits(config),
         seed: fastrand::u64(..),
     };
     let path = daemon.store.path.clone();
@@ -558,6 +567,14 @@ fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opene
         error @ OpenError::UnknownVersion { .. } => RunError::StoreVersion { path, error },
         error => RunError::Store { path, error },
     })
+}
+
+fn key_limits(config: &Config) -> store::keys::KeyLimits {
+    let limits = config.daemon.store.idempotency;
+    store::keys::KeyLimits {
+        window: limits.window,
+        max_keys: limits.max_keys,
+    }
 }
 
 fn start_dispatcher(

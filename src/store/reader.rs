@@ -36,7 +36,7 @@ impl Files {
             .remove(&number);
     }
 
-    fn get(&self, number: u32) -> Option<StoreFile> {
+    pub(super) fn get(&self, number: u32) -> Option<StoreFile> {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -25,6 +25,7 @@ use super::record::FILE_HEADER;
 use super::schedule::{Schedule, Scheduled};
 use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
 use super::{ConnectionId, DeliveryId};
+use crate::clock::Age;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Segment {
     pub end: u64,
     /// Times of the first and last event's id.
     pub times: Option<(u64, u64)>,
+    /// The age of its newest idempotency key, if it has any.
+    pub newest_key: Option<Age>,
 }
 
 /// Where a segment's entries are.
@@ -202,6 +205,7 @@ impl Segment {
             live: 0,
             end: FILE_HEADER,
             times: None,
+            newest_key: None,
         }
     }
 

@@ -10,6 +10,7 @@
 mod commit;
 mod hand_out;
 mod keep;
+mod keys;
 mod settle;
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ use super::doorbell::{Doorbell, SleepFor};
 use super::feed::{FeedItem, FeedPort, Returned};
 use super::file::StoreFile;
 use super::intake::IntakePort;
+use super::key_log::KeyLog;
+use super::keys::Floor;
 use super::log::{StateLog, write_snapshot};
 use super::marks::TimeStamp;
 use super::reader::Files;
@@ -69,6 +72,9 @@ pub(super) struct Writer {
     /// Numbers of files that wait to be written over.
     pub(super) spares: Vec<u32>,
     pub(super) hot: Hot,
+    /// Idempotency keys of segments that were given back, and which ones are still remembered.
+    pub(super) key_log: KeyLog,
+    pub(super) floor: Floor,
     /// Segments that nothing needs any more.
     pub(super) drained: Vec<u32>,
     /// Deliveries handed out and not come back.
@@ -108,6 +114,8 @@ pub(super) struct Times {
     pub(super) commit_events: usize,
     pub(super) marks_written: Duration,
     pub(super) marks_synced: Duration,
+    /// When to try again to keep idempotency keys.
+    pub(super) keys_retry: Duration,
 }
 
 /// Memory used again at each turn.
@@ -158,6 +166,8 @@ pub(super) struct Parts {
     pub(super) options: Options,
     pub(super) shared: Arc<Shared>,
     pub(super) intake: IntakePort,
+    pub(super) key_log: KeyLog,
+    pub(super) floor: Floor,
 }
 
 /// When the writer wants its next turn.
@@ -183,6 +193,8 @@ impl Writer {
             options,
             shared,
             intake,
+            key_log,
+            floor,
         } = parts;
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let number = recovered.log_number + 1;
@@ -228,6 +240,8 @@ impl Writer {
             trouble: None,
             spares: recovered.spares,
             hot,
+            key_log,
+            floor,
             drained: recovered.drained,
             handed_out: 0,
             touched: Vec::new(),
@@ -315,6 +329,9 @@ impl Writer {
         }
         if self.log.has_unsynced() {
             at_least((self.times.marks_synced + MARKS_SYNC).saturating_sub(now));
+        }
+        if !self.drained.is_empty() {
+            at_least(TROUBLE_RETRY);
         }
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));

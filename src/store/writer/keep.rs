@@ -29,7 +29,7 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        if !self.drained.is_empty() && self.sync_marks() {
+        if !self.drained.is_empty() && self.sync_marks() && self.keep_keys(now) {
             self.give_segments_back();
         }
         if self.trouble.is_some() && self.trouble_is_over(now) {
@@ -262,7 +262,7 @@ impl Writer {
             .map(|segment| segment.file_bytes)
             .sum();
         let spares = self.spares.len() as u64 * self.options.segment_bytes;
-        segments + spares + 3 * self.options.log_bytes()
+        segments + spares + 3 * self.options.log_bytes() + self.key_log.bytes()
     }
 
     pub(super) fn publish_sizes(&self) {
