@@ -114,6 +114,26 @@ fn a_failure_is_everybodys_and_releases_the_key() {
     }
 }
 
+/// Nobody is there for the answer, but the event is stored: the next post must hear of it.
+#[test]
+fn a_producer_that_goes_away_and_posts_again_gets_its_first_event() {
+    let relay = Relay::start(|_| ());
+    relay.disk(Disk::Hangs);
+    let mut producer = relay.connect();
+    producer.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Length: 4\r\n\r\nbody");
+    eventually("the event is on its way", || relay.live(0) == 1);
+    drop(producer);
+    // By the second answer the runtime has seen that the producer is gone.
+    let mut other = relay.connect();
+    for _ in 0..2 {
+        assert_eq!(other.post("/nowhere", "").status, 404);
+    }
+    relay.disk(Disk::Works);
+    let answer = other.post_with("/v1/events", &with_key("k"), "body");
+    assert_eq!((answer.status, relay.stored().len()), (202, 1));
+    assert_eq!(answer.json()["id"], relay.stored()[0].0.id.to_string());
+}
+
 #[test]
 fn what_is_not_stored_is_not_remembered() {
     let mut off = connection("off");
