@@ -569,11 +569,17 @@ fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opene
     })
 }
 
+/// The limits of idempotency keys, which take a sixteenth of the store's bytes at the most: a small store must not fill up
+/// with keys alone.
 fn key_limits(config: &Config) -> store::keys::KeyLimits {
-    let limits = config.daemon.store.idempotency;
+    let store = &config.daemon.store;
+    let most = store.max_bytes / 16 / store::keys::KEY_BYTES as u64;
+    let limits = store.idempotency;
     store::keys::KeyLimits {
         window: limits.window,
-        max_keys: limits.max_keys,
+        max_keys: limits
+            .max_keys
+            .min(usize::try_from(most).unwrap_or(usize::MAX)),
     }
 }
 

@@ -518,7 +518,12 @@ impl Ends {
         );
         let key_files = std::mem::take(&mut recovered.key_files);
         let fresh = (options.seed.rotate_left(32), clock.wall_ms());
-        let key_log = KeyLog::open(&*disk, key_files, &keys.found, fresh);
+        let key_log = KeyLog::open(
+            &*disk,
+            key_files,
+            (&keys.found, options.keys.max_keys),
+            fresh,
+        );
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
         let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);

@@ -179,7 +179,7 @@ pub static STORE: &[Field] = &[
 #[rustfmt::skip]
 pub static IDEMPOTENCY: &[Field] = &[
     field("window", Span(secs(1), secs(30 * DAY)), Toml("\"24h\""), "A post with a key seen within this makes no second event. Needs a restart."),
-    field("max_keys", Integer(1, 10_000_000), Toml("250000"), "Keys remembered at most; the oldest fall out. Each takes about 64 bytes of memory. Needs a restart."),
+    field("max_keys", Integer(1, 10_000_000), Toml("250000"), "Keys remembered at most, and at most max_bytes/768; the oldest fall out. Each takes up to 112 bytes of memory. Needs a restart."),
 ];
 
 /// `[limits]`

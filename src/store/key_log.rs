@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Before segments are given back, those of their keys that are still remembered are appended and synced. A file is never
-//! rewritten while the store runs: it takes keys up to [`FILE_BYTES`], then the next one is begun, and a file goes when the
-//! newest of its keys is forgotten. So a key is written once, and the files hold little more than what is remembered. A
-//! process only appends to files that it began; where many starts left many small files, [`KeyLog::open`] puts them together.
+//! rewritten while the store runs: it takes keys up to a quarter of all that may be remembered, then the next one is begun,
+//! and a file goes when the newest of its keys is forgotten. So a key is written once, and the files hold little more than
+//! what is remembered. A process only appends to files that it began; where many starts left many small files,
+//! [`KeyLog::open`] puts them together.
 //!
 //! After a failed write or sync the file is not appended to again; what it was to take goes to the next one.
 
@@ -26,8 +27,8 @@ use crate::clock::Age;
 pub const KIND_KEYS: u8 = 64;
 /// Keys in one record, at the most.
 const RECORD_KEYS: usize = 16_384;
-/// A file that is larger takes no more keys: 43,000 of them.
-const FILE_BYTES: u64 = 2 << 20;
+/// A file that is larger takes no more keys: at least and at most.
+const FILE_BYTES: (u64, u64) = (64 << 10, 2 << 20);
 /// Files found at a start above which they are put together.
 const MANY_FILES: usize = 8;
 
@@ -85,12 +86,14 @@ impl KeyFile {
 }
 
 /// The writer's end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct KeyLog {
     /// Files that are complete, and the one that grows.
     files: Vec<KeyFile>,
     growing: Option<Growing>,
     next: u32,
+    /// A file that is larger takes no more keys.
+    file_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -100,23 +103,25 @@ struct Growing {
 }
 
 impl KeyLog {
-    /// Over the files found. Many small ones are put together into one that holds `keys`, all that is remembered.
+    /// Over the files found, for `max_keys`. Many small ones are put together into one that holds `keys`, all that is remembered.
     pub(super) fn open(
         disk: &dyn Disk,
         files: Vec<KeyFile>,
-        keys: &[KeyRecord],
-        (nonce, wall_ms): (u64, u64),
+        (keys, max_keys): (&[KeyRecord], usize),
+        fresh: (u64, u64),
     ) -> KeyLog {
         let next = files.iter().map(|file| file.number).max();
         let many = files.len() > MANY_FILES;
+        let quarter = (max_keys as u64).saturating_mul(KEY_BYTES as u64) / 4;
         let mut log = KeyLog {
+            file_bytes: quarter.clamp(FILE_BYTES.0, FILE_BYTES.1),
             files,
             growing: None,
             next: next.map_or(1, |last| last.saturating_add(1)),
         };
         if many {
             let old = std::mem::take(&mut log.files);
-            match log.keep(disk, keys, (nonce, wall_ms)) {
+            match log.keep(disk, keys, fresh) {
                 Ok(_) => old.iter().for_each(|file| remove(disk, file.number)),
                 Err(error) => {
                     tracing::warn!(%error, "Could not put the key logs together; they stay as they are.");
@@ -168,7 +173,7 @@ impl KeyLog {
             file.newest = file.newest.max(newest);
             file.bytes = growing.appender.end;
         }
-        if growing.appender.end < FILE_BYTES {
+        if growing.appender.end < self.file_bytes {
             self.growing = Some(growing);
         }
         Ok(bytes.len() as u64)
@@ -247,7 +252,7 @@ mod tests {
     fn kept_keys_read_back_and_files_go_when_their_newest_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let disk = OsDisk::open(directory.path()).unwrap();
-        let mut log = KeyLog::open(&disk, Vec::new(), &[], (0, 0));
+        let mut log = KeyLog::open(&disk, Vec::new(), (&[], 250_000), (0, 0));
         let keys: Vec<_> = (0..50_000)
             .map(|number| key_for_tests(number, number))
             .collect();
@@ -270,18 +275,35 @@ mod tests {
     }
 
     #[test]
+    fn the_files_hold_little_more_than_what_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(directory.path()).unwrap();
+        let mut log = KeyLog::open(&disk, Vec::new(), (&[], 5000), (0, 0));
+        for round in 0..200 {
+            let keys: Vec<_> = (0..500)
+                .map(|number| key_for_tests(number, round * 500 + number))
+                .collect();
+            log.keep(&disk, &keys, (round, 0)).unwrap();
+            log.forget(&disk, Age((round * 500).saturating_sub(4500)));
+            let most = 5000 * KEY_BYTES as u64 + 2 * (FILE_BYTES.0 + 500 * KEY_BYTES as u64);
+            assert!(log.bytes() <= most, "{} bytes, round {round}", log.bytes());
+        }
+        assert_eq!(names(&disk).len(), log.files.len());
+    }
+
+    #[test]
     fn many_small_files_are_put_together_at_a_start() {
         let directory = tempfile::tempdir().unwrap();
         let disk = OsDisk::open(directory.path()).unwrap();
         let keys: Vec<_> = (0..9).map(|number| key_for_tests(number, 5)).collect();
         let mut files = Vec::new();
         for key in &keys {
-            let mut log = KeyLog::open(&disk, files.clone(), &[], (3, 0));
+            let mut log = KeyLog::open(&disk, files.clone(), (&[], 100), (3, 0));
             log.keep(&disk, &[*key], (3, 0)).unwrap();
             files = log.files;
         }
         assert_eq!((files.len(), names(&disk).len()), (9, 9));
-        let log = KeyLog::open(&disk, files, &keys, (3, 0));
+        let log = KeyLog::open(&disk, files, (&keys, 100), (3, 0));
         assert_eq!((log.files.len(), names(&disk).len()), (1, 1));
         assert_eq!(read(&disk, 10).1, keys);
     }
