@@ -124,6 +124,17 @@ pub struct Store {
     pub max_bytes: u64,
     /// Size of one file of the log.
     pub segment_bytes: u64,
+    /// How long idempotency keys are remembered.
+    pub idempotency: Idempotency,
+}
+
+/// `[store.idempotency]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// For so long,
+    pub window: Duration,
+    /// or until there are so many newer ones.
+    pub max_keys: usize,
 }
 
 /// `[limits]`

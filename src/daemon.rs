@@ -29,7 +29,8 @@ use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, Reload
 use crate::connection::{Connection, State};
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
 use crate::ingress::{
-    Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable, RunningIngress, UnixOptions,
+    Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
+    RunningIngress, UnixOptions,
 };
 use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
@@ -260,6 +261,7 @@ impl Daemon {
             store,
             intakes,
             feeds,
+            keys,
             corrupt,
         } = open_store(&config, &clock, &metrics).await?;
         if corrupt > 0 {
@@ -309,7 +311,7 @@ impl Daemon {
             clock,
         };
         daemon.attach_all(prepared).await?;
-        daemon.open_doors(ingress, intakes)?;
+        daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();
         daemon.readiness.send_replace(Readiness::Ready);
         daemon.notifier.ready(&daemon.status_line());
@@ -377,10 +379,15 @@ impl Daemon {
         &mut self,
         ingress: Ingress,
         intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
+        found: store::keys::Keys,
     ) -> Result<(), RunError> {
         self.publish_live();
+        let limits = key_limits(&self.config);
+        let keys = Idempotency::new(limits, found, self.clock.clone(), &self.metrics);
+        let keys = Arc::new(keys);
         let parts = IngressParts {
             intakes,
+            keys: Arc::clone(&keys),
             routing: Arc::clone(&self.routing),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -389,7 +396,8 @@ impl Daemon {
         let running = ingress
             .start(parts)
             .map_err(|error| RunError::System("start ingress", error))?;
-        self.gauges.watch_memory(Arc::clone(running.memory()));
+        self.gauges
+            .watch_ingress(Arc::clone(running.memory()), keys);
         self.ingress = Some(running);
         Ok(())
     }
@@ -602,6 +610,7 @@ async fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result
         hot_bytes: daemon.limits.memory / 8,
         lanes: daemon.runtime.ingress_threads,
         feeds: daemon.runtime.egress_threads,
+        keys: key_limits(config),
         seed: fastrand::u64(..),
     };
     let path = daemon.store.path.clone();
@@ -613,6 +622,20 @@ async fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result
         error @ OpenError::UnknownVersion { .. } => RunError::StoreVersion { path, error },
         error => RunError::Store { path, error },
     })
+}
+
+/// The limits of idempotency keys, which take a sixteenth of the store's bytes at the most: a small store must not fill up
+/// with keys alone.
+fn key_limits(config: &Config) -> store::keys::KeyLimits {
+    let store = &config.daemon.store;
+    let most = store.max_bytes / 16 / store::keys::KEY_BYTES as u64;
+    let limits = store.idempotency;
+    store::keys::KeyLimits {
+        window: limits.window,
+        max_keys: limits
+            .max_keys
+            .min(usize::try_from(most).unwrap_or(usize::MAX)),
+    }
 }
 
 fn start_dispatcher(

@@ -192,6 +192,11 @@ impl Content {
         Ok(Content { buffer, body_at })
     }
 
+    /// Whether content encoded in `bytes` has an idempotency key, without reading the rest.
+    pub fn has_key(bytes: &[u8]) -> bool {
+        u16_at(bytes, 4).is_some_and(|length| length > 0)
+    }
+
     /// The encoded form, which [`Content::decode`] reads.
     pub fn as_bytes(&self) -> &Bytes {
         &self.buffer
@@ -207,7 +212,8 @@ impl Content {
         self.name(1)
     }
 
-    /// The idempotency key; empty when it has none.
+    /// The idempotency key; empty when it has none. That of an event posted to one connection has the connection's name and
+    /// a space before it.
     pub fn key(&self) -> &str {
         self.name(2)
     }

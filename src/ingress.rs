@@ -14,6 +14,7 @@
 //! | `ingress/socket.rs` | time limits, and answers to what hyper cannot parse |
 //! | `ingress/guard.rs` | ambiguous heads, web pages, forbidden users, paths |
 //! | `ingress/receive.rs` | one request from head to answer |
+//! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
 //! | `ingress/memory.rs` | the budget for bodies |
 //! | `ingress/slots.rs` | the limit of connections |
@@ -39,6 +40,7 @@ use crate::store::intake::{AckLane, Intake};
 
 mod counts;
 mod guard;
+mod idempotency;
 pub mod listener;
 pub mod memory;
 mod receive;
@@ -50,6 +52,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use idempotency::Idempotency;
 pub use listener::{BindError, UnixOptions};
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
@@ -128,6 +131,8 @@ pub struct IngressParts {
     pub intakes: Vec<(Intake, Arc<AckLane>)>,
     /// Where events go; the daemon swaps it at a reload.
     pub routing: Arc<ArcSwap<RoutingTable>>,
+    /// Which events were posted before.
+    pub keys: Arc<Idempotency>,
     /// Where the time comes from.
     pub clock: Clock,
     /// Where it is counted.
@@ -195,6 +200,7 @@ impl Ingress {
             let shared = Shared {
                 intake,
                 routing: Arc::clone(&parts.routing),
+                keys: Arc::clone(&parts.keys),
                 clock: parts.clock.clone(),
                 memory: Arc::clone(&running.memory),
                 counts: counts.clone(),

@@ -32,6 +32,8 @@ use disk::{Disk, OsDisk};
 use doorbell::Doorbell;
 use feed::Feed;
 use intake::{AckLane, Intake};
+use key_log::KeyLog;
+use keys::{KeyLimits, Keys};
 use marks::TimeStamp;
 use queue::QueueCounters;
 use reader::ReadRequest;
@@ -57,6 +59,8 @@ pub mod doorbell;
 pub mod feed;
 mod file;
 pub mod intake;
+mod key_log;
+pub mod keys;
 mod log;
 mod marks;
 pub mod queue;
@@ -134,6 +138,8 @@ pub struct Options {
     pub lanes: usize,
     /// Egress runtimes.
     pub feeds: usize,
+    /// Which idempotency keys are kept.
+    pub keys: KeyLimits,
     /// Seeds nonces.
     pub seed: u64,
 }
@@ -238,6 +244,8 @@ pub struct Opened {
     pub intakes: Vec<(Intake, Arc<AckLane>)>,
     /// One per egress runtime.
     pub feeds: Vec<Feed>,
+    /// For who answers producers.
+    pub keys: Keys,
     /// Damaged places found.
     pub corrupt: u64,
 }
@@ -282,6 +290,7 @@ impl Store {
             requests,
             intakes,
             feeds,
+            keys,
             corrupt,
         } = ends;
         let (files, reader_shared) = (writer.files.clone(), Arc::clone(&shared));
@@ -307,6 +316,7 @@ impl Store {
             store,
             intakes,
             feeds,
+            keys,
             corrupt,
         })
     }
@@ -496,6 +506,7 @@ struct Ends {
     requests: crossbeam::channel::Receiver<ReadRequest>,
     intakes: Vec<(Intake, Arc<AckLane>)>,
     feeds: Vec<Feed>,
+    keys: Keys,
     corrupt: u64,
 }
 
@@ -510,11 +521,24 @@ impl Ends {
             ticks: AtomicU64::new(0),
             metrics: StoreMetrics::new(metrics),
         });
-        let recovered = recovery::recover(&*disk)?;
+        let mut recovered = recovery::recover(&*disk, options.keys.max_keys)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = boot_id();
         clock.set_age(age_now(&recovered, &clock, boot_id));
+        let keys = Keys::new(
+            std::mem::take(&mut recovered.keys),
+            options.keys,
+            clock.age(),
+        );
+        let key_files = std::mem::take(&mut recovered.key_files);
+        let fresh = (options.seed.rotate_left(32), clock.wall_ms());
+        let key_log = KeyLog::open(
+            &*disk,
+            key_files,
+            (&keys.found, options.keys.max_keys),
+            fresh,
+        );
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
         let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
@@ -529,6 +553,8 @@ impl Ends {
             options,
             shared: Arc::clone(&shared),
             intake: intake_port,
+            key_log,
+            floor: keys.floor.clone(),
         };
         let writer = Writer::new(parts, ports, command_queue, recovered)?;
         Ok(Ends {
@@ -541,6 +567,7 @@ impl Ends {
             requests,
             intakes,
             feeds,
+            keys,
             corrupt,
         })
     }

@@ -63,8 +63,8 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
 
 /// Keys that changed: those that need a restart, and the others.
 ///
-/// What is bound, opened, spawned or sized at start needs one: listeners, the store's path and segment size, the memory
-/// budget, thread counts, the log's format. The rest is read when it is used: timeouts, `max_connections` and `hosts` for new
+/// What is bound, opened, spawned or sized at start needs one: listeners, the store's path, segment size and table of keys, the
+/// memory budget, thread counts, the log's format. The rest is read when it is used: timeouts, `max_connections` and `hosts` for new
 /// HTTP connections, `max_bytes` at the next segment, `max_body` at the next request.
 fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'static str>) {
     let names = |changes: &[(&'static str, bool)]| {
@@ -80,6 +80,10 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         (
             "store.segment_bytes",
             old.store.segment_bytes == new.store.segment_bytes,
+        ),
+        (
+            "store.idempotency",
+            old.store.idempotency == new.store.idempotency,
         ),
         ("limits.memory", old.limits.memory == new.limits.memory),
         ("log.format", old.log.format == new.log.format),

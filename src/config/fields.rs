@@ -172,6 +172,14 @@ pub static STORE: &[Field] = &[
     field("path", Path, Computed("\"/var/lib/posthaste\""), "The directory. Unprivileged: $XDG_STATE_HOME/posthaste. Needs a restart."),
     field("max_bytes", Size(2 * MIB, 1024 * TIB), Toml("\"10GiB\""), "What its files take at most; then ingress answers 507."),
     field("segment_bytes", Size(MIB, GIB), Toml("\"64MiB\""), "Size of one file of the log. Needs a restart."),
+    field("idempotency", Table(IDEMPOTENCY), Toml("{}"), "How long idempotency keys are remembered."),
+];
+
+/// `[store.idempotency]`
+#[rustfmt::skip]
+pub static IDEMPOTENCY: &[Field] = &[
+    field("window", Span(secs(1), secs(30 * DAY)), Toml("\"24h\""), "A post with a key seen within this makes no second event. Needs a restart."),
+    field("max_keys", Integer(1, 10_000_000), Toml("250000"), "Keys remembered at most, and at most max_bytes/768; the oldest fall out. Each takes up to 112 bytes of memory. Needs a restart."),
 ];
 
 /// `[limits]`
@@ -277,7 +285,7 @@ pub static TLS: &[Field] = &[
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
     "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
-    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "idempotency", "keep_attempts", "keep_dead",
+    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "keep_attempts", "keep_dead",
     "keep_delivered", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];
@@ -290,8 +298,21 @@ pub(super) fn find(fields: &'static [Field], key: &str) -> Option<&'static Field
 /// Whether some object has this key.
 pub(super) fn is_key(key: &str) -> bool {
     let tables = [
-        ROOT, INGRESS, UNIX, ADMIN, STORE, LIMITS, LOG, RUNTIME, CONNECTION, POOL, RATE_LIMIT,
-        RETRY, QUEUE, TLS,
+        ROOT,
+        INGRESS,
+        UNIX,
+        ADMIN,
+        STORE,
+        IDEMPOTENCY,
+        LIMITS,
+        LOG,
+        RUNTIME,
+        CONNECTION,
+        POOL,
+        RATE_LIMIT,
+        RETRY,
+        QUEUE,
+        TLS,
     ];
     key == "connection" || tables.iter().any(|table| find(table, key).is_some())
 }

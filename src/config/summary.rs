@@ -12,6 +12,8 @@ use crate::units::ByteSize;
 pub const WINDOW_EVENTS: u64 = 512;
 /// Memory of one delivery in a connection's window, measured.
 pub const WINDOW_EVENT_BYTES: u64 = 80;
+/// Memory of one idempotency key: 64 in the table of ingress, 48 while the segment of its event grows.
+pub const IDEMPOTENCY_KEY_BYTES: u64 = 112;
 /// Buffers of one connection of a producer: hyper's for reading and writing.
 pub const INGRESS_CONNECTION_BYTES: u64 = 16 * 1024;
 /// Buffers of one pooled HTTP connection: hyper's for reading and writing, and the state of TLS.
@@ -64,6 +66,8 @@ pub struct Memory {
     pub egress_payloads: u64,
     /// Events kept for delivery after their sync: one eighth.
     pub hot_cache: u64,
+    /// Idempotency keys: the table, and those of the segment that grows.
+    pub idempotency_keys: u64,
     /// Windows of deliveries handed out.
     pub windows: u64,
     /// Buffers of producers' connections, all open.
@@ -79,6 +83,7 @@ impl Memory {
             self.ingress_payloads,
             self.egress_payloads,
             self.hot_cache,
+            self.idempotency_keys,
             self.windows,
             self.ingress_buffers,
             self.egress_buffers,
@@ -134,7 +139,10 @@ fn listeners(daemon: &Daemon) -> Vec<String> {
 
 fn memory(loaded: &Loaded) -> Memory {
     let Daemon {
-        limits, ingress, ..
+        limits,
+        ingress,
+        store,
+        ..
     } = &loaded.config.daemon;
     let connections = &loaded.config.connections;
     let pooled = connections
@@ -145,6 +153,7 @@ fn memory(loaded: &Loaded) -> Memory {
         ingress_payloads: limits.memory / 2,
         egress_payloads: limits.memory / 8 * 3,
         hot_cache: limits.memory / 8,
+        idempotency_keys: store.idempotency.max_keys as u64 * IDEMPOTENCY_KEY_BYTES,
         windows: connections.len() as u64 * per_connection,
         ingress_buffers: (ingress.max_connections as u64).saturating_mul(INGRESS_CONNECTION_BYTES),
         egress_buffers: pooled.sum::<u64>() * POOLED_CONNECTION_BYTES,
@@ -191,6 +200,10 @@ impl fmt::Display for Summary {
             (self.memory.ingress_payloads, "events being received"),
             (self.memory.egress_payloads, "events being delivered"),
             (self.memory.hot_cache, "events kept until delivery"),
+            (
+                self.memory.idempotency_keys,
+                "idempotency keys, if that many are in use",
+            ),
             (self.memory.windows, "windows of deliveries"),
             (
                 self.memory.ingress_buffers,

@@ -9,7 +9,7 @@ use super::Live;
 use crate::clock::Age;
 use crate::connection::State;
 use crate::delivery::{Dispatcher, Status};
-use crate::ingress::MemoryBudget;
+use crate::ingress::{Idempotency, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::store::ConnectionId;
 use crate::store::queue::QueueCounters;
@@ -17,7 +17,7 @@ use crate::store::queue::QueueCounters;
 /// All of them.
 pub(super) struct Gauges {
     connections: Mutex<Vec<OfConnection>>,
-    memory: Mutex<Option<Arc<MemoryBudget>>>,
+    ingress: Mutex<Option<(Arc<MemoryBudget>, Arc<Idempotency>)>>,
     ingress_memory: Gauge,
     orphaned: Gauge,
 }
@@ -81,7 +81,7 @@ impl Gauges {
     pub(super) fn new(metrics: &Metrics) -> Gauges {
         Gauges {
             connections: Mutex::default(),
-            memory: Mutex::default(),
+            ingress: Mutex::default(),
             ingress_memory: metrics.gauge("posthaste_memory_bytes", &[("use", "ingress")]),
             orphaned: metrics.gauge("posthaste_orphaned_events", &[]),
         }
@@ -96,8 +96,8 @@ impl Gauges {
         *lock(&self.connections) = connections;
     }
 
-    pub(super) fn watch_memory(&self, memory: Arc<MemoryBudget>) {
-        *lock(&self.memory) = Some(memory);
+    pub(super) fn watch_ingress(&self, memory: Arc<MemoryBudget>, keys: Arc<Idempotency>) {
+        *lock(&self.ingress) = Some((memory, keys));
     }
 
     /// Ages of the oldest deliveries, by connection; the others have none.
@@ -133,8 +133,9 @@ impl Gauges {
         for connection in lock(&self.connections).iter() {
             connection.refresh();
         }
-        if let Some(memory) = &*lock(&self.memory) {
+        if let Some((memory, keys)) = &*lock(&self.ingress) {
             self.ingress_memory.set(memory.used() as f64);
+            keys.publish();
         }
     }
 }

@@ -14,12 +14,14 @@ use hyper::body::{Body, Incoming};
 
 use super::IngressLimits;
 use super::guard::{self, Door};
+use super::idempotency::{self, Answer};
 use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
 use super::refusal::{Refusal, Refused};
 use super::routing::{Group, Plan, Target, too_large};
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
+use crate::store::keys::{Fingerprint, KeyRecord};
 
 /// The header that names an event's type.
 const TYPE_HEADER: HeaderName = HeaderName::from_static("posthaste-type");
@@ -69,6 +71,7 @@ impl Peer {
         let begin = shared.clock.monotonic();
         let target = self.admit(head)?;
         let kind = event_type(&head.headers)?;
+        let key = idempotency::key_of(&head.headers)?;
         let group = Arc::clone(shared.routing.load().find(target)?);
         let max_body = group.max_body;
         let length = body.size_hint().exact();
@@ -79,7 +82,7 @@ impl Peer {
             .memory
             .reserve(length.unwrap_or(0) + EVENT_OVERHEAD_BYTES)
             .ok_or(Refusal::MemoryFull)?;
-        let mut builder = start_content(&group.source, kind, &head.headers, length);
+        let mut builder = start_content(&group, (kind, key), &head.headers, length);
         let grow = length.is_none().then_some(&mut reservation);
         self.read(body, &mut builder, grow, max_body).await?;
         let body_bytes = builder.body_len() as u64;
@@ -90,8 +93,10 @@ impl Peer {
             accepted_age: shared.clock.age(),
             content: builder.finish(),
         };
-        let json = self.store(target, event, body_bytes).await?;
-        shared.counts.body_bytes.increment(body_bytes);
+        let json = match Fingerprint::of(&event.content) {
+            None => self.store(target, event, body_bytes, None).await?.0,
+            Some(print) => self.store_once(target, event, body_bytes, print).await?,
+        };
         let took = shared.clock.monotonic().saturating_sub(begin);
         shared.counts.ack_seconds.record(took);
         Ok(json)
@@ -152,20 +157,55 @@ impl Peer {
         }
     }
 
-    /// Decides, appends, counts; returns the answer's text.
-    async fn store(&self, target: Target<'_>, event: Event, body: u64) -> Result<String, Refused> {
+    /// Stores an event unless its key says that it is there already; returns the answer's text.
+    async fn store_once(
+        &self,
+        target: Target<'_>,
+        event: Event,
+        body: u64,
+        print: Fingerprint,
+    ) -> Result<String, Refused> {
+        let claim = match self.shared.keys.claim(print) {
+            Answer::Claimed(claim) => claim,
+            Answer::Known(key) => return Ok(repeated_json(&key)),
+            Answer::Conflict => return Err(Refusal::IdempotencyConflict.into()),
+            Answer::Pending(waiter) => {
+                drop(event);
+                return waiter.outcome().await.map(|json| json.to_string());
+            }
+        };
+        let result = self.store(target, event, body, Some(print)).await;
+        match &result {
+            Ok((json, key)) => claim.settle(*key, Ok(json.as_str().into())),
+            Err(refused) => claim.settle(None, Err(refused.clone())),
+        }
+        result.map(|(json, _)| json)
+    }
+
+    /// Decides, appends, counts; returns the answer's text and the key to remember, if the event has one and was stored.
+    async fn store(
+        &self,
+        target: Target<'_>,
+        event: Event,
+        body: u64,
+        print: Option<Fingerprint>,
+    ) -> Result<(String, Option<KeyRecord>), Refused> {
         // Looked up again: what counts is the configuration in force now, not when the head came in.
         let group = Arc::clone(self.shared.routing.load().find(target)?);
         let content = event.content.as_bytes().len() as u64;
         let mut plan = group.decide(body, content)?;
         let (id, json) = (event.id, answer_json(&group, &plan, event.id));
+        let key = print.map(|print| KeyRecord::new(print, id, event.accepted_age, plan.queued()));
+        let key = key.filter(|_| !plan.routes.is_empty());
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
-            self.shared.intake.append(Arc::new(event), routes).await?;
+            let (intake, event) = (&self.shared.intake, Arc::new(event));
+            intake.append_with(event, routes, key.map(Box::new)).await?;
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
         group.count(&plan.dead);
-        Ok(json)
+        self.shared.counts.body_bytes.increment(body);
+        Ok((json, key))
     }
 
     /// Answers with a problem document, and leaves the connection usable where that is cheap.
@@ -227,8 +267,8 @@ fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
 
 /// The content with everything but the body.
 fn start_content(
-    source: &str,
-    kind: &str,
+    group: &Group,
+    (kind, key): (&str, &str),
     headers: &HeaderMap,
     length: Option<u64>,
 ) -> ContentBuilder {
@@ -237,7 +277,8 @@ fn start_content(
         .map(|(name, value)| 4 + name.as_str().len() + value.len())
         .sum();
     let body_bytes = usize::try_from(length.unwrap_or(UNKNOWN_LENGTH_BYTES)).unwrap_or(0);
-    let mut builder = ContentBuilder::new(source, kind, "", header_bytes + body_bytes);
+    let key = group.scoped(key);
+    let mut builder = ContentBuilder::new(&group.source, kind, &key, header_bytes + body_bytes);
     for (name, value) in kept() {
         builder.header(name.as_str(), value.as_bytes());
     }
@@ -246,6 +287,12 @@ fn start_content(
 
 fn is_kept(name: &HeaderName) -> bool {
     name == CONTENT_TYPE || name == CONTENT_ENCODING || name.as_str().starts_with("ce-")
+}
+
+/// The 202's body for an event that was stored before.
+fn repeated_json(key: &KeyRecord) -> String {
+    let (id, queued) = (key.id, key.queued());
+    format!("{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}}}")
 }
 
 /// The 202's body. Names need no escaping: the configuration allows letters, digits, `-` and `_`.

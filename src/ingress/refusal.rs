@@ -24,6 +24,7 @@ const RETRY_AFTER_SPACE: u32 = 30;
 )]
 pub enum Refusal {
     Malformed,
+    InvalidIdempotencyKey,
     OriginForbidden,
     HostForbidden,
     UidForbidden,
@@ -34,6 +35,7 @@ pub enum Refusal {
     HeaderTimeout,
     BodyTimeout,
     ConnectionDisabled,
+    IdempotencyConflict,
     BodyTooLarge,
     InvalidType,
     HeaderTooLarge,
@@ -47,8 +49,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the enum.
-    pub const ALL: [Refusal; 20] = [
+    pub const ALL: [Refusal; 22] = [
         Refusal::Malformed,
+        Refusal::InvalidIdempotencyKey,
         Refusal::OriginForbidden,
         Refusal::HostForbidden,
         Refusal::UidForbidden,
@@ -59,6 +62,7 @@ impl Refusal {
         Refusal::HeaderTimeout,
         Refusal::BodyTimeout,
         Refusal::ConnectionDisabled,
+        Refusal::IdempotencyConflict,
         Refusal::BodyTooLarge,
         Refusal::InvalidType,
         Refusal::HeaderTooLarge,
@@ -81,6 +85,8 @@ impl Refusal {
         match self {
             Refusal::Malformed => (400, "malformed", "Malformed request",
                 "the request is not valid HTTP/1.1; send one request line, one Host, and either a Content-Length or chunked"),
+            Refusal::InvalidIdempotencyKey => (400, "invalid_idempotency_key", "The idempotency key is not valid",
+                "Idempotency-Key, or webhook-id where there is none, must be 1 to 255 visible ASCII characters and stand once"),
             Refusal::OriginForbidden => (403, "origin_forbidden", "Browsers may not post",
                 "the request has an Origin header, so it comes from a web page; post from a server, without Origin"),
             Refusal::HostForbidden => (403, "host_forbidden", "Host not allowed",
@@ -101,6 +107,8 @@ impl Refusal {
                 "send the body faster, or raise [ingress] body_timeout"),
             Refusal::ConnectionDisabled => (409, "connection_disabled", "The connection is disabled",
                 "the connection takes no events; enable it, or pause it instead of disabling it to keep events"),
+            Refusal::IdempotencyConflict => (409, "idempotency_conflict", "The idempotency key is taken",
+                "this key came with another type or body before; post with a new key"),
             Refusal::BodyTooLarge => (413, "body_too_large", "The body is too large",
                 "send less, or raise the connection's max_body"),
             Refusal::InvalidType => (422, "invalid_type", "The event's type is not valid",
@@ -213,6 +221,6 @@ mod tests {
             assert_eq!(problem.allow.is_some(), problem.status == 405, "{why:?}");
             assert!(!problem.detail.ends_with('.'), "{why:?}");
         }
-        assert_eq!(codes.len(), 20);
+        assert_eq!(codes.len(), 22);
     }
 }

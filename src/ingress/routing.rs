@@ -1,6 +1,7 @@
 //! Where an event goes: plain data and one decision. What is decided here is decided at acceptance, by the configuration in
 //! force at that moment (spec 11); the store's record keeps it.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -123,6 +124,16 @@ impl Group {
             direct,
             entries,
         })
+    }
+
+    /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that
+    /// posts to several connections may share a key. A key has no space, so the two kinds are never taken for each other.
+    pub(super) fn scoped<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        if self.direct && !key.is_empty() {
+            Cow::Owned(format!("{} {key}", self.first_name()))
+        } else {
+            Cow::Borrowed(key)
+        }
     }
 
     fn first_name(&self) -> &str {

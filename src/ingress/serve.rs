@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::IngressLimits;
 use super::counts::Counts;
 use super::guard::Door;
+use super::idempotency::Idempotency;
 use super::memory::MemoryBudget;
 use super::receive::Peer;
 use super::refusal::Refused;
@@ -42,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Shared {
     pub(super) intake: Intake,
     pub(super) routing: Arc<ArcSwap<RoutingTable>>,
+    pub(super) keys: Arc<Idempotency>,
     pub(super) clock: Clock,
     pub(super) memory: Arc<MemoryBudget>,
     pub(super) counts: Counts,

@@ -21,9 +21,11 @@ use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, 
 use crate::event::Event;
 use crate::store::ConnectionId;
 use crate::store::intake::{AppendError, FakeStore, Route};
+use crate::store::keys::{Floor, KeyLimits, Keys};
 use crate::store::queue::QueueCounters;
 
 mod events;
+mod idempotency;
 mod refusals;
 mod routes;
 mod stopping;
@@ -91,6 +93,19 @@ pub(super) fn entries(metrics: &Metrics, connections: Vec<Connection>) -> Vec<En
         .collect()
 }
 
+/// An empty table of idempotency keys.
+pub(super) fn keys(metrics: &Metrics) -> Arc<Idempotency> {
+    let limits = KeyLimits {
+        window: Duration::from_secs(3600),
+        max_keys: 100,
+    };
+    let found = Keys {
+        found: Vec::new(),
+        floor: Floor::default(),
+    };
+    Arc::new(Idempotency::new(limits, found, Clock::system(), metrics))
+}
+
 /// An event with its routes, as the store took it.
 type Stored = (Arc<Event>, Vec<Route>);
 
@@ -134,6 +149,7 @@ impl Relay {
         let parts = IngressParts {
             intakes: vec![(intake, lane)],
             routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries))),
+            keys: keys(&metrics),
             clock: Clock::system(),
             metrics: metrics.clone(),
             seed: 7,

@@ -267,6 +267,11 @@ pub fn snapshot_name(number: u32) -> String {
     format!("st-{number:010}.snap")
 }
 
+/// Name of a key log.
+pub fn key_log_name(number: u32) -> String {
+    format!("ky-{number:010}.log")
+}
+
 /// What a file of the store's directory is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
@@ -278,6 +283,8 @@ pub enum Named {
     Log(u32),
     /// `st-N.snap`
     Snapshot(u32),
+    /// `ky-N.log`
+    KeyLog(u32),
     /// `spare-N.seg`: a segment given back, to be written over.
     Spare(u32),
     /// `*.tmp`: left by a stop in the middle of a write; of no use.
@@ -306,6 +313,8 @@ pub fn classify(name: &str) -> Named {
         Named::Log(number)
     } else if let Some(number) = number("st-", ".snap") {
         Named::Snapshot(number)
+    } else if let Some(number) = number("ky-", ".log") {
+        Named::KeyLog(number)
     } else if let Some(number) = number("spare-", ".seg") {
         Named::Spare(number)
     } else {
@@ -390,6 +399,7 @@ mod tests {
         assert_eq!(classify(&segment_name(7)), Named::Segment(7));
         assert_eq!(classify(&index_name(7)), Named::Index(7));
         assert_eq!(classify(&log_name(7)), Named::Log(7));
+        assert_eq!(classify(&key_log_name(7)), Named::KeyLog(7));
         assert_eq!(
             classify(&snapshot_name(u32::MAX)),
             Named::Snapshot(u32::MAX)

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Notify, oneshot};
 
 use super::doorbell::Doorbell;
+use super::keys::KeyRecord;
 use super::queue::QueueCounters;
 use super::{BATCH_EVENTS, ConnectionId};
 use crate::event::Event;
@@ -60,6 +61,8 @@ pub enum AppendError {
 pub(super) struct Append {
     pub(super) event: Arc<Event>,
     pub(super) routes: Vec<Route>,
+    /// The event's idempotency key, if it has one. Boxed: most have none.
+    pub(super) key: Option<Box<KeyRecord>>,
     pub(super) lane: usize,
     pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
 }
@@ -81,10 +84,24 @@ impl Intake {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append(&self, event: Arc<Event>, routes: Vec<Route>) -> Result<(), AppendError> {
+        self.append_with(event, routes, None).await
+    }
+
+    /// As [`Intake::append`], for an event that may have an idempotency key: `key` is its fingerprint.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append_with(
+        &self,
+        event: Arc<Event>,
+        routes: Vec<Route>,
+        key: Option<Box<KeyRecord>>,
+    ) -> Result<(), AppendError> {
         let (reply, answer) = oneshot::channel();
         if let Err(refused) = self.queue.push(Append {
             event,
             routes,
+            key,
             lane: self.lane,
             reply,
         }) {

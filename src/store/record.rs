@@ -8,7 +8,7 @@
 //! file header, 64 bytes
 //!    0  magic "posthast"
 //!    8  u32 format version
-//!   12  u32 kind of file: 1 segment, 2 state log, 3 snapshot, 4 index
+//!   12  u32 kind of file: 1 segment, 2 state log, 3 snapshot, 4 index, 5 key log
 //!   16  u32 number (of the segment, log or snapshot)
 //!   20  u32 zero
 //!   24  u64 nonce
@@ -43,7 +43,8 @@
 //! Slots are written, not counted, so that a damaged record never shifts the ones after it.
 //!
 //! Kinds in a **state log**: `16` marks (see `state_log`). Kinds in a **snapshot**: `32`..`36` (see `snapshot`). Kinds
-//! in an **index**: `48`.., rebuilt from the segment whenever it does not validate (see `segment_index`).
+//! in an **index**: `48`.., rebuilt from the segment whenever it does not validate (see `segment_index`). Kinds in a **key
+//! log**: `64` keys (see `key_log`).
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -76,6 +77,8 @@ pub enum FileKind {
     Snapshot = 3,
     /// Where each connection's deliveries are in a sealed segment.
     Index = 4,
+    /// Idempotency keys of segments that were given back.
+    Keys = 5,
 }
 
 /// The first 64 bytes of a file.

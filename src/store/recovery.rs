@@ -10,8 +10,11 @@ use std::io;
 use super::bits::Bits;
 use super::disk::Disk;
 use super::file::{
-    FileError, Named, StoreFile, classify, index_name, log_name, scan, segment_name, snapshot_name,
+    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, scan, segment_name,
+    snapshot_name,
 };
+use super::key_log::KeyFile;
+use super::keys::{KeyRecord, Newest};
 use super::log::{KIND_END, KIND_LEFT};
 use super::marks::{DeadLetter, KIND_MARKS, Mark, Place, TimeStamp, decode_mark, decode_stamp};
 use super::reader::Files;
@@ -40,6 +43,10 @@ pub(super) struct Recovered {
     pub(super) stamp: TimeStamp,
     /// The latest store time of an event that was scanned.
     pub(super) last_age: Age,
+    /// The newest idempotency keys.
+    pub(super) keys: Newest,
+    /// The key logs there are.
+    pub(super) key_files: Vec<KeyFile>,
 }
 
 /// Marks and bits as they were read, before the segments are looked at.
@@ -63,10 +70,11 @@ struct Marked {
 ///
 /// # Errors
 /// [`OpenError`]: an unknown version, or a disk that cannot be read.
-pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
+pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, OpenError> {
     let listed = Listed::new(disk)?;
     let mut recovered = Recovered {
         spares: listed.spares.clone(),
+        keys: Newest::new(max_keys),
         ..Recovered::default()
     };
     let mut marked = read_marks(disk, &listed, &mut recovered)?;
@@ -85,9 +93,13 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     recovered.next_segment = hot.last().map_or(FIRST_HOT, |last| last.saturating_add(1));
     recovered.next_cold = cold.last().map_or(1, |last| last.saturating_add(1));
     register_names(&mut recovered.state, &marked.names);
+    read_key_logs(disk, &listed, &mut recovered)?;
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
     }
+    recovered.last_age = recovered
+        .last_age
+        .max(recovered.keys.latest().unwrap_or_default());
     place_marked(&mut marked, &mut recovered);
     count_live(&mut recovered);
     Ok(recovered)
@@ -112,6 +124,7 @@ struct Listed {
     logs: Vec<u32>,
     snapshots: Vec<u32>,
     spares: Vec<u32>,
+    key_logs: Vec<u32>,
 }
 
 impl Listed {
@@ -128,6 +141,7 @@ impl Listed {
                 Named::Log(number) => listed.logs.push(number),
                 Named::Snapshot(number) => listed.snapshots.push(number),
                 Named::Spare(number) => listed.spares.push(number),
+                Named::KeyLog(number) => listed.key_logs.push(number),
                 Named::Temporary => drop(disk.remove(&name)),
                 Named::Own => {}
                 Named::Foreign => tracing::warn!(
@@ -141,6 +155,7 @@ impl Listed {
             &mut listed.logs,
             &mut listed.snapshots,
             &mut listed.spares,
+            &mut listed.key_logs,
         ] {
             list.sort_unstable();
         }
@@ -178,6 +193,28 @@ fn read_marks(
         note_damage(disk, &file, &name, &report.damaged, recovered);
     }
     Ok(marked)
+}
+
+/// All keys of segments that were given back.
+fn read_key_logs(
+    disk: &dyn Disk,
+    listed: &Listed,
+    recovered: &mut Recovered,
+) -> Result<(), OpenError> {
+    for number in &listed.key_logs {
+        let name = key_log_name(*number);
+        let Some(file) = open(disk, &name, FileKind::Keys, recovered)? else {
+            continue;
+        };
+        let mut found = KeyFile::new(*number);
+        let report = scan(&file, |_, record| {
+            found.note(record, |key| recovered.keys.push(key));
+        });
+        let report = report.map_err(|error| OpenError::Io("read a key log", error))?;
+        note_damage(disk, &file, &name, &report.damaged, recovered);
+        recovered.key_files.push(found);
+    }
+    Ok(())
 }
 
 fn read_snapshot(
@@ -439,6 +476,8 @@ fn recover_segment(
     register_names(&mut recovered.state, &index.names);
     let mut segment = Segment::new(file_bytes);
     (segment.end, segment.times, segment.events) = (index.end, index.times, index.events);
+    segment.newest_key = index.keys.iter().map(KeyRecord::age).max();
+    index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
     note_born_dead(number, &index, marked);
     for (connection, entries) in &index.entries {

@@ -7,16 +7,19 @@
 //! ```text
 //! kind 48, names:   u32 connection id, u32 length, UTF-8, ...
 //! kind 49, entries: u32 connection id, then per slot u32 offset / 8, u32 size; size 0 is a slot without a record
+//! kind 51, keys:    the segment's idempotency keys (see `keys`), oldest first; any number of such records
 //! kind 50, end:     u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
 //!                   then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use super::ConnectionId;
 use super::disk::Disk;
 use super::file::{StoreFile, index_name, new_header, scan};
+use super::key_log::{decode_keys, encode_keys};
+use super::keys::KeyRecord;
 use super::record::{
     EventHead, FILE_HEADER, FileKind, KIND_EVENT, KIND_NAME, RECORD_HEADER, Reader, Stamp,
     decode_event_head, decode_name, encode_record,
@@ -26,6 +29,7 @@ use crate::event::Cause;
 const KIND_NAMES: u8 = 48;
 const KIND_ENTRIES: u8 = 49;
 const KIND_END: u8 = 50;
+const KIND_KEYS: u8 = 51;
 /// Bytes of an entry in the file.
 pub const ENTRY: u64 = 8;
 
@@ -47,6 +51,8 @@ pub struct SegmentIndex {
     pub entries: BTreeMap<ConnectionId, Vec<Entry>>,
     /// Deliveries that were dead from the start.
     pub born_dead: Vec<(ConnectionId, u32, Cause)>,
+    /// Idempotency keys of its events, oldest first.
+    pub keys: VecDeque<KeyRecord>,
     /// Where the records end.
     pub end: u64,
     /// Events.
@@ -138,6 +144,10 @@ impl SegmentIndex {
                 }
             });
         }
+        let (older, newer) = self.keys.as_slices();
+        for keys in [older, newer] {
+            encode_keys(&mut out, &header, stamp, KIND_KEYS, keys);
+        }
         encode_record(&mut out, seed, KIND_END, stamp, |out| {
             let (first, last) = self.times.unwrap_or((0, 0));
             for value in [self.end, self.events, first, last] {
@@ -173,12 +183,24 @@ impl SegmentIndex {
                     starts.insert(connection, offset + RECORD_HEADER as u64 + 4);
                 }
             }
+            KIND_KEYS => index.keys.extend(decode_keys(record.body)),
             KIND_END => complete = index.decode_end(record.body).is_some(),
             _ => {}
         })
         .ok()?;
         let whole = complete && report.gaps == 0 && report.end == file.file.length().ok()?;
         (whole && report.end > FILE_HEADER).then_some((file, index, starts))
+    }
+
+    /// The keys alone, of an index file that was opened before. `None`: it does not validate any more.
+    pub fn read_keys(file: &StoreFile) -> Option<VecDeque<KeyRecord>> {
+        let (mut keys, mut complete) = (VecDeque::new(), false);
+        let report = scan(file, |_, record| match record.kind {
+            KIND_KEYS => keys.extend(decode_keys(record.body)),
+            KIND_END => complete = true,
+            _ => {}
+        });
+        (complete && report.ok()?.gaps == 0).then_some(keys)
     }
 
     fn decode_names(&mut self, body: &[u8]) {
@@ -224,6 +246,7 @@ impl SegmentIndex {
             KIND_EVENT => {
                 if let Some(head) = decode_event_head(record.body) {
                     index.note_event(offset, record.length, &head);
+                    index.keys.extend(KeyRecord::of(&head, record.body));
                 }
             }
             KIND_NAME => {
@@ -279,9 +302,12 @@ mod tests {
             },
         );
         index.born_dead.push((ConnectionId(4), 1, Cause::QueueFull));
+        let key = crate::store::keys::key_for_tests;
+        index.keys = (0..3).map(|number| key(number, number)).collect();
         index.write(&disk, &segment).unwrap();
         let (file, back, starts) = SegmentIndex::read(&disk, &segment).unwrap();
         assert_eq!(back, index);
+        assert_eq!(SegmentIndex::read_keys(&file), Some(index.keys.clone()));
         let mut entry = [0; 8];
         file.file
             .read_exact_at(&mut entry, starts[&ConnectionId(4)] + 2 * ENTRY)

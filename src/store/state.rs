@@ -25,6 +25,7 @@ use super::record::FILE_HEADER;
 use super::schedule::{Schedule, Scheduled};
 use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
 use super::{ConnectionId, DeliveryId};
+use crate::clock::Age;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -60,6 +61,8 @@ pub struct Segment {
     pub end: u64,
     /// Times of the first and last event's id.
     pub times: Option<(u64, u64)>,
+    /// The age of its newest idempotency key, if it has any.
+    pub newest_key: Option<Age>,
 }
 
 /// Where a segment's entries are.
@@ -216,6 +219,7 @@ impl Segment {
             refused_at: u64::MAX,
             end: FILE_HEADER,
             times: None,
+            newest_key: None,
         }
     }
 

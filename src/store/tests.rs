@@ -13,6 +13,8 @@ use super::writer::Writer;
 use super::*;
 use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
+mod keys;
+
 /// A store without threads.
 struct Rig {
     clock: Clock,
@@ -26,10 +28,16 @@ struct RigEnds {
     commands: Sender<Command>,
     intakes: Vec<(Intake, Arc<AckLane>)>,
     feeds: Vec<Feed>,
+    keys: Keys,
     corrupt: u64,
 }
 
 const MIB: u64 = 1 << 20;
+
+const KEY_LIMITS: KeyLimits = KeyLimits {
+    window: Duration::from_secs(3600),
+    max_keys: 1000,
+};
 
 fn options(seed: u64) -> Options {
     Options {
@@ -38,6 +46,7 @@ fn options(seed: u64) -> Options {
         hot_bytes: 64 << 10,
         lanes: 1,
         feeds: 1,
+        keys: KEY_LIMITS,
         seed,
     }
 }
@@ -48,13 +57,18 @@ impl Rig {
     }
 
     fn open_with(directory: &Path, clock: &Clock, options: Options) -> Rig {
-        let disk = Arc::new(OsDisk::open(directory).unwrap());
+        let disk = OsDisk::open(directory).unwrap();
+        Rig::open_on(Arc::new(disk), clock, options)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, clock: &Clock, options: Options) -> Rig {
         let ends = Ends::new(disk, options, clock.clone(), &Metrics::new()).unwrap();
         let Ends {
             writer,
             commands,
             intakes,
             feeds,
+            keys,
             corrupt,
             ..
         } = ends;
@@ -65,6 +79,7 @@ impl Rig {
             commands,
             intakes,
             feeds,
+            keys,
             corrupt,
         };
         Rig {
@@ -276,7 +291,7 @@ fn deliveries_settled_out_of_order_hide_none_of_the_others() {
     drop(rig);
     let mut rig = Rig::open(directory.path(), &clock);
     rig.connection("crm");
-    let delivered = |slot: &usize| *slot < WINDOW_NEW && slot % 3 != 0;
+    let delivered = |slot: &usize| *slot < WINDOW_NEW && !slot.is_multiple_of(3);
     let all = bodies(2 * WINDOW_NEW).into_iter().enumerate();
     let left: Vec<_> = all
         .filter(|(slot, _)| !delivered(slot))

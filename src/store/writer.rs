@@ -11,6 +11,7 @@ mod commit;
 mod compact;
 mod hand_out;
 mod keep;
+mod keys;
 mod settle;
 
 use std::collections::VecDeque;
@@ -27,6 +28,8 @@ use super::doorbell::{Doorbell, SleepFor};
 use super::feed::{FeedItem, FeedPort, Returned};
 use super::file::{StoreFile, log_name};
 use super::intake::{Append, IntakePort};
+use super::key_log::KeyLog;
+use super::keys::Floor;
 use super::log::{StateLog, write_snapshot};
 use super::marks::TimeStamp;
 use super::reader::Files;
@@ -75,6 +78,9 @@ pub(super) struct Writer {
     /// Numbers of files that wait to be written over.
     pub(super) spares: Vec<u32>,
     pub(super) hot: Hot,
+    /// Idempotency keys of segments that were given back, and which ones are still remembered.
+    pub(super) key_log: KeyLog,
+    pub(super) floor: Floor,
     /// Segments that nothing needs any more.
     pub(super) drained: Vec<u32>,
     /// Deliveries handed out and not come back.
@@ -116,6 +122,8 @@ pub(super) struct Times {
     pub(super) marks_synced: Duration,
     /// When to look for segments that are kept for little.
     pub(super) look_for_sparse: Option<Duration>,
+    /// When to try again to keep idempotency keys.
+    pub(super) keys_retry: Duration,
 }
 
 /// Memory used again at each turn.
@@ -175,6 +183,8 @@ pub(super) struct Parts {
     pub(super) options: Options,
     pub(super) shared: Arc<Shared>,
     pub(super) intake: IntakePort,
+    pub(super) key_log: KeyLog,
+    pub(super) floor: Floor,
 }
 
 /// When the writer wants its next turn.
@@ -200,6 +210,8 @@ impl Writer {
             options,
             shared,
             intake,
+            key_log,
+            floor,
         } = parts;
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let number = recovered.log_number + 1;
@@ -233,6 +245,8 @@ impl Writer {
             trouble: None,
             spares: recovered.spares,
             hot,
+            key_log,
+            floor,
             drained: recovered.drained,
             handed_out: 0,
             touched: Vec::new(),
@@ -333,6 +347,9 @@ impl Writer {
         }
         if let Some(look) = self.times.look_for_sparse {
             at_least(look.saturating_sub(now));
+        }
+        if !self.drained.is_empty() {
+            at_least(TROUBLE_RETRY);
         }
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));

@@ -7,8 +7,8 @@ use crate::config::error::ConfigError;
 use crate::config::layers::builtin;
 use crate::config::value::{Table, Value};
 use crate::config::{
-    Admin, Daemon, Ingress, Limits, Log, LogFormat, LogLevel, ReloadMode, Runtime, Store,
-    UnixListener, fields,
+    Admin, Daemon, Idempotency, Ingress, Limits, Log, LogFormat, LogLevel, ReloadMode, Runtime,
+    Store, UnixListener, fields,
 };
 use crate::units::ByteSize;
 
@@ -163,6 +163,8 @@ impl Build<'_> {
     }
 
     fn store(&mut self, table: &Table) -> Store {
+        let mut keys = builtin(fields::IDEMPOTENCY);
+        keys.merge(&table.table("idempotency"));
         let store = Store {
             path: match table.path("path") {
                 Some(path) => path.to_owned(),
@@ -170,6 +172,10 @@ impl Build<'_> {
             },
             max_bytes: table.whole("max_bytes"),
             segment_bytes: table.whole("segment_bytes"),
+            idempotency: Idempotency {
+                window: keys.span("window"),
+                max_keys: usize::try_from(keys.whole("max_keys")).unwrap_or(usize::MAX),
+            },
         };
         // One segment is written while a spare one keeps marks and deletes working.
         let least = store.segment_bytes.saturating_mul(2);

@@ -68,7 +68,7 @@ fn the_sample_has_every_key_at_its_default() {
     let keys = text
         .lines()
         .filter(|line| line.starts_with('#') && !line.starts_with("# "));
-    assert_eq!(keys.count(), 60);
+    assert_eq!(keys.count(), 62);
 }
 
 /// With the defaults written out, the configuration is the same as without any file.

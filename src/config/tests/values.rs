@@ -327,7 +327,7 @@ fn the_summary_adds_up() {
     assert_eq!(memory.windows, crate::store::WINDOW_EVENTS as u64 * 80);
     assert_eq!(
         memory.total(),
-        (24 << 20) + 512 * 80 + 4096 * 16384 + 24 * 32768
+        (24 << 20) + 250_000 * 112 + 512 * 80 + 4096 * 16384 + 24 * 32768
     );
     let text = summary.to_string();
     for line in [
@@ -335,7 +335,7 @@ fn the_summary_adds_up() {
         "sources: default\n",
         "listens for events http 127.0.0.1:8377\n",
         "store: /var/lib/posthaste, at most 10GiB\n",
-        "memory: at most 88.7 MiB besides the program itself:\n",
+        "memory: at most 115.4 MiB besides the program itself:\n",
         "    12.0 MiB  events being received\n",
     ] {
         assert!(text.contains(line), "{text}");

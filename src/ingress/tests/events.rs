@@ -224,6 +224,7 @@ fn several_runtimes_share_the_listeners() {
     let parts = IngressParts {
         intakes: ways,
         routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries))),
+        keys: keys(&metrics),
         clock: Clock::system(),
         metrics,
         seed: 1,

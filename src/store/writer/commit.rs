@@ -201,6 +201,9 @@ impl Writer {
         for (append, (entry, routes)) in batch.appends.drain(..).zip(batch.placed.drain(..)) {
             let routes = batch.routes.get(routes).unwrap_or_default();
             self.note_event(number, append.event.id, entry, routes);
+            if let Some(key) = append.key.as_deref() {
+                self.note_key(number, *key);
+            }
             self.hot.insert(number, entry.offset, append.event.clone());
             for route in routes {
                 self.admit(number, *route, entry, &append);

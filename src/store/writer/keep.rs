@@ -30,7 +30,11 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        if !self.drained.is_empty() && self.trouble_is_over(now) && self.sync_marks() {
+        if !self.drained.is_empty()
+            && self.trouble_is_over(now)
+            && self.sync_marks()
+            && self.keep_keys(now)
+        {
             self.give_segments_back();
         }
         self.compact(now);
@@ -316,7 +320,7 @@ impl Writer {
         let of_segment = |segment: &Segment| segment.file_bytes + segment.index_bytes;
         let segments: u64 = self.state.segments.values().map(of_segment).sum();
         let spares = self.spares.len() as u64 * self.options.segment_bytes;
-        segments + spares + 4 * self.options.log_bytes()
+        segments + spares + 4 * self.options.log_bytes() + self.key_log.bytes()
     }
 
     pub(super) fn publish_sizes(&self) {
