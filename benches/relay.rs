@@ -3,7 +3,8 @@
 //! memory, and bytes written per byte of payload; with one connection and with eight.
 //!
 //! `cargo bench --bench relay` prints one table. `-- --quick` takes about two seconds a case. `-- --bin PATH` measures
-//! another build. It fails when something was lost or nothing went through, never because of a time.
+//! another build, `-- --connections 8` and `-- --only saturated` (or `open-loop`) a part of the table, for a profiler.
+//! It fails when something was lost or nothing went through, never because of a time.
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ struct Options {
     binary: PathBuf,
     length_ns: u64,
     rounds: usize,
+    connections: Vec<usize>,
+    saturated: bool,
+    open_loop: bool,
 }
 
 /// One column of the table, from the medians of the rounds.
@@ -62,14 +66,22 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(place)?;
     let sink = Sink::start().context("start the receiver")?;
     let (sync_p50, sync_p99) = fdatasync_ms(place)?;
-    let mut columns = [(1, Column::default()), (8, Column::default())];
+    let mut columns: Vec<_> = options
+        .connections
+        .iter()
+        .map(|count| (*count, Column::default()))
+        .collect();
     let mut direct = Vec::new();
     for _ in 0..options.rounds {
         for (connections, column) in &mut columns {
             let straight = straight(&sink, &options)?;
             direct.push(straight);
-            saturate(&sink, &options, place, (*connections, straight), column)?;
-            open_loop(&sink, &options, place, *connections, column)?;
+            if options.saturated {
+                saturate(&sink, &options, place, (*connections, straight), column)?;
+            }
+            if options.open_loop {
+                open_loop(&sink, &options, place, *connections, column)?;
+            }
         }
     }
     println!(
@@ -85,6 +97,7 @@ fn main() -> anyhow::Result<()> {
 fn options() -> anyhow::Result<Options> {
     let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_posthaste"));
     let (mut bench, mut quick) = (false, false);
+    let (mut connections, mut only) = (vec![1, 8], None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -92,7 +105,14 @@ fn options() -> anyhow::Result<Options> {
             "--bench" => bench = true,
             "--quick" => quick = true,
             "--bin" => binary = words.next().context("--bin takes a path")?.into(),
-            other => bail!("unknown argument {other}; known are --quick and --bin PATH"),
+            "--connections" => {
+                let count = words.next().context("--connections takes a number")?;
+                connections = vec![count.parse().context("--connections takes a number")?];
+            }
+            "--only" => only = words.next(),
+            other => bail!(
+                "unknown argument {other}; known are --quick, --bin PATH, --connections N, --only saturated|open-loop"
+            ),
         }
     }
     let (length_ns, rounds) = match bench && !quick {
@@ -103,6 +123,9 @@ fn options() -> anyhow::Result<Options> {
         binary,
         length_ns,
         rounds,
+        connections,
+        saturated: only.as_deref() != Some("open-loop"),
+        open_loop: only.as_deref() != Some("saturated"),
     })
 }
 

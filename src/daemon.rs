@@ -8,6 +8,7 @@ mod commands;
 mod gauges;
 mod reload;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Readiness};
@@ -118,6 +119,10 @@ pub enum RunError {
 const EGRESS_EIGHTHS: u64 = 3;
 /// How often metrics are kept up and parts looked at.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How long the ages of queues may take to find out.
+const OLDEST_MAX: Duration = Duration::from_secs(1);
+/// How long a command may take; who asked is told 503.
+const COMMAND_MAX: Duration = Duration::from_secs(20);
 /// Requests that are open at a stop are answered within this.
 const INGRESS_GRACE: Duration = Duration::from_secs(5);
 
@@ -132,15 +137,24 @@ pub fn run(options: Options) -> Result<(), RunError> {
         .max_blocking_threads(2)
         .build()
         .map_err(|error| RunError::System("start the control loop", error))?;
-    runtime.block_on(async {
+    process::raise_descriptor_limit();
+    let ended = runtime.block_on(async {
         let mut signals =
             Signals::new().map_err(|error| RunError::System("handle signals", error))?;
         let shutdown = options.shutdown.clone().unwrap_or_default();
-        let mut daemon = Daemon::start(options).await?;
+        let mut daemon = tokio::select! {
+            biased;
+            // Nothing was accepted yet, so there is nothing to drain.
+            () = signals.stop() => return Ok(()),
+            daemon = Daemon::start(options) => daemon?,
+        };
         let ended = daemon.control(&mut signals, &shutdown).await;
         let stopped = daemon.stop(&mut signals).await;
         ended.and(stopped)
-    })
+    });
+    // A second signal does not wait for threads that hang in the disk or in a drain.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What the loop waits for.
@@ -200,6 +214,8 @@ struct Daemon {
     ingress: Option<RunningIngress>,
     routing: Arc<ArcSwap<RoutingTable>>,
     live: Vec<Live>,
+    /// Whose queue found at start was counted.
+    recovered: HashSet<ConnectionId>,
     gauges: Arc<Gauges>,
     watch: Watch,
     readiness: watch::Sender<Readiness>,
@@ -247,7 +263,7 @@ impl Daemon {
             feeds,
             keys,
             corrupt,
-        } = open_store(&config, &clock, &metrics)?;
+        } = open_store(&config, &clock, &metrics).await?;
         if corrupt > 0 {
             tracing::error!(
                 places = corrupt,
@@ -283,6 +299,7 @@ impl Daemon {
             ingress: None,
             routing: Arc::default(),
             live: Vec::new(),
+            recovered: HashSet::new(),
             gauges,
             readiness,
             commands,
@@ -321,14 +338,18 @@ impl Daemon {
     }
 
     async fn attach(
-        &self,
+        &mut self,
         connection: Arc<Connection>,
         prepared: Prepared,
     ) -> Result<Live, store::Closed> {
         let (id, queue) = self.store.register(&connection.name).await?;
         let metrics = self.metrics.connection(&connection.name);
-        let found = queue.live.load(std::sync::atomic::Ordering::Relaxed);
-        metrics.recovered.increment(found);
+        // A name that was removed and comes back goes on with its old counters.
+        if self.recovered.insert(id) {
+            metrics
+                .recovered
+                .increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
+        }
         self.dispatcher.attach(id, prepared).await;
         let feed =
             Dispatcher::runtime_of(&connection.name, self.config.daemon.runtime.egress_threads);
@@ -412,7 +433,16 @@ impl Daemon {
                     tracing::debug!(%hash, "The configuration's files have changed");
                     drop(self.reload().await);
                 }
-                Event::Command(command) => self.run_command(command).await,
+                Event::Command(command) => {
+                    if timeout(COMMAND_MAX, self.run_command(command))
+                        .await
+                        .is_err()
+                    {
+                        tracing::warn!(
+                            "An admin request took too long and was given up; the disk is slow"
+                        );
+                    }
+                }
                 Event::Upkeep => self.upkeep().await?,
                 Event::Watchdog => self.feed_watchdog(),
             }
@@ -442,7 +472,10 @@ impl Daemon {
     async fn upkeep(&mut self) -> Result<(), RunError> {
         self.metrics.run_upkeep();
         if self.store.has_failed() {
-            return Err(RunError::Failed("the store's writer"));
+            return Err(RunError::Failed("a thread of the store"));
+        }
+        if self.dispatcher.has_failed() {
+            return Err(RunError::Failed("a thread of delivery"));
         }
         if self
             .ingress
@@ -451,7 +484,8 @@ impl Daemon {
         {
             return Err(RunError::Failed("ingress"));
         }
-        if let Ok(ages) = self.store.oldest().await {
+        // A disk that hangs must not hold the loop.
+        if let Ok(Ok(ages)) = timeout(OLDEST_MAX, self.store.oldest()).await {
             self.gauges.set_oldest(&ages, self.clock.age());
         }
         if let Ok(status) = self.store.status().await {
@@ -483,8 +517,16 @@ impl Daemon {
         self.store.nudge();
     }
 
-    /// Drains and stops, in the order in which events flow.
+    /// Drains and stops, in the order in which events flow. A second signal ends it at once.
     async fn stop(self, signals: &mut Signals) -> Result<(), RunError> {
+        tokio::select! {
+            biased;
+            () = signals.stop() => Err(RunError::StoppedAtOnce),
+            () = self.drain_and_close() => Ok(()),
+        }
+    }
+
+    async fn drain_and_close(self) {
         let Daemon {
             config,
             notifier,
@@ -494,6 +536,7 @@ impl Daemon {
             admin,
             admin_stop,
             store,
+            live,
             ..
         } = self;
         let within = config.daemon.drain_timeout;
@@ -501,28 +544,22 @@ impl Daemon {
         notifier.stopping("draining");
         notifier.extend_timeout(within + INGRESS_GRACE * 2);
         readiness.send_replace(Readiness::NotReady("draining".to_owned()));
-        tokio::select! {
-            biased;
-            () = signals.stop() => return Err(RunError::StoppedAtOnce),
-            () = drain(ingress, dispatcher, within) => {}
+        if let Some(ingress) = ingress {
+            ingress.begin_stop(INGRESS_GRACE.min(within));
+            // The threads end when the open requests are answered.
+            let _ = tokio::task::spawn_blocking(move || ingress.join()).await;
         }
+        // What the egress gives back is not to be handed out again.
+        for live in &live {
+            store.detach(live.id);
+        }
+        dispatcher.drain(within).await;
         admin_stop.cancel();
         // A panic in it was reported where it happened.
         let _ = admin.await;
         store.close().await;
         tracing::info!("Stopped");
-        Ok(())
     }
-}
-
-/// Answers what is open, then lets attempts end. `Dispatcher::drain` joins its threads, which have ended by then.
-async fn drain(ingress: Option<RunningIngress>, dispatcher: Dispatcher, within: Duration) {
-    if let Some(ingress) = ingress {
-        ingress.begin_stop(INGRESS_GRACE.min(within));
-        // The threads end when the open requests are answered.
-        let _ = tokio::task::spawn_blocking(move || ingress.join()).await;
-    }
-    dispatcher.drain(within).await;
 }
 
 impl Watchdog {
@@ -551,7 +588,8 @@ fn prepare_all(config: &Config) -> Result<Vec<Prepared>, RunError> {
     config.connections.iter().map(prepare).collect()
 }
 
-fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opened, RunError> {
+/// Off the loop, so that a signal ends a long recovery.
+async fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opened, RunError> {
     let daemon = &config.daemon;
     let options = store::Options {
         segment_bytes: daemon.store.segment_bytes,
@@ -563,7 +601,11 @@ fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opene
         seed: fastrand::u64(..),
     };
     let path = daemon.store.path.clone();
-    Store::open(&path, options, clock.clone(), metrics).map_err(|error| match error {
+    let (place, clock, metrics) = (path.clone(), clock.clone(), metrics.clone());
+    let opened =
+        tokio::task::spawn_blocking(move || Store::open(&place, options, clock, &metrics)).await;
+    let opened = opened.map_err(|_| RunError::Failed("the store's recovery"))?;
+    opened.map_err(|error| match error {
         error @ OpenError::UnknownVersion { .. } => RunError::StoreVersion { path, error },
         error => RunError::Store { path, error },
     })

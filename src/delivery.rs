@@ -191,6 +191,18 @@ impl Dispatcher {
         self.runtimes.iter().map(read).collect()
     }
 
+    /// Whether a thread has ended although nobody asked it to: a panic.
+    pub fn has_failed(&self) -> bool {
+        let finished = |runtime: &Runtime| {
+            let thread = runtime
+                .thread
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            thread.as_ref().is_some_and(JoinHandle::is_finished)
+        };
+        self.runtimes.iter().any(finished)
+    }
+
     /// Starts no further attempt, waits up to `within` for those in flight, gives the rest back to the store and ends
     /// the threads. Afterwards nothing is delivered any more, and commands are refused with a log line.
     pub async fn drain(&self, within: Duration) {

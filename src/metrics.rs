@@ -293,7 +293,7 @@ enum Kind {
 }
 use Kind::{Counter as C, Gauge as G, Histogram as H};
 
-/// Every metric of the daemon. A test compares it with what `/metrics` shows.
+/// Every metric of the daemon but the `process_*` ones, which `process` renders. A test compares it with what `/metrics` shows.
 #[rustfmt::skip]
 const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_build_info", None, "Always 1; the version is a label."),
@@ -335,11 +335,6 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_config_last_reload_successful", None, "Whether the last reload was taken."),
     (G, "posthaste_config_last_reload_success_timestamp_seconds", None, "When the configuration in force was loaded."),
     (C, "posthaste_config_reloads_total", None, "Reloads, by result."),
-    (C, "process_cpu_seconds_total", None, "CPU time of the process, user and system."),
-    (G, "process_resident_memory_bytes", None, "Resident memory."),
-    (G, "process_open_fds", None, "Open file descriptors."),
-    (G, "process_max_fds", None, "Limit of open file descriptors."),
-    (G, "process_start_time_seconds", None, "When the process started."),
 ];
 
 #[cfg(test)]

@@ -30,6 +30,20 @@ pub fn survive_signals() -> io::Result<()> {
     signal(SignalKind::from_raw(SIGXFSZ)).map(drop)
 }
 
+/// Raises the soft limit of open files to the hard one: each producer, target and segment takes one or two, and the usual
+/// soft limit of 1024 is a relic of `select`.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "Could not raise the limit of open files");
+    }
+}
+
 /// The `process_*` metrics in the text format of Prometheus. What cannot be read is left out.
 pub fn render_metrics(clock: &Clock) -> String {
     let mut text = String::new();

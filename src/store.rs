@@ -221,6 +221,7 @@ pub struct Store {
     doorbell: Arc<Doorbell>,
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
     /// Held while the store is open.
     _lock: Option<std::fs::File>,
 }
@@ -286,7 +287,7 @@ impl Store {
         let (files, reader_shared) = (writer.files.clone(), Arc::clone(&shared));
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let io = |error| OpenError::Io("start a thread of the store", error);
-        spawn("store-reader")
+        let reader = spawn("store-reader")
             .spawn(move || reader::run(&requests, &files, &reader_shared))
             .map_err(io)?;
         let bell = Arc::clone(&doorbell);
@@ -299,6 +300,7 @@ impl Store {
             doorbell,
             shared,
             writer: Some(writer),
+            reader,
             _lock: None,
         };
         Ok(Opened {
@@ -332,8 +334,11 @@ impl Store {
     /// Cancels all deliveries of a connection that are not over, durably. Returns how many.
     ///
     /// # Errors
-    /// [`Closed`].
-    pub async fn discard(&self, connection: ConnectionId) -> Result<u64, Closed> {
+    /// [`Closed`], or [`DiskTrouble`]: then they are cancelled, but after a crash they may be back.
+    pub async fn discard(
+        &self,
+        connection: ConnectionId,
+    ) -> Result<Result<u64, DiskTrouble>, Closed> {
         self.ask(|reply| Command::Discard { connection, reply })
             .await
     }
@@ -357,14 +362,15 @@ impl Store {
         .await
     }
 
-    /// Sends dead letters on a new run, durably. Returns how many of them were dead letters.
+    /// Sends dead letters on a new run. Returns how many of them were dead letters, and whether that is durable: if not, they
+    /// run, but after a crash they may be dead letters again.
     ///
     /// # Errors
-    /// [`Closed`], or [`DiskTrouble`]: then they run, but after a crash they may be dead letters again.
+    /// [`Closed`].
     pub async fn replay(
         &self,
         letters: Vec<DeliveryId>,
-    ) -> Result<Result<usize, DiskTrouble>, Closed> {
+    ) -> Result<(usize, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::Replay { letters, reply }).await
     }
 
@@ -438,9 +444,9 @@ impl Store {
         self.tell(Command::SetMaxBytes(bytes));
     }
 
-    /// Whether the writer thread has ended although nobody asked it to.
+    /// Whether a thread has ended although nobody asked it to: a panic.
     pub fn has_failed(&self) -> bool {
-        self.writer.as_ref().is_some_and(JoinHandle::is_finished)
+        self.reader.is_finished() || self.writer.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Turns of the writer so far: it is alive if this grows after [`Store::nudge`].

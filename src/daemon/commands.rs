@@ -287,8 +287,8 @@ impl Daemon {
         connection: &str,
         letters: Vec<DeliveryId>,
     ) -> Result<u64, Refusal> {
-        let replayed = self.store.replay(letters).await.map_err(closed)?;
-        let replayed = replayed.map_err(|error| Refusal::Store(error.to_string()))? as u64;
+        let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
+        let replayed = replayed as u64;
         if let Some(live) = self
             .live
             .iter()
@@ -296,6 +296,7 @@ impl Daemon {
         {
             live.metrics.replayed.increment(replayed);
         }
+        durable.map_err(|error| Refusal::Store(error.to_string()))?;
         Ok(replayed)
     }
 }

@@ -158,7 +158,10 @@ impl Daemon {
 
     async fn discard(&self, name: &str, id: ConnectionId, cancelled: &metrics::Counter) {
         match self.store.discard(id).await {
-            Ok(count) => {
+            Ok(Err(error)) => {
+                tracing::error!(connection = name, %error, "Could not cancel a queue durably");
+            }
+            Ok(Ok(count)) => {
                 cancelled.increment(count);
                 tracing::warn!(
                     connection = name,

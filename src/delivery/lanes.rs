@@ -91,14 +91,26 @@ impl Lanes {
         self.order().iter().find_map(|lane| self.peek_lane(*lane))
     }
 
+    /// The one whose turn it is among those whose bytes are accounted for: sending it is what gives bytes back.
+    pub(super) fn peek_loaded(&self) -> Option<Candidate> {
+        self.order()
+            .iter()
+            .find_map(|lane| self.peek_loaded_lane(*lane))
+    }
+
+    fn peek_loaded_lane(&self, lane: usize) -> Option<Candidate> {
+        let (entry, event) = self.loaded.get(lane)?.front()?;
+        Some(Candidate {
+            event: Arc::clone(event),
+            size: u64::from(entry.delivery.size),
+            paid: true,
+            lane,
+        })
+    }
+
     fn peek_lane(&self, lane: usize) -> Option<Candidate> {
-        if let Some((entry, event)) = self.loaded.get(lane)?.front() {
-            return Some(Candidate {
-                event: Arc::clone(event),
-                size: u64::from(entry.delivery.size),
-                paid: true,
-                lane,
-            });
+        if let Some(loaded) = self.peek_loaded_lane(lane) {
+            return Some(loaded);
         }
         let entry = self.waiting.get(lane)?.front()?;
         Some(Candidate {
@@ -204,6 +216,20 @@ mod tests {
             let (new, retry, replay) = waiting;
             assert_eq!(run(new, retry, replay, turns), expected, "{waiting:?}");
         }
+    }
+
+    #[test]
+    fn a_loaded_one_is_found_behind_a_hot_one_of_the_lane_in_turn() {
+        let (hot, read) = (event(b"hot"), event(b"read"));
+        let mut lanes = Lanes::default();
+        lanes.push(delivery(1, 0, Lane::New, &hot), Instant::now());
+        assert!(lanes.peek_loaded().is_none());
+        let retry = delivery(1, 1, Lane::Retry, &read);
+        lanes.push_loaded(retry, Arc::clone(&read), Instant::now());
+        assert!(!lanes.peek().unwrap().paid, "the new one's turn");
+        let candidate = lanes.peek_loaded().unwrap();
+        assert_eq!((candidate.paid, &candidate.event), (true, &read));
+        assert_eq!(lanes.pop(&candidate).unwrap().delivery.lane, Lane::Retry);
     }
 
     #[test]

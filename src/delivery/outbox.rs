@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Prepared;
 use super::budget::Room;
-use super::lanes::Lanes;
+use super::lanes::{Candidate, Lanes};
 use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
@@ -305,19 +305,7 @@ impl Outbox {
             return None;
         }
         self.load_ahead(inner, connection);
-        let candidate = inner.lanes.peek()?;
-        let room = match candidate.paid {
-            true => Room::Free,
-            false => self
-                .shared
-                .budget
-                .room(self.held_bytes.get(), candidate.size),
-        };
-        if room != Room::Free {
-            inner.gated_at = now;
-            self.wait_for_bytes(inner, room);
-            return None;
-        }
+        let candidate = self.candidate(inner, connection, now)?;
         if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
             self.wait_for_token(inner, now, wait);
             return None;
@@ -328,6 +316,35 @@ impl Outbox {
         }
         inner.busy += 1;
         Some(Job::new(self, entry.delivery, candidate.event))
+    }
+
+    /// The next delivery that has its byte permit or gets one. Where the one in turn gets none, one that was loaded goes
+    /// before it: the loaded ones may hold all of the share, and only sending them gives it back.
+    fn candidate(
+        self: &Rc<Outbox>,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<Candidate> {
+        let Some(candidate) = inner.lanes.peek() else {
+            // The store may have let go of a payload since we looked for those to load: then nobody else asks for it.
+            self.load_ahead(inner, connection);
+            return None;
+        };
+        if candidate.paid {
+            return Some(candidate);
+        }
+        let held = self.held_bytes.get();
+        let room = self.shared.budget.room(held, candidate.size);
+        if room == Room::Free {
+            return Some(candidate);
+        }
+        let loaded = inner.lanes.peek_loaded();
+        if loaded.is_none() {
+            inner.gated_at = now;
+            self.wait_for_bytes(inner, room);
+        }
+        loaded
     }
 
     fn is_held(&self, inner: &mut Inner, now: Instant) -> bool {

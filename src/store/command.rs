@@ -26,7 +26,7 @@ pub(super) enum Command {
     },
     Discard {
         connection: ConnectionId,
-        reply: oneshot::Sender<u64>,
+        reply: oneshot::Sender<Result<u64, DiskTrouble>>,
     },
     Dead {
         connection: ConnectionId,
@@ -36,7 +36,7 @@ pub(super) enum Command {
     },
     Replay {
         letters: Vec<DeliveryId>,
-        reply: oneshot::Sender<Result<usize, DiskTrouble>>,
+        reply: oneshot::Sender<(usize, Result<(), DiskTrouble>)>,
     },
     Status {
         reply: oneshot::Sender<StoreStatus>,

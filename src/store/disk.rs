@@ -111,6 +111,10 @@ impl OsDisk {
             .recursive(true)
             .mode(0o700)
             .create(directory.join(super::QUARANTINE))?;
+        // A directory that was just made must be there after a power cut: everything else stands on it.
+        for made in [directory, directory.parent().unwrap_or(directory)] {
+            File::open(made)?.sync_all()?;
+        }
         Ok(OsDisk {
             directory: directory.to_owned(),
         })

@@ -99,6 +99,7 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
         length,
         start: FILE_HEADER,
         bytes: Vec::new(),
+        unreadable: Vec::new(),
     };
     let mut report = ScanReport {
         end: FILE_HEADER,
@@ -131,6 +132,19 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
         };
         at += step;
     }
+    let known = |place: &(u64, u64)| {
+        report
+            .damaged
+            .iter()
+            .any(|gap| gap.0 <= place.0 && place.1 <= gap.1)
+    };
+    let unreadable: Vec<_> = window
+        .unreadable
+        .into_iter()
+        .filter(|place| !known(place))
+        .collect();
+    report.gaps += unreadable.len();
+    report.damaged.extend(unreadable);
     Ok(report)
 }
 
@@ -140,7 +154,12 @@ struct Window<'a> {
     length: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// Places that the disk does not give.
+    unreadable: Vec<(u64, u64)>,
 }
+
+/// Bytes that are read alone where a larger read fails.
+const SECTOR: usize = 4096;
 
 impl Window<'_> {
     /// The bytes from `at` on: at least a whole record, if its header says a length that fits the file.
@@ -182,7 +201,28 @@ impl Window<'_> {
         self.bytes
             .resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
         self.start = at;
-        self.file.file.read_exact_at(&mut self.bytes, at)
+        match self.file.file.read_exact_at(&mut self.bytes, at) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                self.hold_what_is_readable(at, &error)
+            }
+            result => result,
+        }
+    }
+
+    /// A disk with bad sectors: what cannot be read counts as zeros, and as damage.
+    fn hold_what_is_readable(&mut self, at: u64, error: &io::Error) -> io::Result<()> {
+        tracing::error!(%error, at, "A part of the store cannot be read");
+        for (piece, start) in self.bytes.chunks_mut(SECTOR).zip((at..).step_by(SECTOR)) {
+            if self.file.file.read_exact_at(piece, start).is_err() {
+                piece.fill(0);
+                let end = start + piece.len() as u64;
+                match self.unreadable.last_mut() {
+                    Some(last) if last.1 == start => last.1 = end,
+                    _ => self.unreadable.push((start, end)),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

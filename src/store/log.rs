@@ -36,7 +36,6 @@ const MARKS_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct StateLog {
     appender: Appender,
-    number: u32,
     commit: u64,
     /// Bytes that may be written before a snapshot is due.
     capacity: u64,
@@ -71,7 +70,6 @@ impl StateLog {
         };
         Ok(StateLog {
             appender,
-            number,
             commit: 0,
             capacity,
             pending: Vec::new(),
@@ -80,9 +78,17 @@ impl StateLog {
         })
     }
 
-    /// Notes a mark; [`StateLog::write`] writes it.
+    /// Notes a mark; [`StateLog::write`] writes it. A broken log forgets it: the snapshot before the next log has it.
     pub fn note(&mut self, mark: &Mark) {
-        encode_mark(&mut self.pending, mark);
+        if !self.broken {
+            encode_mark(&mut self.pending, mark);
+        }
+    }
+
+    /// Writes no further marks: a successor is about to take its place.
+    pub fn give_up(&mut self) {
+        self.broken = true;
+        self.pending.clear();
     }
 
     /// Whether marks wait to be written.
@@ -99,11 +105,6 @@ impl StateLog {
     pub fn needs_successor(&self) -> bool {
         self.broken
             || self.appender.end + self.pending.len() as u64 + (self.capacity / 8) > self.capacity
-    }
-
-    /// This log's number.
-    pub fn number(&self) -> u32 {
-        self.number
     }
 
     /// Writes the pending marks. Returns the bytes written.

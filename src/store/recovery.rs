@@ -254,14 +254,16 @@ fn open(
             })
         }
         Err(FileError::Header(HeaderError::Damaged)) => {
-            if !is_blank(disk, name) {
+            if is_blank(disk, name) {
+                let _ = disk.remove(name);
+            } else {
                 recovered.corrupt += 1;
                 tracing::error!(
                     file = name,
-                    "A file of the store has a damaged header; it was moved to quarantine."
+                    "A file of the store has a damaged header; it was moved to quarantine"
                 );
+                quarantine(disk, name);
             }
-            quarantine(disk, name);
             Ok(None)
         }
         Err(FileError::Io(error)) => Err(OpenError::Io("open a file of the store", error)),
@@ -464,6 +466,9 @@ fn recover_segment(
             &mut recovered.state,
         );
         segment.parts.insert(*connection, part);
+    }
+    if let Entries::File(index, _) = &entries {
+        segment.index_bytes = index.file.length().unwrap_or(0);
     }
     segment.entries = entries;
     recovered.files.insert(number, file);

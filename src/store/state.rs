@@ -45,6 +45,8 @@ pub struct State {
 pub struct Segment {
     /// Bytes that the file takes.
     pub file_bytes: u64,
+    /// Bytes that its index file takes.
+    pub index_bytes: u64,
     /// Where each connection's entries are.
     pub entries: Entries,
     /// Deliveries by connection.
@@ -169,7 +171,12 @@ impl State {
             };
             let slot = if number_found == number { slot } else { 0 };
             stream.cursor = (number_found, slot);
-            let waiting = segment.waiting(id, slot, room - taken.len())?;
+            let waiting = match segment.waiting(id, slot, room - taken.len()) {
+                Ok(waiting) => waiting,
+                // What was taken is behind the cursor: it must go out.
+                Err(_) if !taken.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             for (slot, entry) in &waiting {
                 let id = DeliveryId {
                     connection: id,
@@ -180,7 +187,7 @@ impl State {
                 taken.push((id, entry.size));
                 stream.cursor = (number_found, slot + 1);
             }
-            if taken.len() < room {
+            if waiting.is_empty() {
                 // Nothing more in this segment. The newest one still grows: the cursor waits at its end.
                 let slots = segment.parts.get(&id).map_or(0, |part| part.slots);
                 if self.segments.range(number_found + 1..).next().is_none() {
@@ -200,6 +207,7 @@ impl Segment {
         let entries = Entries::Memory(Box::default());
         Segment {
             file_bytes,
+            index_bytes: 0,
             entries,
             parts: BTreeMap::new(),
             live: 0,

@@ -273,6 +273,33 @@ fn what_was_acknowledged_is_delivered_in_order_after_a_crash() {
     );
 }
 
+/// After a start the waiting ones have gaps between them, where others were delivered out of order.
+#[test]
+fn deliveries_settled_out_of_order_hide_none_of_the_others() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let crm = rig.connection("crm");
+    for body in bodies(2 * WINDOW_NEW) {
+        rig.append(&body, std::slice::from_ref(&crm)).unwrap();
+    }
+    for delivery in rig.due() {
+        if delivery.id.slot % 3 != 0 {
+            rig.settle(&delivery, Disposition::Delivered);
+        }
+    }
+    rig.pass(Duration::from_secs(2));
+    drop(rig);
+    let mut rig = Rig::open(directory.path(), &clock);
+    rig.connection("crm");
+    let delivered = |slot: &usize| *slot < WINDOW_NEW && slot % 3 != 0;
+    let all = bodies(2 * WINDOW_NEW).into_iter().enumerate();
+    let left: Vec<_> = all
+        .filter(|(slot, _)| !delivered(slot))
+        .map(|(_, body)| body)
+        .collect();
+    assert_eq!(rig.deliver_all(), left);
+}
+
 #[test]
 fn a_window_bounds_what_is_handed_out() {
     let (directory, clock) = start();
@@ -364,7 +391,10 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
         .collect();
     assert_eq!(causes, [(Cause::HttpStatus, 400), (Cause::QueueFull, 0)]);
     let letters = page.letters.iter().map(|dead| dead.id).collect();
-    assert_eq!(rig.ask(|reply| Command::Replay { letters, reply }), Ok(2));
+    assert_eq!(
+        rig.ask(|reply| Command::Replay { letters, reply }),
+        (2, Ok(()))
+    );
     assert_eq!(rig.dead(id).total, 0);
     assert_eq!(queue.live.load(Ordering::Relaxed), 2);
     drop(rig);
@@ -486,7 +516,7 @@ fn discarding_ends_everything_for_good() {
             connection: id,
             reply
         }),
-        499
+        Ok(499)
     );
     assert_eq!(
         (
@@ -514,7 +544,7 @@ fn a_full_store_refuses_and_takes_events_again_after_a_drain() {
         directory.path(),
         &clock,
         Options {
-            max_bytes: 3 * MIB,
+            max_bytes: 4 * MIB,
             ..options(1)
         },
     );
@@ -538,6 +568,48 @@ fn a_full_store_refuses_and_takes_events_again_after_a_drain() {
     rig.pass(Duration::from_secs(2));
     rig.append(b"again", &[crm]).unwrap();
     assert_eq!(rig.deliver_all(), [b"again"]);
+}
+
+/// More waits than a segment holds: it takes several commits, and nothing is refused.
+#[test]
+fn a_burst_larger_than_a_segment_is_taken() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let (id, queue) = rig.connection("crm");
+    let (intake, lane) = rig.ends.intakes[0].clone();
+    let Rig {
+        runtime,
+        writer,
+        rng,
+        ..
+    } = &mut rig;
+    let answers = runtime.block_on(async {
+        let posts = (0..30).map(|_| {
+            let mut content = ContentBuilder::new("default", "", "", 0);
+            content.body(&[7; 100_000]);
+            let id_of_event = EventId::new(clock.wall_ms(), rng);
+            let content = content.finish();
+            assert!(queue.try_reserve(content.as_bytes().len() as u64, u64::MAX, u64::MAX));
+            let event = Event { id: id_of_event, accepted_ms: 0, accepted_age: Age(0), content };
+            let route = Route { connection: id, queue: Arc::clone(&queue), fate: Fate::Queued };
+            intake.append(Arc::new(event), vec![route])
+        });
+        let mut posts: Vec<_> = posts.map(Box::pin).collect();
+        for post in &mut posts {
+            assert!(futures_poll(post.as_mut()).await.is_none());
+        }
+        for _ in 0..20 {
+            writer.turn();
+            clock.advance(Duration::from_millis(2));
+        }
+        let mut answers = Vec::new();
+        for post in posts {
+            answers.push(tokio::select! { biased; () = lane.run() => unreachable!(), answer = post => answer });
+        }
+        answers
+    });
+    assert_eq!(answers, [Ok(()); 30]);
+    assert_eq!(rig.deliver_all().len(), 30);
 }
 
 #[test]
@@ -633,11 +705,7 @@ fn many_marks_make_a_snapshot_and_old_logs_go() {
         due = rig.due();
         assert_eq!(due.len(), 1);
     }
-    assert!(
-        rig.writer.log.number() > 2,
-        "log {}",
-        rig.writer.log.number()
-    );
+    assert!(rig.writer.log_number > 2, "log {}", rig.writer.log_number);
     let logs = std::fs::read_dir(directory.path())
         .unwrap()
         .filter(|entry| {

@@ -25,8 +25,8 @@ use super::command::Command;
 use super::disk::Disk;
 use super::doorbell::{Doorbell, SleepFor};
 use super::feed::{FeedItem, FeedPort, Returned};
-use super::file::StoreFile;
-use super::intake::IntakePort;
+use super::file::{StoreFile, log_name};
+use super::intake::{Append, IntakePort};
 use super::key_log::KeyLog;
 use super::keys::Floor;
 use super::log::{StateLog, write_snapshot};
@@ -40,7 +40,7 @@ use crate::event::Event;
 
 /// The least time between the starts of two commits while events keep coming.
 const COMMIT_GAP: Duration = Duration::from_millis(1);
-/// Events in one gap below which a commit does not wait for company.
+/// Events in one gap below which a commit does not wait for company: the gap would cost more latency than it saves.
 const COMPANY: usize = 4;
 /// Marks are written at most this much later.
 const MARKS_WRITE: Duration = Duration::from_millis(20);
@@ -60,6 +60,8 @@ pub(super) struct Writer {
     pub(super) files: Files,
     pub(super) state: State,
     pub(super) log: StateLog,
+    /// The highest number that a log was given, or was to be given.
+    pub(super) log_number: u32,
     pub(super) intake: IntakePort,
     pub(super) feeds: Vec<FeedPort>,
     pub(super) commands: Receiver<Command>,
@@ -123,6 +125,8 @@ pub(super) struct Times {
 pub(super) struct Buffers {
     pub(super) returned: Vec<Returned>,
     pub(super) commit: commit::Batch,
+    /// Taken off the queue, and too large for the batch that it would have been in: the first of the next one.
+    pub(super) put_off: Option<Append>,
 }
 
 /// The latest events, for those who deliver soon: a cache of bounded size, oldest out first, so that no connection can pin
@@ -136,13 +140,13 @@ pub(super) struct Hot {
 
 impl Hot {
     pub(super) fn insert(&mut self, segment: u32, offset: u32, event: Arc<Event>) {
-        self.bytes += event.content.as_bytes().len() as u64;
+        self.bytes += weight(&event);
         self.events.push_back((segment, offset, event));
         while self.bytes > self.capacity {
             let Some((_, _, event)) = self.events.pop_front() else {
                 break;
             };
-            self.bytes -= event.content.as_bytes().len() as u64;
+            self.bytes -= weight(&event);
         }
     }
 
@@ -155,6 +159,13 @@ impl Hot {
             .ok()?;
         self.events.get(at).map(|(_, _, event)| event)
     }
+}
+
+/// What an event takes in memory beside its content: its own fields, the allocations' heads, its place in the cache.
+const EVENT_OVERHEAD: u64 = 256;
+
+fn weight(event: &Event) -> u64 {
+    event.content.as_bytes().len() as u64 + EVENT_OVERHEAD
 }
 
 /// What a writer is made of besides what was recovered.
@@ -198,25 +209,10 @@ impl Writer {
         } = parts;
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let number = recovered.log_number + 1;
-        let begin = || {
-            StateLog::begin(
-                &*disk,
-                number,
-                options.seed,
-                clock.wall_ms(),
-                options.log_bytes(),
-            )
-        };
-        let log = begin().or_else(|error| {
-            // The reserve is there for this.
-            if commit::is_full(&error) && disk.remove(RESERVE_FILE).is_ok() {
-                begin()
-            } else {
-                Err(error)
-            }
-        });
+        let nonce = rng.u64(..);
+        let begin = || StateLog::begin(&*disk, number, nonce, clock.wall_ms(), options.log_bytes());
+        let log = begin().or_else(|error| give_up_reserve(&*disk, error).and_then(|()| begin()));
         let log = log.map_err(|error| OpenError::Io("begin a state log", error))?;
-        rng.u64(..);
         let outbox = feeds.iter().map(|_| Vec::new()).collect();
         let hot = Hot {
             capacity: options.hot_bytes,
@@ -231,6 +227,7 @@ impl Writer {
             files: recovered.files,
             state: recovered.state,
             log,
+            log_number: number,
             intake,
             feeds,
             commands,
@@ -257,8 +254,14 @@ impl Writer {
     fn start(&mut self, log_number: u32) -> Result<(), OpenError> {
         let stamp = self.time_stamp();
         let nonce = self.rng.u64(..);
-        write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp)
-            .map_err(|error| OpenError::Io("write a snapshot", error))?;
+        let write = || write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp);
+        let written =
+            write().or_else(|error| give_up_reserve(&*self.disk, error).and_then(|()| write()));
+        if let Err(error) = written {
+            // It holds nothing; the next start would find one more of them.
+            let _ = self.disk.remove(&log_name(log_number));
+            return Err(OpenError::Io("write a snapshot", error));
+        }
         recovery::remove_older(&*self.disk, log_number);
         let now = self.clock.monotonic();
         // Gives back what is drained before a new segment is begun: there may be no space for it otherwise.
@@ -294,7 +297,11 @@ impl Writer {
             SleepFor::Anything => 1,
             SleepFor::FullBatch => BATCH_EVENTS,
         };
-        self.intake.queue.len() < appends && self.commands.is_empty()
+        self.waiting_appends() < appends && self.commands.is_empty()
+    }
+
+    fn waiting_appends(&self) -> usize {
+        self.intake.queue.len() + usize::from(self.buffers.put_off.is_some())
     }
 
     fn take_returned(&mut self) {
@@ -312,7 +319,7 @@ impl Writer {
     }
 
     fn commit_is_due(&self, now: Duration) -> bool {
-        let waiting = self.intake.queue.len();
+        let waiting = self.waiting_appends();
         let few = waiting < COMPANY && self.times.commit_events < COMPANY;
         let rested = now.saturating_sub(self.times.commit_began) >= COMMIT_GAP;
         waiting > 0 && (few || rested || waiting >= BATCH_EVENTS)
@@ -339,7 +346,7 @@ impl Writer {
         if let Some(due) = self.state.schedule.next_due() {
             at_least(due.since(self.clock.age()));
         }
-        if self.intake.queue.is_empty() {
+        if self.waiting_appends() == 0 {
             return Wake {
                 what: SleepFor::Anything,
                 after,
@@ -367,6 +374,15 @@ impl Writer {
             wall_ms: self.clock.wall_ms(),
             boot_id: self.boot_id,
         }
+    }
+}
+
+/// Gives the reserved disk space free if `error` says that the disk is full.
+fn give_up_reserve(disk: &dyn Disk, error: std::io::Error) -> std::io::Result<()> {
+    if commit::is_full(&error) {
+        disk.remove(RESERVE_FILE).map_err(|_| error)
+    } else {
+        Err(error)
     }
 }
 

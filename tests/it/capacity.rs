@@ -68,6 +68,34 @@ fn a_full_store_refuses_and_goes_on_when_it_has_drained() {
     daemon.stop();
 }
 
+/// Payloads of many times a connection's share of the memory, through many rounds of refused attempts: none gets stuck.
+#[test]
+fn large_events_outlast_a_refusing_endpoint() {
+    let receiver = Receiver::refusing();
+    receiver.behave(Behaviour::ok());
+    let site = Site::new();
+    let quick = "retry = { interval = \"100ms\", max_interval = \"200ms\", count = 10000 }";
+    site.connection("crm", &receiver.url("crm"), quick);
+    let mut daemon = Daemon::start(&site);
+    let mut producer = site.producer();
+    let mut taken = 0;
+    while taken < 75 {
+        let body = [7; BODY];
+        taken += usize::from(producer.post("/v1/events", &[], &body).unwrap().status == 202);
+    }
+    let refused = [("connection", "crm"), ("code", "connect_refused")];
+    eventually_or("five attempts of each", &daemon, || {
+        daemon
+            .metrics()
+            .sum("posthaste_delivery_attempts_total", &refused)
+            >= 5.0 * 75.0
+    });
+    receiver.listen();
+    eventually_or("all arrive", &daemon, || receiver.delivered("crm") == taken);
+    daemon.drained(&["crm"]);
+    daemon.stop();
+}
+
 /// Segments without a live delivery are given back: a store that has drained is small, however much went through.
 #[test]
 fn drained_segments_are_given_back() {

@@ -27,3 +27,4 @@ mod reload;
 mod secrets;
 #[cfg(test)]
 mod states;
+mod structure;

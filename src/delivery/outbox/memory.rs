@@ -75,7 +75,7 @@ impl Outbox {
     }
 
     pub(super) fn wait_for_bytes(self: &Rc<Outbox>, inner: &mut Inner, room: Room) {
-        if room == Room::AllHeld && !std::mem::replace(&mut inner.hungry, true) {
+        if room != Room::Free && !std::mem::replace(&mut inner.hungry, true) {
             self.shared.revisits.when_bytes_return(self);
         }
     }

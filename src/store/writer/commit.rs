@@ -66,12 +66,25 @@ impl Writer {
 
     /// Takes appends off the queue. Returns the bytes that they take at the most.
     fn gather(&mut self, batch: &mut Batch) -> usize {
+        // A batch must fit a segment, however small, so that only an event that is too large alone is refused for its size.
+        let most = COMMIT_BYTES
+            .min(usize::try_from(self.options.segment_bytes / 2).unwrap_or(COMMIT_BYTES));
         let mut bytes = 0;
-        while batch.appends.len() < COMMIT_EVENTS && bytes < COMMIT_BYTES {
-            let Some(append) = self.intake.queue.pop() else {
+        while batch.appends.len() < COMMIT_EVENTS && bytes < most {
+            let Some(append) = self
+                .buffers
+                .put_off
+                .take()
+                .or_else(|| self.intake.queue.pop())
+            else {
                 break;
             };
-            bytes += bytes_at_most(&append);
+            let more = bytes_at_most(&append);
+            if bytes > 0 && bytes + more > most {
+                self.buffers.put_off = Some(append);
+                break;
+            }
+            bytes += more;
             batch.appends.push(append);
         }
         bytes
@@ -104,7 +117,16 @@ impl Writer {
             Err(error) => {
                 // The file is never synced again: what a second, successful fdatasync would say is not true.
                 self.seal(active);
-                Err(self.in_trouble("write or sync the segment", &error, now))
+                self.shared.metrics.errors.increment(1);
+                tracing::error!(%error, "Could not write or sync a segment; its last batch is refused and a fresh one is begun");
+                match self.begin_segment() {
+                    Ok(()) => Err(if is_full(&error) {
+                        AppendError::Full
+                    } else {
+                        AppendError::Failed
+                    }),
+                    Err(error) => Err(self.in_trouble("begin a segment", &error, now)),
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::super::file::{StoreFile, index_name, new_header, segment_name};
+use super::super::file::{StoreFile, index_name, log_name, new_header, segment_name};
 use super::super::intake::AppendError;
 use super::super::log::{StateLog, write_snapshot};
 use super::super::marks::Mark;
@@ -12,7 +12,7 @@ use super::super::segment_index::SegmentIndex;
 use super::super::state::{Entries, Segment};
 use super::super::{RESERVE_FILE, spare_name};
 use super::commit::is_full;
-use super::{Active, MARKS_SYNC, MARKS_WRITE, TROUBLE_RETRY, Trouble, Writer};
+use super::{Active, MARKS_SYNC, MARKS_WRITE, TROUBLE_RETRY, Trouble, Writer, give_up_reserve};
 
 /// Files kept to be written over: syncing written extents costs less than syncing fresh ones.
 const SPARES: usize = 2;
@@ -29,7 +29,8 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        if !self.drained.is_empty() && self.sync_marks() && self.keep_keys(now) {
+        let may_try = !self.drained.is_empty() && self.trouble_is_over(now);
+        if may_try && self.sync_marks() && self.keep_keys(now) {
             self.give_segments_back();
         }
         if self.trouble.is_some() && self.trouble_is_over(now) {
@@ -52,49 +53,69 @@ impl Writer {
         }
     }
 
-    /// Makes all marks so far durable. Whether that worked.
+    /// Makes all marks so far durable, in the log or by a snapshot. Whether that worked.
     pub(super) fn sync_marks(&mut self) -> bool {
         let now = self.clock.monotonic();
         self.times.marks_synced = now;
         self.times.marks_written = now;
         let stamp = self.time_stamp();
-        let synced = self.log.sync(stamp);
-        match synced {
-            Ok(written) => self.shared.metrics.written_bytes.increment(written),
-            Err(_) => self.begin_log(now),
+        match self.log.sync(stamp) {
+            Ok(written) => {
+                self.shared.metrics.written_bytes.increment(written);
+                true
+            }
+            Err(_) => self.trouble_is_over(now) && self.begin_log(now),
         }
-        !self.log.needs_successor() || !self.log.has_pending() && !self.log.has_unsynced()
     }
 
-    /// Begins a new log with a snapshot before it, and removes what they replace.
-    pub(super) fn begin_log(&mut self, now: Duration) {
-        let number = self.log.number() + 1;
-        let begun = self.begin_log_at(number).or_else(|error| {
-            // The reserve is there for this.
-            if is_full(&error) && self.disk.remove(RESERVE_FILE).is_ok() {
-                self.begin_log_at(number)
-            } else {
-                Err(error)
-            }
+    /// Begins a new log with a snapshot before it, and removes what they replace. Whether that worked.
+    pub(super) fn begin_log(&mut self, now: Duration) -> bool {
+        let begun = self.begin_log_once().or_else(|error| {
+            give_up_reserve(&*self.disk, error)?;
+            self.begin_log_once()
         });
         match begun {
-            Ok(()) => self.times.marks_synced = now,
+            Ok(()) => {
+                self.times.marks_synced = now;
+                self.keep_reserve();
+                true
+            }
             Err(error) => {
                 self.in_trouble("begin a state log", &error, now);
+                false
             }
         }
     }
 
-    fn begin_log_at(&mut self, number: u32) -> io::Result<()> {
+    /// Each try has a number of its own. If a try fails after its snapshot is in place, marks in the old log would be read
+    /// no more: so the old log is not written to any further, and the next try begins with all of the state.
+    fn begin_log_once(&mut self) -> io::Result<()> {
+        self.log_number += 1;
+        let number = self.log_number;
+        self.log.give_up();
         let wall_ms = self.clock.wall_ms();
         let capacity = self.options.log_bytes();
-        let log = StateLog::begin(&*self.disk, number, self.rng.u64(..), wall_ms, capacity)?;
+        let log = StateLog::begin(&*self.disk, number, self.rng.u64(..), wall_ms, capacity);
         let stamp = self.time_stamp();
-        let written = write_snapshot(&*self.disk, &self.state, number, self.rng.u64(..), stamp)?;
-        self.shared.metrics.written_bytes.increment(written);
-        self.log = log;
-        super::super::recovery::remove_older(&*self.disk, number);
-        Ok(())
+        let nonce = self.rng.u64(..);
+        let begun = log.and_then(|log| {
+            Ok((
+                log,
+                write_snapshot(&*self.disk, &self.state, number, nonce, stamp)?,
+            ))
+        });
+        match begun {
+            Ok((log, written)) => {
+                self.shared.metrics.written_bytes.increment(written);
+                self.log = log;
+                super::super::recovery::remove_older(&*self.disk, number);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = self.disk.remove(&log_name(number));
+                Err(error)
+            }
+        }
     }
 
     /// Makes sure that the active segment has room for `bytes`.
@@ -140,6 +161,7 @@ impl Writer {
             match index.write(&*self.disk, &active.file) {
                 Ok(()) => {
                     if let Some((file, _, starts)) = SegmentIndex::read(&*self.disk, &active.file) {
+                        segment.index_bytes = file.file.length().unwrap_or(0);
                         segment.entries = Entries::File(file, starts);
                     }
                 }
@@ -194,13 +216,24 @@ impl Writer {
         Ok(())
     }
 
+    /// A given-back file under a new name. One of another size, left by another configuration, is removed.
     fn take_spare(
         &mut self,
         name: &str,
     ) -> Option<std::sync::Arc<dyn super::super::disk::DiskFile>> {
-        let spare = spare_name(self.spares.pop()?);
-        self.disk.rename(&spare, name).ok()?;
-        self.disk.open(name).ok()
+        while let Some(number) = self.spares.pop() {
+            let spare = spare_name(number);
+            let file = self
+                .disk
+                .rename(&spare, name)
+                .and_then(|()| self.disk.open(name))
+                .ok()?;
+            if file.length().ok()? == self.options.segment_bytes {
+                return Some(file);
+            }
+            self.disk.remove(name).ok()?;
+        }
+        None
     }
 
     fn create_segment(
@@ -221,30 +254,21 @@ impl Writer {
     /// Gives back segments that hold nothing live. Their marks are durable.
     fn give_segments_back(&mut self) {
         for number in std::mem::take(&mut self.drained) {
-            if self
-                .state
-                .segments
-                .get(&number)
-                .is_none_or(|segment| segment.live > 0)
-            {
-                continue;
-            }
-            let Some(segment) = self.state.segments.remove(&number) else {
+            let Some(segment) = self.state.segments.get(&number) else {
                 continue;
             };
+            if segment.live > 0 {
+                continue;
+            }
+            if let Err(error) = self.give_file_back(number, segment.file_bytes) {
+                // It stays known: were it forgotten, the next start would take all of it for new.
+                self.shared.metrics.errors.increment(1);
+                tracing::warn!(%error, segment = number, "Could not remove a drained segment; the next start tries again");
+                continue;
+            }
+            self.state.segments.remove(&number);
             self.files.remove(number);
             let _ = self.disk.remove(&index_name(number));
-            let same_size = segment.file_bytes == self.options.segment_bytes;
-            let name = segment_name(number);
-            let spare = same_size
-                && self.spares.len() < SPARES
-                && self.disk.rename(&name, &spare_name(number)).is_ok();
-            if spare {
-                self.spares.push(number);
-            } else if let Err(error) = self.disk.remove(&name) {
-                self.shared.metrics.errors.increment(1);
-                tracing::warn!(%error, file = name, "Could not remove a drained segment; the next start tries again.");
-            }
         }
         self.publish_sizes();
         if let Some(trouble) = &mut self.trouble {
@@ -253,16 +277,23 @@ impl Writer {
         }
     }
 
-    /// Bytes that the store's files take.
+    /// Keeps a segment's file to be written over, or removes it.
+    fn give_file_back(&mut self, number: u32, file_bytes: u64) -> io::Result<()> {
+        let name = segment_name(number);
+        let wanted = file_bytes == self.options.segment_bytes && self.spares.len() < SPARES;
+        if wanted && self.disk.rename(&name, &spare_name(number)).is_ok() {
+            self.spares.push(number);
+            return Ok(());
+        }
+        self.disk.remove(&name)
+    }
+
+    /// Bytes that the store's files take: segments, their indexes, spares, and room for log, snapshot and reserve.
     pub(super) fn bytes_on_disk(&self) -> u64 {
-        let segments: u64 = self
-            .state
-            .segments
-            .values()
-            .map(|segment| segment.file_bytes)
-            .sum();
+        let of_segment = |segment: &Segment| segment.file_bytes + segment.index_bytes;
+        let segments: u64 = self.state.segments.values().map(of_segment).sum();
         let spares = self.spares.len() as u64 * self.options.segment_bytes;
-        segments + spares + 3 * self.options.log_bytes() + self.key_log.bytes()
+        segments + spares + 4 * self.options.log_bytes() + self.key_log.bytes()
     }
 
     pub(super) fn publish_sizes(&self) {
@@ -333,13 +364,21 @@ impl Writer {
 
     /// Keeps disk space for a snapshot and a log, for when the disk is full.
     pub(super) fn keep_reserve(&self) {
+        let bytes = self.options.log_bytes() * 2;
+        let kept = self
+            .disk
+            .open(RESERVE_FILE)
+            .and_then(|file| file.length())
+            .is_ok_and(|length| length == bytes);
+        if kept {
+            return;
+        }
+        let _ = self.disk.remove(RESERVE_FILE);
         let reserved = self
             .disk
             .create(RESERVE_FILE)
-            .and_then(|file| file.allocate(self.options.log_bytes() * 2));
-        if let Err(error) = reserved
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
+            .and_then(|file| file.allocate(bytes));
+        if reserved.is_err() {
             let _ = self.disk.remove(RESERVE_FILE);
         }
     }
@@ -347,7 +386,12 @@ impl Writer {
     /// A clean stop: refuse what waits, make all marks durable, leave a snapshot that the next start reads fast.
     pub(super) fn stop(&mut self) {
         self.take_returned();
-        while let Some(append) = self.intake.queue.pop() {
+        while let Some(append) = self
+            .buffers
+            .put_off
+            .take()
+            .or_else(|| self.intake.queue.pop())
+        {
             append.give_back_room();
             if let Some(lane) = self.intake.lanes.get(append.lane) {
                 lane.send(&mut vec![(append.reply, Err(AppendError::Closed))]);

@@ -4,7 +4,7 @@ use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::schedule::Scheduled;
-use super::super::{ConnectionId, DeliveryId};
+use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use crate::clock::Age;
 use crate::event::Disposition;
@@ -159,8 +159,7 @@ impl Writer {
             }
             Command::Discard { connection, reply } => {
                 let cancelled = self.discard(connection);
-                self.sync_marks();
-                let _ = reply.send(cancelled);
+                let _ = reply.send(self.synced().map(|()| cancelled));
             }
             Command::Dead {
                 connection,
@@ -172,12 +171,8 @@ impl Writer {
             }
             Command::Replay { letters, reply } => {
                 let replayed = letters.into_iter().filter(|id| self.replay(*id)).count();
-                let synced = self.sync_marks();
-                let _ = reply.send(if synced {
-                    Ok(replayed)
-                } else {
-                    Err(super::super::DiskTrouble)
-                });
+                let synced = self.synced();
+                let _ = reply.send((replayed, synced));
             }
             Command::Status { reply } => {
                 let _ = reply.send(self.status());
@@ -200,6 +195,14 @@ impl Writer {
                 self.stop();
                 let _ = reply.send(());
             }
+        }
+    }
+
+    fn synced(&mut self) -> Result<(), DiskTrouble> {
+        if self.sync_marks() {
+            Ok(())
+        } else {
+            Err(DiskTrouble)
         }
     }
 
@@ -376,9 +379,8 @@ impl Writer {
         for scheduled in self.state.schedule.iter() {
             if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
                 let candidate = (scheduled.id, scheduled.size);
-                *place = place
+                *place = (*place)
                     .into_iter()
-                    .map(|oldest| *oldest)
                     .chain([candidate])
                     .min_by_key(age_order);
             }
