@@ -201,6 +201,8 @@ fn a_full_queue_costs_only_its_own() {
     eventually("the others are not touched", SOON, || {
         receiver.delivered("crm") == 8
     });
+    // The last settlement is on its way to the store.
+    daemon.drained(&["crm"]);
     let metrics = daemon.metrics();
     metrics.assert_conserved(&["crm", "full", "reject"]);
     assert_eq!(metrics.waiting("full"), 5.0);

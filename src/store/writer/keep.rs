@@ -30,11 +30,8 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        if !self.drained.is_empty()
-            && self.trouble_is_over(now)
-            && self.sync_marks()
-            && self.keep_keys(now)
-        {
+        let may_try = !self.drained.is_empty() && self.trouble_is_over(now);
+        if may_try && self.sync_marks() && self.keep_keys(now) {
             self.give_segments_back();
         }
         self.compact(now);

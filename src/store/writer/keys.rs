@@ -3,12 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use super::super::RESERVE_FILE;
 use super::super::keys::{KeyRecord, Newest, push_bounded};
 use super::super::segment_index::SegmentIndex;
 use super::super::state::Entries;
 use super::commit::is_full;
-use super::{TROUBLE_RETRY, Writer};
+use super::{TROUBLE_RETRY, Writer, give_up_reserve};
 
 impl Writer {
     /// Notes the key of an event that is on the disk, for its segment's index.
@@ -61,16 +60,11 @@ impl Writer {
     }
 
     fn write_keys(&mut self, keys: &[KeyRecord]) -> io::Result<u64> {
-        let mut fresh = || (self.rng.u64(..), self.clock.wall_ms());
-        let kept = self.key_log.keep(&*self.disk, keys, fresh());
-        kept.or_else(|error| {
-            // The reserve is there for this.
-            if is_full(&error) && self.disk.remove(RESERVE_FILE).is_ok() {
-                self.key_log.keep(&*self.disk, keys, fresh())
-            } else {
-                Err(error)
-            }
-        })
+        let mut keep = || {
+            let fresh = (self.rng.u64(..), self.clock.wall_ms());
+            self.key_log.keep(&*self.disk, keys, fresh)
+        };
+        keep().or_else(|error| give_up_reserve(&*self.disk, error).and_then(|()| keep()))
     }
 
     /// The keys of a segment: from memory, from its index file, or from its records where that does not validate.
