@@ -165,17 +165,22 @@ impl Window<'_> {
     /// The bytes from `at` on: at least a whole record, if its header says a length that fits the file.
     fn at(&mut self, at: u64) -> io::Result<&[u8]> {
         self.hold(at, RECORD_HEADER)?;
-        let wanted = peek_length(self.rest(at)).unwrap_or(RECORD_HEADER);
+        let wanted = peek_length(self.rest(at), self.file.seed()).unwrap_or(RECORD_HEADER);
         self.hold(at, wanted)?;
         Ok(self.rest(at))
     }
 
     /// How far the next place is that could be a record.
     fn skip_to_candidate(&mut self, at: u64) -> io::Result<u64> {
+        let seed = self.file.seed();
         let rest = self.rest(at);
         let found = (8..rest.len().saturating_sub(RECORD_HEADER))
             .step_by(8)
-            .find(|skip| rest.get(*skip..).and_then(peek_length).is_some());
+            .find(|skip| {
+                rest.get(*skip..)
+                    .and_then(|head| peek_length(head, seed))
+                    .is_some()
+            });
         Ok(found.unwrap_or(
             rest.len()
                 .saturating_sub(RECORD_HEADER)

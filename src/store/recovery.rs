@@ -10,8 +10,8 @@ use std::io;
 use super::bits::Bits;
 use super::disk::Disk;
 use super::file::{
-    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, scan, segment_name,
-    snapshot_name,
+    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, new_header, scan,
+    segment_name, snapshot_name,
 };
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
@@ -277,6 +277,25 @@ fn open(
     }
 }
 
+/// A segment whose header is damaged, and whose index has the nonce without which nothing in it could be read.
+fn reopen(disk: &dyn Disk, name: &str, number: u32) -> Option<StoreFile> {
+    match StoreFile::open(disk, name, FileKind::Segment) {
+        Err(FileError::Header(HeaderError::Damaged)) => {}
+        _ => return None,
+    }
+    let index = StoreFile::open(disk, &index_name(number), FileKind::Index).ok()?;
+    let header = new_header(
+        FileKind::Segment,
+        number,
+        index.header.nonce,
+        index.header.created_ms,
+    );
+    let file = disk.open(name).ok()?;
+    // If it cannot be mended, the next start does this again.
+    let _ = file.write_all_at(&header.encode(), 0);
+    (index.header.number == number).then_some(StoreFile { file, header })
+}
+
 /// Whether a file's header is all zeros: it was being created when the process stopped; nothing in it was acknowledged.
 fn is_blank(disk: &dyn Disk, name: &str) -> bool {
     let mut head = [0; 64];
@@ -446,8 +465,19 @@ fn recover_segment(
     recovered: &mut Recovered,
 ) -> Result<(), OpenError> {
     let name = segment_name(number);
-    let Some(file) = open(disk, &name, FileKind::Segment, recovered)? else {
-        return Ok(());
+    let file = match reopen(disk, &name, number) {
+        Some(file) => {
+            recovered.corrupt += 1;
+            tracing::error!(
+                file = name,
+                "A segment's header was damaged; it was put together from its index's"
+            );
+            file
+        }
+        None => match open(disk, &name, FileKind::Segment, recovered)? {
+            Some(file) => file,
+            None => return Ok(()),
+        },
     };
     if file.header.number != number {
         // A recycled file whose rename did not last: nothing in it was acknowledged under this name.

@@ -770,6 +770,26 @@ fn a_torn_tail_is_cut_and_damage_in_the_middle_costs_one_event() {
     assert_eq!(kept, 1, "the damaged bytes are kept");
 }
 
+/// Without the nonce in its header nothing of a segment could be read; its index has it too.
+#[test]
+fn a_damaged_segment_header_costs_nothing_while_there_is_an_index() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let crm = rig.connection("crm");
+    for body in bodies(50) {
+        rig.append(&body, std::slice::from_ref(&crm)).unwrap();
+    }
+    rig.stop();
+    use std::os::unix::fs::FileExt;
+    let path = directory.path().join(file::segment_name(FIRST_HOT));
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 64], 0).unwrap();
+    let mut rig = Rig::open(directory.path(), &clock);
+    assert_eq!(rig.ends.corrupt, 1);
+    rig.connection("crm");
+    assert_eq!(rig.deliver_all(), bodies(50));
+}
+
 #[test]
 fn an_unknown_version_is_refused() {
     let (directory, clock) = start();
