@@ -46,8 +46,21 @@ pub const LOCK_FILE: &str = "lock";
 /// Disk space kept for marks when the disk is full.
 pub const RESERVE_FILE: &str = "reserve";
 
+/// Whether a deliberate defect is switched on: never outside of tests.
+macro_rules! defect {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let on = $crate::store::defects::on($crate::store::defects::Defect::$name);
+        #[cfg(not(test))]
+        let on = false;
+        on
+    }};
+}
+
 mod bits;
 mod command;
+#[cfg(test)]
+mod defects;
 pub mod disk;
 pub mod doorbell;
 pub mod feed;
@@ -135,9 +148,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Size of a state log: a quarter of a segment, 256 KiB to 16 MiB.
+    /// Size of a state log: a quarter of a segment (so 256 KiB at least), at most 16 MiB.
     fn log_bytes(&self) -> u64 {
-        (self.segment_bytes / 4).clamp(256 << 10, 16 << 20)
+        (self.segment_bytes / 4).min(16 << 20)
     }
 }
 
@@ -540,7 +553,9 @@ fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
         wall_ms,
         boot_id: boot_then,
     } = recovered.stamp;
-    let elapsed = if boot_then == boot_id {
+    let elapsed = if defect!(AgeByWallClock) {
+        clock.wall_ms().saturating_sub(wall_ms)
+    } else if boot_then == boot_id {
         crate::clock::millis(clock.boot()).saturating_sub(boot_ms)
     } else {
         clock.wall_ms().saturating_sub(wall_ms).min(DAY_MS)

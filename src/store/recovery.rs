@@ -189,7 +189,9 @@ fn read_snapshot(
         records += 1;
         marked.apply_record(record);
     });
-    if scanned.is_ok() && complete {
+    // A disk that cannot be read just now says nothing about the snapshot: without it, all marks would be lost.
+    scanned.map_err(|error| OpenError::Io("read a snapshot", error))?;
+    if complete {
         return Ok(Some(marked));
     }
     recovered.corrupt += 1;

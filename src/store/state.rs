@@ -166,7 +166,12 @@ impl State {
             };
             let slot = if number_found == number { slot } else { 0 };
             stream.cursor = (number_found, slot);
-            let waiting = segment.waiting(id, slot, room - taken.len())?;
+            let waiting = match segment.waiting(id, slot, room - taken.len()) {
+                Ok(waiting) => waiting,
+                // What was taken before is past the cursor: it must go out. The error comes again at the next call.
+                Err(_) if !taken.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             for (slot, entry) in &waiting {
                 let id = DeliveryId {
                     connection: id,

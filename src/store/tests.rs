@@ -13,6 +13,13 @@ use super::writer::Writer;
 use super::*;
 use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
+mod damage;
+mod defects;
+mod model;
+mod model_disk;
+mod sweep;
+mod world;
+
 /// A store without threads.
 struct Rig {
     clock: Clock,

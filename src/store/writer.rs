@@ -108,6 +108,8 @@ pub(super) struct Times {
     pub(super) commit_events: usize,
     pub(super) marks_written: Duration,
     pub(super) marks_synced: Duration,
+    /// When to try again to give segments back.
+    pub(super) give_back: Duration,
 }
 
 /// Memory used again at each turn.
@@ -243,16 +245,26 @@ impl Writer {
     fn start(&mut self, log_number: u32) -> Result<(), OpenError> {
         let stamp = self.time_stamp();
         let nonce = self.rng.u64(..);
-        write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp)
+        let write = || write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp);
+        write()
+            .or_else(|error| {
+                // The reserve is there for this, too.
+                if commit::is_full(&error) && self.disk.remove(RESERVE_FILE).is_ok() {
+                    write()
+                } else {
+                    Err(error)
+                }
+            })
             .map_err(|error| OpenError::Io("write a snapshot", error))?;
         recovery::remove_older(&*self.disk, log_number);
         let now = self.clock.monotonic();
         // Gives back what is drained before a new segment is begun: there may be no space for it otherwise.
         self.keep_house(now);
+        // The reserve comes first: without it a full disk could keep the next start from beginning a log.
+        self.keep_reserve();
         if let Err(error) = self.begin_segment() {
             self.in_trouble("begin a segment", &error, now);
         }
-        self.keep_reserve();
         Ok(())
     }
 

@@ -67,7 +67,9 @@ impl Writer {
     /// Takes appends off the queue. Returns the bytes that they take at the most.
     fn gather(&mut self, batch: &mut Batch) -> usize {
         let mut bytes = 0;
-        while batch.appends.len() < COMMIT_EVENTS && bytes < COMMIT_BYTES {
+        // A batch never spans segments; the largest event takes a quarter of one.
+        let half = usize::try_from(self.options.segment_bytes / 2).unwrap_or(COMMIT_BYTES);
+        while batch.appends.len() < COMMIT_EVENTS && bytes < COMMIT_BYTES.min(half) {
             let Some(append) = self.intake.queue.pop() else {
                 break;
             };
@@ -84,7 +86,14 @@ impl Writer {
         self.encode(batch, &mut active);
         let began = self.clock.monotonic();
         let written = active.file.file.write_all_at(&batch.bytes, active.end);
-        let synced = written.and_then(|()| active.file.file.sync_data());
+        let synced = written.and_then(|()| match defect!(AcknowledgeBeforeSync) {
+            true => Ok(()),
+            false => active.file.file.sync_data(),
+        });
+        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
+            true => Ok(()),
+            false => Err(error),
+        });
         match synced {
             Ok(()) => {
                 let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();

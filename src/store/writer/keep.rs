@@ -29,8 +29,11 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        if !self.drained.is_empty() && self.sync_marks() {
-            self.give_segments_back();
+        if !self.drained.is_empty()
+            && now >= self.times.give_back
+            && (defect!(UnlinkBeforeMarks) || self.sync_marks())
+        {
+            self.give_segments_back(now);
         }
         if self.trouble.is_some() && self.trouble_is_over(now) {
             self.leave_trouble(now);
@@ -90,7 +93,16 @@ impl Writer {
         let capacity = self.options.log_bytes();
         let log = StateLog::begin(&*self.disk, number, self.rng.u64(..), wall_ms, capacity)?;
         let stamp = self.time_stamp();
-        let written = write_snapshot(&*self.disk, &self.state, number, self.rng.u64(..), stamp)?;
+        if defect!(LogsRemovedFirst) {
+            super::super::recovery::remove_older(&*self.disk, number);
+        }
+        let nonce = self.rng.u64(..);
+        let written = write_snapshot(&*self.disk, &self.state, number, nonce, stamp);
+        let written = written.inspect_err(|_| {
+            if !defect!(LogKeptAfterSnapshot) {
+                self.log.break_off();
+            }
+        })?;
         self.shared.metrics.written_bytes.increment(written);
         self.log = log;
         super::super::recovery::remove_older(&*self.disk, number);
@@ -219,38 +231,47 @@ impl Writer {
     }
 
     /// Gives back segments that hold nothing live. Their marks are durable.
-    fn give_segments_back(&mut self) {
+    ///
+    /// **Invariant:** while its file is there, a segment is part of the state: a snapshot without it would let the next
+    /// start deliver all of it again.
+    fn give_segments_back(&mut self, now: Duration) {
         for number in std::mem::take(&mut self.drained) {
-            if self
-                .state
-                .segments
-                .get(&number)
-                .is_none_or(|segment| segment.live > 0)
-            {
-                continue;
-            }
-            let Some(segment) = self.state.segments.remove(&number) else {
+            let Some(segment) = self.state.segments.get(&number) else {
                 continue;
             };
+            if segment.live > 0 {
+                continue;
+            }
+            let same_size = segment.file_bytes == self.options.segment_bytes;
+            if let Err(error) = self.give_file_back(number, same_size) {
+                self.shared.metrics.errors.increment(1);
+                tracing::warn!(%error, segment = number, "Could not remove a drained segment; it is tried again.");
+                self.times.give_back = now + TROUBLE_RETRY;
+                self.drained.push(number);
+                continue;
+            }
+            self.state.segments.remove(&number);
             self.files.remove(number);
             let _ = self.disk.remove(&index_name(number));
-            let same_size = segment.file_bytes == self.options.segment_bytes;
-            let name = segment_name(number);
-            let spare = same_size
-                && self.spares.len() < SPARES
-                && self.disk.rename(&name, &spare_name(number)).is_ok();
-            if spare {
-                self.spares.push(number);
-            } else if let Err(error) = self.disk.remove(&name) {
-                self.shared.metrics.errors.increment(1);
-                tracing::warn!(%error, file = name, "Could not remove a drained segment; the next start tries again.");
-            }
         }
         self.publish_sizes();
         if let Some(trouble) = &mut self.trouble {
             // There may be space now.
             trouble.retry_at = Duration::ZERO;
         }
+    }
+
+    /// Keeps a drained segment's file as a spare, or removes it.
+    fn give_file_back(&mut self, number: u32, same_size: bool) -> io::Result<()> {
+        let name = segment_name(number);
+        let spare = same_size
+            && self.spares.len() < SPARES
+            && self.disk.rename(&name, &spare_name(number)).is_ok();
+        if spare {
+            self.spares.push(number);
+            return Ok(());
+        }
+        self.disk.remove(&name)
     }
 
     /// Bytes that the store's files take.
@@ -308,6 +329,7 @@ impl Writer {
 
     /// Tries to take events again.
     fn leave_trouble(&mut self, now: Duration) {
+        self.keep_reserve();
         let tried = if self.active.is_some() {
             Ok(())
         } else {
@@ -316,7 +338,6 @@ impl Writer {
         match tried {
             Ok(()) if !self.log.needs_successor() => {
                 self.trouble = None;
-                self.keep_reserve();
                 tracing::info!("The store takes events again.");
             }
             Ok(()) => {
@@ -333,13 +354,22 @@ impl Writer {
 
     /// Keeps disk space for a snapshot and a log, for when the disk is full.
     pub(super) fn keep_reserve(&self) {
-        let reserved = self
-            .disk
-            .create(RESERVE_FILE)
-            .and_then(|file| file.allocate(self.options.log_bytes() * 2));
-        if let Err(error) = reserved
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
+        let create = self.disk.create(RESERVE_FILE);
+        let file = create.or_else(|error| match error.kind() {
+            // A crash may have left it empty: its space is asked for again.
+            io::ErrorKind::AlreadyExists => self.disk.open(RESERVE_FILE),
+            _ => Err(error),
+        });
+        let wanted = self.options.log_bytes() * 2;
+        let reserved = file.and_then(|file| {
+            if file.length()? < wanted {
+                file.allocate(wanted)?;
+                file.sync_data()?;
+                self.disk.sync_dir()?;
+            }
+            Ok(())
+        });
+        if reserved.is_err() {
             let _ = self.disk.remove(RESERVE_FILE);
         }
     }

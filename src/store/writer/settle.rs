@@ -4,6 +4,7 @@ use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::schedule::Scheduled;
+use super::super::segment_index::Entry;
 use super::super::{ConnectionId, DeliveryId};
 use super::Writer;
 use crate::clock::Age;
@@ -172,7 +173,7 @@ impl Writer {
             }
             Command::Replay { letters, reply } => {
                 let replayed = letters.into_iter().filter(|id| self.replay(*id)).count();
-                let synced = self.sync_marks();
+                let synced = defect!(ReplayNotSynced) || self.sync_marks();
                 let _ = reply.send(if synced {
                     Ok(replayed)
                 } else {
@@ -255,14 +256,19 @@ impl Writer {
     /// not noted any more. Returns how many.
     fn discard(&mut self, connection: ConnectionId) -> u64 {
         let last = self.state.segments.keys().next_back().copied().unwrap_or(0);
+        let entries = match self.entries_of(connection) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.shared.metrics.errors.increment(1);
+                tracing::error!(%error, "Could not read a segment's index; nothing was discarded.");
+                return 0;
+            }
+        };
         let mut ended = Vec::new();
-        for (number, segment) in &mut self.state.segments {
-            let Some(part) = segment.parts.get(&connection) else {
+        for (number, entries) in entries {
+            let Some(segment) = self.state.segments.get_mut(&number) else {
                 continue;
             };
-            let entries = segment
-                .entries(connection, 0, part.slots)
-                .unwrap_or_default();
             let Some(part) = segment.parts.get_mut(&connection) else {
                 continue;
             };
@@ -270,7 +276,7 @@ impl Writer {
                 if part.left.insert(slot) {
                     ended.push((
                         Place {
-                            segment: *number,
+                            segment: number,
                             connection,
                             slot,
                         },
@@ -307,17 +313,30 @@ impl Writer {
                 slot: 0,
             })
             .map_or(0, |(part, _)| part.slots);
-        self.log.note(&Mark::Discarded(Place {
-            segment: last,
-            connection,
-            slot: slots,
-        }));
+        if !defect!(DiscardNotMarked) {
+            self.log.note(&Mark::Discarded(Place {
+                segment: last,
+                connection,
+                slot: slots,
+            }));
+        }
         for (place, size) in &ended {
             self.give_back(connection, *size);
             self.end(*place);
         }
         self.touch(connection);
         ended.len() as u64
+    }
+
+    /// All entries of a connection, by segment.
+    fn entries_of(&self, connection: ConnectionId) -> std::io::Result<Vec<(u32, Vec<Entry>)>> {
+        let parts = self.state.segments.iter().filter_map(|(number, segment)| {
+            let slots = segment.parts.get(&connection)?.slots;
+            Some((number, segment, slots))
+        });
+        parts
+            .map(|(number, segment, slots)| Ok((*number, segment.entries(connection, 0, slots)?)))
+            .collect()
     }
 
     fn status(&self) -> StoreStatus {
@@ -377,8 +396,8 @@ impl Writer {
             if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
                 let candidate = (scheduled.id, scheduled.size);
                 *place = place
-                    .into_iter()
-                    .map(|oldest| *oldest)
+                    .iter()
+                    .copied()
                     .chain([candidate])
                     .min_by_key(age_order);
             }
