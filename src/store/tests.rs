@@ -15,6 +15,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod damage;
 mod defects;
+mod known;
 mod model;
 mod model_disk;
 mod sweep;

@@ -235,6 +235,25 @@ impl ModelDisk {
         inner.fault = None;
     }
 
+    /// The power fails: all names last, and no bytes that were not synced.
+    pub fn crash_keeping_names(&self) {
+        let mut inner = self.inner();
+        for change in std::mem::take(&mut inner.pending) {
+            inner.settle_name(&change);
+        }
+        for inode in &mut inner.inodes {
+            inode.dirty.clear();
+            inode.resized = false;
+        }
+        drop(inner);
+        self.crash(0);
+    }
+
+    /// Whether a fault is armed that has not come yet.
+    pub fn is_armed(&self) -> bool {
+        self.inner().fault.is_some()
+    }
+
     /// Some of what is not synced reaches the platter, as the kernel does at any time.
     pub fn write_back(&self, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);

@@ -243,6 +243,12 @@ impl World {
         self.disk.crash(seed);
     }
 
+    /// A crash after which all names last, and no bytes that were not synced.
+    pub fn crash_keeping_names(&mut self) {
+        self.kill();
+        self.disk.crash_keeping_names();
+    }
+
     /// A clean stop.
     pub fn stop(&mut self) -> Verdict {
         if self.process.is_some() {
