@@ -1,6 +1,6 @@
 //! The property test: any operations, faults, crashes and restarts in any order, against the model in `world`.
 //!
-//! `POSTHASTE_LONG=1 cargo test --release --lib store::tests::model` runs 100,000 cases.
+//! `POSTHASTE_LONG=1 cargo test --release --lib store::tests` runs 100,000 cases, and the sweeps at every call and byte.
 
 use std::time::Duration;
 
