@@ -52,8 +52,21 @@ pub const LOCK_FILE: &str = "lock";
 /// Disk space kept for marks when the disk is full.
 pub const RESERVE_FILE: &str = "reserve";
 
+/// Whether a deliberate defect is switched on: never outside of tests.
+macro_rules! defect {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let on = $crate::store::defects::on($crate::store::defects::Defect::$name);
+        #[cfg(not(test))]
+        let on = false;
+        on
+    }};
+}
+
 mod bits;
 mod command;
+#[cfg(test)]
+mod defects;
 pub mod disk;
 pub mod doorbell;
 pub mod feed;
@@ -152,7 +165,7 @@ impl Options {
 
     /// Size of a state log: a quarter of a segment, 256 KiB to 16 MiB.
     fn log_bytes(&self) -> u64 {
-        (self.segment_bytes / 4).clamp(256 << 10, 16 << 20)
+        (self.segment_bytes / 4).min(16 << 20)
     }
 }
 
@@ -340,14 +353,15 @@ impl Store {
         self.tell(Command::Detach { connection });
     }
 
-    /// Cancels all deliveries of a connection that are not over, durably. Returns how many.
+    /// Cancels all deliveries of a connection that are not over. Returns how many, and whether that is durable: if not, they
+    /// may be back after a crash, or none could be cancelled.
     ///
     /// # Errors
-    /// [`Closed`], or [`DiskTrouble`]: then they are cancelled, but after a crash they may be back.
+    /// [`Closed`].
     pub async fn discard(
         &self,
         connection: ConnectionId,
-    ) -> Result<Result<u64, DiskTrouble>, Closed> {
+    ) -> Result<(u64, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::Discard { connection, reply })
             .await
     }
@@ -582,7 +596,9 @@ fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
         wall_ms,
         boot_id: boot_then,
     } = recovered.stamp;
-    let elapsed = if boot_then == boot_id {
+    let elapsed = if defect!(AgeByWallClock) {
+        clock.wall_ms().saturating_sub(wall_ms)
+    } else if boot_then == boot_id {
         crate::clock::millis(clock.boot()).saturating_sub(boot_ms)
     } else {
         clock.wall_ms().saturating_sub(wall_ms).min(DAY_MS)

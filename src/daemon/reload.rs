@@ -160,18 +160,20 @@ impl Daemon {
 
     async fn discard(&self, name: &str, id: ConnectionId, cancelled: &metrics::Counter) {
         match self.store.discard(id).await {
-            Ok(Err(error)) => {
-                tracing::error!(connection = name, %error, "Could not cancel a queue durably");
-            }
-            Ok(Ok(count)) => {
+            Ok((count, durable)) => {
                 cancelled.increment(count);
                 tracing::warn!(
                     connection = name,
                     deliveries = count,
                     "Cancelled the queue of a removed connection"
                 );
+                if let Err(error) = durable {
+                    tracing::error!(connection = name, %error, "Could not cancel it durably");
+                }
             }
-            Err(error) => tracing::error!(connection = name, %error, "Could not cancel a queue"),
+            Err(error) => {
+                tracing::error!(connection = name, %error, "Could not cancel a queue");
+            }
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) enum Command {
     },
     Discard {
         connection: ConnectionId,
-        reply: oneshot::Sender<Result<u64, DiskTrouble>>,
+        reply: oneshot::Sender<(u64, Result<(), DiskTrouble>)>,
     },
     Dead {
         connection: ConnectionId,

@@ -85,6 +85,8 @@ pub struct ScanReport {
     pub damaged: Vec<(u64, u64)>,
     /// Places before the end that do not validate, proven to be damage or not.
     pub gaps: usize,
+    /// How many of them the disk does not give.
+    pub unreadable: usize,
 }
 
 /// Gives every record of the file that validates to `visit`, with its offset, in order. Never fails on content: what does
@@ -105,6 +107,7 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
         end: FILE_HEADER,
         damaged: Vec::new(),
         gaps: 0,
+        unreadable: 0,
     };
     let mut gaps: Vec<(u64, u64)> = Vec::new();
     let mut at = FILE_HEADER;
@@ -144,6 +147,7 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
         .filter(|place| !known(place))
         .collect();
     report.gaps += unreadable.len();
+    report.unreadable = unreadable.len();
     report.damaged.extend(unreadable);
     Ok(report)
 }
@@ -160,6 +164,10 @@ struct Window<'a> {
 
 /// Bytes that are read alone where a larger read fails.
 const SECTOR: usize = 4096;
+/// How often one of them is tried.
+const READ_TRIES: u32 = 3;
+/// A file of which one in this many sectors cannot be read is not read at all.
+const UNREADABLE_SHARE: u64 = 16;
 
 impl Window<'_> {
     /// The bytes from `at` on: at least a whole record, if its header says a length that fits the file.
@@ -208,24 +216,28 @@ impl Window<'_> {
         self.start = at;
         match self.file.file.read_exact_at(&mut self.bytes, at) {
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                self.hold_what_is_readable(at, &error)
+                self.hold_what_is_readable(at, error)
             }
             result => result,
         }
     }
 
-    /// A disk with bad sectors: what cannot be read counts as zeros, and as damage.
-    fn hold_what_is_readable(&mut self, at: u64, error: &io::Error) -> io::Result<()> {
-        tracing::error!(%error, at, "A part of the store cannot be read");
+    /// A disk with bad sectors: what cannot be read, tried again and again, counts as zeros, and as damage. When that is
+    /// more than a little of the file, it is the disk that fails, and nothing may be given up for lost.
+    fn hold_what_is_readable(&mut self, at: u64, error: io::Error) -> io::Result<()> {
         for (piece, start) in self.bytes.chunks_mut(SECTOR).zip((at..).step_by(SECTOR)) {
-            if self.file.file.read_exact_at(piece, start).is_err() {
-                piece.fill(0);
-                let end = start + piece.len() as u64;
-                match self.unreadable.last_mut() {
-                    Some(last) if last.1 == start => last.1 = end,
-                    _ => self.unreadable.push((start, end)),
-                }
+            let file = &self.file.file;
+            if (0..READ_TRIES).any(|_| file.read_exact_at(piece, start).is_ok()) {
+                continue;
             }
+            piece.fill(0);
+            self.unreadable.push((start, start + piece.len() as u64));
+            if self.unreadable.len() as u64 * UNREADABLE_SHARE > self.length / SECTOR as u64 {
+                return Err(error);
+            }
+        }
+        if !self.unreadable.is_empty() {
+            tracing::error!(%error, at, "A part of the store cannot be read");
         }
         Ok(())
     }

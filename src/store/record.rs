@@ -148,7 +148,12 @@ impl FileHeader {
 
     /// What checksums of this file's records start from.
     pub fn seed(&self) -> Seed {
-        Seed(crc32c::crc32c(&self.nonce.to_le_bytes()))
+        let nonce = if defect!(ChecksumNotSeeded) {
+            0
+        } else {
+            self.nonce
+        };
+        Seed(crc32c::crc32c(&nonce.to_le_bytes()))
     }
 }
 
@@ -263,6 +268,7 @@ pub fn peek_length(head: &[u8], seed: Seed) -> Option<usize> {
 fn checksum(seed: Seed, head: &[u8; RECORD_HEADER], body: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(seed.0, head.get(..4).unwrap_or_default());
     let crc = crc32c::crc32c_append(crc, head.get(8..).unwrap_or_default());
+    let body = if defect!(BodyNotChecked) { &[] } else { body };
     crc32c::crc32c_append(crc, body)
 }
 

@@ -233,7 +233,13 @@ fn read_snapshot(
         records += 1;
         marked.apply_record(record);
     });
-    if scanned.is_ok() && complete {
+    // A disk that cannot be read just now says nothing about the snapshot: without it, all marks would be lost.
+    let report = scanned.map_err(|error| OpenError::Io("read a snapshot", error))?;
+    if report.unreadable > 0 {
+        let error = io::Error::other("a part of it cannot be read");
+        return Err(OpenError::Io("read a snapshot", error));
+    }
+    if complete {
         return Ok(Some(marked));
     }
     recovered.corrupt += 1;

@@ -71,7 +71,12 @@ impl SegmentIndex {
             size: u32::try_from(size).unwrap_or(u32::MAX),
         };
         for route in &head.routes {
-            self.note_slot(route.connection, route.slot, entry);
+            let mut slot = route.slot;
+            if defect!(SlotsCounted) {
+                let counted = self.entries.get(&route.connection).map_or(0, Vec::len);
+                slot = u32::try_from(counted).unwrap_or(slot);
+            }
+            self.note_slot(route.connection, slot, entry);
             if let Some(cause) = route.dead {
                 self.born_dead.push((route.connection, route.slot, cause));
             }

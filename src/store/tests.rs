@@ -13,7 +13,14 @@ use super::writer::Writer;
 use super::*;
 use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
+mod damage;
+mod defects;
 mod keys;
+mod known;
+mod model;
+mod model_disk;
+mod sweep;
+mod world;
 
 /// A store without threads.
 struct Rig {
@@ -516,7 +523,7 @@ fn discarding_ends_everything_for_good() {
             connection: id,
             reply
         }),
-        Ok(499)
+        (499, Ok(()))
     );
     assert_eq!(
         (

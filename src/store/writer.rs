@@ -124,6 +124,8 @@ pub(super) struct Times {
     pub(super) look_for_sparse: Option<Duration>,
     /// When to try again to keep idempotency keys.
     pub(super) keys_retry: Duration,
+    /// When to try again to give segments back.
+    pub(super) give_back: Duration,
 }
 
 /// Memory used again at each turn.
@@ -274,10 +276,11 @@ impl Writer {
         let now = self.clock.monotonic();
         // Gives back what is drained before a new segment is begun: there may be no space for it otherwise.
         self.keep_house(now);
+        // The reserve comes first: without it a full disk could keep the next start from beginning a log.
+        self.keep_reserve();
         if let Err(error) = self.begin_segment() {
             self.in_trouble("begin a segment", &error, now);
         }
-        self.keep_reserve();
         Ok(())
     }
 

@@ -107,6 +107,7 @@ impl Writer {
         let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
             return;
         };
+        let fewer = taken.len() < room;
         for (id, size) in taken {
             stream.waiting = stream.waiting.saturating_sub(1);
             stream.hand_out(Lane::New);
@@ -127,6 +128,10 @@ impl Writer {
             outbox.push(FeedItem::Due(delivery));
         }
         stream.publish();
+        if fewer && stream.waiting > 0 {
+            // An index could not be read, or the count is too high: the next turn tells.
+            self.touch(id);
+        }
     }
 }
 

@@ -30,9 +30,11 @@ impl Writer {
         if self.log.needs_successor() && self.trouble_is_over(now) {
             self.begin_log(now);
         }
-        let may_try = !self.drained.is_empty() && self.trouble_is_over(now);
-        if may_try && self.sync_marks() && self.keep_keys(now) {
-            self.give_segments_back();
+        let may_try =
+            !self.drained.is_empty() && self.trouble_is_over(now) && now >= self.times.give_back;
+        let may_go = may_try && (defect!(UnlinkBeforeMarks) || self.sync_marks());
+        if may_go && self.keep_keys(now) {
+            self.give_segments_back(now);
         }
         self.compact(now);
         if self.trouble.is_some() && self.trouble_is_over(now) {
@@ -94,11 +96,16 @@ impl Writer {
     fn begin_log_once(&mut self) -> io::Result<()> {
         self.log_number += 1;
         let number = self.log_number;
-        self.log.give_up();
+        if !defect!(LogKeptAfterSnapshot) {
+            self.log.give_up();
+        }
         let wall_ms = self.clock.wall_ms();
         let capacity = self.options.log_bytes();
         let log = StateLog::begin(&*self.disk, number, self.rng.u64(..), wall_ms, capacity);
         let stamp = self.time_stamp();
+        if defect!(LogsRemovedFirst) {
+            super::super::recovery::remove_older(&*self.disk, number);
+        }
         let nonce = self.rng.u64(..);
         let begun = log.and_then(|log| {
             Ok((
@@ -276,7 +283,10 @@ impl Writer {
     }
 
     /// Gives back segments that hold nothing live. Their marks are durable.
-    fn give_segments_back(&mut self) {
+    ///
+    /// **Invariant:** while its file is there, a segment is part of the state: a snapshot without it would let the next
+    /// start deliver all of it again.
+    fn give_segments_back(&mut self, now: Duration) {
         for number in std::mem::take(&mut self.drained) {
             let Some(segment) = self.state.segments.get(&number) else {
                 continue;
@@ -285,9 +295,10 @@ impl Writer {
                 continue;
             }
             if let Err(error) = self.give_file_back(number, segment.file_bytes) {
-                // It stays known: were it forgotten, the next start would take all of it for new.
                 self.shared.metrics.errors.increment(1);
-                tracing::warn!(%error, segment = number, "Could not remove a drained segment; the next start tries again");
+                tracing::warn!(%error, segment = number, "Could not remove a drained segment; it is tried again");
+                self.times.give_back = now + TROUBLE_RETRY;
+                self.drained.push(number);
                 continue;
             }
             self.state.segments.remove(&number);
@@ -363,6 +374,7 @@ impl Writer {
 
     /// Tries to take events again.
     fn leave_trouble(&mut self, now: Duration) {
+        self.keep_reserve();
         let tried = if self.active.is_some() {
             Ok(())
         } else {
@@ -371,7 +383,6 @@ impl Writer {
         match tried {
             Ok(()) if !self.log.needs_successor() => {
                 self.trouble = None;
-                self.keep_reserve();
                 tracing::info!("The store takes events again.");
             }
             Ok(()) => {
@@ -388,20 +399,21 @@ impl Writer {
 
     /// Keeps disk space for a snapshot and a log, for when the disk is full.
     pub(super) fn keep_reserve(&self) {
-        let bytes = self.options.log_bytes() * 2;
-        let kept = self
-            .disk
-            .open(RESERVE_FILE)
-            .and_then(|file| file.length())
-            .is_ok_and(|length| length == bytes);
-        if kept {
-            return;
-        }
-        let _ = self.disk.remove(RESERVE_FILE);
-        let reserved = self
-            .disk
-            .create(RESERVE_FILE)
-            .and_then(|file| file.allocate(bytes));
+        let create = self.disk.create(RESERVE_FILE);
+        let file = create.or_else(|error| match error.kind() {
+            // A crash may have left it empty: its space is asked for again.
+            io::ErrorKind::AlreadyExists => self.disk.open(RESERVE_FILE),
+            _ => Err(error),
+        });
+        let wanted = self.options.log_bytes() * 2;
+        let reserved = file.and_then(|file| {
+            if file.length()? < wanted {
+                file.allocate(wanted)?;
+                file.sync_data()?;
+                self.disk.sync_dir()?;
+            }
+            Ok(())
+        });
         if reserved.is_err() {
             let _ = self.disk.remove(RESERVE_FILE);
         }

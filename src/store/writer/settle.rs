@@ -4,6 +4,7 @@ use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::schedule::Scheduled;
+use super::super::segment_index::Entry;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use crate::clock::Age;
@@ -163,8 +164,11 @@ impl Writer {
                 }
             }
             Command::Discard { connection, reply } => {
-                let cancelled = self.discard(connection);
-                let _ = reply.send(self.synced().map(|()| cancelled));
+                let answer = match self.discard(connection) {
+                    Some(cancelled) => (cancelled, self.synced()),
+                    None => (0, Err(DiskTrouble)),
+                };
+                let _ = reply.send(answer);
             }
             Command::Dead {
                 connection,
@@ -176,7 +180,11 @@ impl Writer {
             }
             Command::Replay { letters, reply } => {
                 let replayed = letters.into_iter().filter(|id| self.replay(*id)).count();
-                let synced = self.synced();
+                let synced = if defect!(ReplayNotSynced) {
+                    Ok(())
+                } else {
+                    self.synced()
+                };
                 let _ = reply.send((replayed, synced));
             }
             Command::Status { reply } => {
@@ -260,17 +268,22 @@ impl Writer {
     }
 
     /// Cancels all deliveries of a connection that are not over. Those in flight end as they may; what becomes of them is
-    /// not noted any more. Returns how many.
-    fn discard(&mut self, connection: ConnectionId) -> u64 {
+    /// not noted any more. Returns how many; `None` when an index cannot be read, and then nothing is cancelled.
+    fn discard(&mut self, connection: ConnectionId) -> Option<u64> {
         let last = self.state.segments.keys().next_back().copied().unwrap_or(0);
+        let entries = match self.entries_of(connection) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.shared.metrics.errors.increment(1);
+                tracing::error!(%error, "Could not read a segment's index; nothing was discarded.");
+                return None;
+            }
+        };
         let mut ended = Vec::new();
-        for (number, segment) in &mut self.state.segments {
-            let Some(part) = segment.parts.get(&connection) else {
+        for (number, entries) in entries {
+            let Some(segment) = self.state.segments.get_mut(&number) else {
                 continue;
             };
-            let entries = segment
-                .entries(connection, 0, part.slots)
-                .unwrap_or_default();
             let Some(part) = segment.parts.get_mut(&connection) else {
                 continue;
             };
@@ -278,7 +291,7 @@ impl Writer {
                 if part.left.insert(slot) {
                     ended.push((
                         Place {
-                            segment: *number,
+                            segment: number,
                             connection,
                             slot,
                         },
@@ -292,7 +305,7 @@ impl Writer {
             .schedule
             .remove_where(|scheduled| scheduled.id.connection == connection);
         let Some(stream) = self.state.stream(connection) else {
-            return 0;
+            return None;
         };
         stream
             .counters
@@ -315,17 +328,30 @@ impl Writer {
                 slot: 0,
             })
             .map_or(0, |(part, _)| part.slots);
-        self.log.note(&Mark::Discarded(Place {
-            segment: last,
-            connection,
-            slot: slots,
-        }));
+        if !defect!(DiscardNotMarked) {
+            self.log.note(&Mark::Discarded(Place {
+                segment: last,
+                connection,
+                slot: slots,
+            }));
+        }
         for (place, size) in &ended {
             self.give_back(connection, *size);
             self.end(*place);
         }
         self.touch(connection);
-        ended.len() as u64
+        Some(ended.len() as u64)
+    }
+
+    /// All entries of a connection, by segment.
+    fn entries_of(&self, connection: ConnectionId) -> std::io::Result<Vec<(u32, Vec<Entry>)>> {
+        let parts = self.state.segments.iter().filter_map(|(number, segment)| {
+            let slots = segment.parts.get(&connection)?.slots;
+            Some((number, segment, slots))
+        });
+        parts
+            .map(|(number, segment, slots)| Ok((*number, segment.entries(connection, 0, slots)?)))
+            .collect()
     }
 
     fn status(&self) -> StoreStatus {

@@ -1,0 +1,62 @@
+//! Deliberate defects, switched on in tests only: each must be found by the tests (see `tests/defects.rs`). A test that
+//! cannot fail proves nothing.
+//!
+//! In the store's code they are asked for with the macro `defect!`, which is `false` outside of tests.
+
+use std::cell::Cell;
+
+/// One deliberate bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// The disk's fdatasync does nothing.
+    NoDataSync,
+    /// The directory's fsync does nothing.
+    NoDirectorySync,
+    /// A failed fdatasync is repeated, and its success believed.
+    FsyncRepeated,
+    /// 202 without a sync.
+    AcknowledgeBeforeSync,
+    /// 202 although the sync failed.
+    SyncErrorIgnored,
+    /// Segments are given back before the marks are durable.
+    UnlinkBeforeMarks,
+    /// Old logs are removed before the snapshot that replaces them is written.
+    LogsRemovedFirst,
+    /// A snapshot is renamed before it is synced.
+    SnapshotNotSynced,
+    /// After a snapshot that may be there or not, the old log is written to.
+    LogKeptAfterSnapshot,
+    /// A log whose write failed is written to as if nothing had happened.
+    BrokenLogKept,
+    /// A snapshot says that retries that are handed out are over.
+    HandedOutIsDone,
+    /// The file's nonce does not seed its checksums.
+    ChecksumNotSeeded,
+    /// Bodies are not covered by the checksum.
+    BodyNotChecked,
+    /// Slots are counted at recovery, not read.
+    SlotsCounted,
+    /// Store time follows the wall clock over a restart.
+    AgeByWallClock,
+    /// A replay is answered before it is durable.
+    ReplayNotSynced,
+    /// A discard leaves no mark.
+    DiscardNotMarked,
+}
+
+thread_local! {
+    static ON: Cell<Option<Defect>> = const { Cell::new(None) };
+}
+
+/// Whether this defect is switched on in this thread.
+pub fn on(defect: Defect) -> bool {
+    ON.get() == Some(defect)
+}
+
+/// Runs `test` with a defect.
+pub fn with<T>(defect: Defect, test: impl FnOnce() -> T) -> T {
+    ON.set(Some(defect));
+    let result = test();
+    ON.set(None);
+    result
+}

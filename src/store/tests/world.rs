@@ -1,0 +1,506 @@
+//! The real store on the model disk, beside a model of what it promised. Each step of a test changes both; whatever the
+//! store then says or hands out must agree with the model.
+//!
+//! A delivery is in one state now, and after a crash in one of those that it has been in since its state was last known
+//! to be durable: the store says so by an answer, or by having no unsynced marks. What was never acknowledged may be
+//! there after a restart or not; the process that refused it never hands it out.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::super::feed::{Delivery, Settlement};
+use super::super::intake::{Append, AppendError, Fate, Route};
+use super::super::writer::Writer;
+use super::super::*;
+use super::model_disk::ModelDisk;
+use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
+
+mod check;
+mod ending;
+
+/// What went wrong, in words.
+pub type Verdict = Result<(), String>;
+
+/// Connections of the model.
+pub const CONNECTIONS: usize = 3;
+
+/// What the store holds of a delivery, without what it has handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Waiting,
+    /// Waits for a time, in true milliseconds; 0 is at once.
+    Later {
+        due: u64,
+        attempts: u32,
+        replay: bool,
+    },
+    Dead(Cause),
+    Over,
+}
+
+impl Status {
+    fn is_live(self) -> bool {
+        matches!(self, Status::Waiting | Status::Later { .. })
+    }
+}
+
+/// An event that was posted. Its number is its place in the order of acceptance.
+#[derive(Clone, Debug)]
+struct Posted {
+    size: usize,
+    routes: Vec<(usize, Fate)>,
+    acknowledged: bool,
+    /// The process that refused it.
+    refused_by: Option<u32>,
+}
+
+/// A delivery that the store holds or held.
+#[derive(Clone, Debug)]
+struct Tracked {
+    now: Status,
+    /// What a crash may make of it; the last one is `now`.
+    possible: Vec<Status>,
+    out: bool,
+    released: bool,
+}
+
+/// A delivery handed out: event and connection by number.
+#[derive(Clone, Debug)]
+pub struct Out {
+    pub key: (usize, usize),
+    pub delivery: Delivery,
+}
+
+/// One life of the store.
+pub struct Process {
+    pub writer: Writer,
+    commands: Sender<Command>,
+    lane: Arc<AckLane>,
+    feed: Feed,
+    pub corrupt: u64,
+    ids: Vec<ConnectionId>,
+    counters: Vec<Arc<QueueCounters>>,
+    waiting: Vec<(usize, oneshot::Receiver<Result<(), AppendError>>)>,
+    pub out: Vec<Out>,
+    last_first: [usize; CONNECTIONS],
+}
+
+pub struct World {
+    pub disk: ModelDisk,
+    pub options: Options,
+    clock: Clock,
+    /// Milliseconds that have really passed.
+    time: u64,
+    metrics: Metrics,
+    rng: fastrand::Rng,
+    lives: u32,
+    pub process: Option<Process>,
+    posted: Vec<Posted>,
+    by_id: HashMap<EventId, usize>,
+    tracked: BTreeMap<(usize, usize), Tracked>,
+    /// Tests that break files: acknowledged events may be missing, and are counted here instead.
+    pub damaged: bool,
+    pub missing: usize,
+    /// The store has deliveries that cannot be told: its counters are not compared any more.
+    blind: Cell<bool>,
+    pub delivered: u64,
+}
+
+pub fn small_options() -> Options {
+    Options {
+        segment_bytes: 64 << 10,
+        max_bytes: 2 << 20,
+        hot_bytes: 16 << 10,
+        lanes: 1,
+        feeds: 1,
+        keys: super::KEY_LIMITS,
+        seed: 1,
+    }
+}
+
+/// One poll of a future that is ready or never will be.
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+/// The body of the event with this number: the number itself and noise that follows from it.
+fn body(number: usize, size: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    let mut rng = fastrand::Rng::with_seed(number as u64);
+    bytes.resize_with(size.max(8), || rng.u8(..));
+    bytes
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        World::on(ModelDisk::new(seed), seed)
+    }
+
+    pub fn on(disk: ModelDisk, seed: u64) -> World {
+        thread_local! {
+            // Making the registry costs more than a whole case.
+            static METRICS: Metrics = Metrics::new();
+        }
+        World {
+            disk,
+            options: Options {
+                seed,
+                ..small_options()
+            },
+            clock: Clock::manual(1_700_000_000_000),
+            time: 1,
+            metrics: METRICS.with(Metrics::clone),
+            rng: fastrand::Rng::with_seed(seed),
+            lives: 0,
+            process: None,
+            posted: Vec::new(),
+            by_id: HashMap::new(),
+            tracked: BTreeMap::new(),
+            damaged: false,
+            missing: 0,
+            blind: Cell::new(false),
+            delivered: 0,
+        }
+    }
+
+    /// The same events on another disk, whose store may be damaged.
+    pub fn fork(&self, disk: ModelDisk) -> World {
+        World {
+            clock: self.clock.clone(),
+            time: self.time,
+            posted: self.posted.clone(),
+            by_id: self.by_id.clone(),
+            tracked: self.tracked.clone(),
+            lives: self.lives,
+            ..World::on(disk, self.options.seed)
+        }
+    }
+
+    /// Opens the store if it is not open. Whether it is.
+    pub fn start(&mut self) -> Result<bool, String> {
+        if self.process.is_some() {
+            return Ok(true);
+        }
+        self.lives += 1;
+        self.options.seed = self.rng.u64(..);
+        let disk = Arc::new(self.disk.clone());
+        let failures = disk.failures();
+        let ends = Ends::new(
+            disk,
+            self.options.clone(),
+            self.clock.clone(),
+            &self.metrics,
+        );
+        let mut ends = match ends {
+            Ok(ends) => ends,
+            Err(error) => {
+                // A full disk needs its reserve, which an earlier fault may have cost.
+                let full = matches!(&error, OpenError::Io(_, error)
+                    if error.kind() == std::io::ErrorKind::StorageFull);
+                let excused = self.disk.failures() > if full { 0 } else { failures };
+                ensure(excused, || format!("it does not open: {error:?}"))?;
+                return Ok(false);
+            }
+        };
+        self.recovered(&mut ends.writer)?;
+        self.process = Some(Process {
+            writer: ends.writer,
+            commands: ends.commands,
+            lane: Arc::clone(&ends.intakes[0].1),
+            feed: ends.feeds.remove(0),
+            corrupt: ends.corrupt,
+            ids: Vec::new(),
+            counters: Vec::new(),
+            waiting: Vec::new(),
+            out: Vec::new(),
+            last_first: [0; CONNECTIONS],
+        });
+        self.attach_all()?;
+        Ok(true)
+    }
+
+    /// The process ends without a word. What it wrote is still in the page cache.
+    pub fn kill(&mut self) {
+        self.process = None;
+        for tracked in self.tracked.values_mut() {
+            (tracked.out, tracked.released) = (false, false);
+        }
+    }
+
+    pub fn crash(&mut self, seed: u64) {
+        self.kill();
+        self.disk.crash(seed);
+    }
+
+    /// A crash after which all names last, and no bytes that were not synced.
+    pub fn crash_keeping_names(&mut self) {
+        self.kill();
+        self.disk.crash_keeping_names();
+    }
+
+    /// A clean stop.
+    pub fn stop(&mut self) -> Verdict {
+        if self.process.is_some() {
+            self.ask(|reply| Command::Stop { reply })?;
+        }
+        self.kill();
+        Ok(())
+    }
+
+    pub fn attach_all(&mut self) -> Verdict {
+        for number in 0..CONNECTIONS {
+            if self.process.as_ref().is_some_and(|p| p.ids.len() <= number) {
+                let name = format!("c{number}");
+                let (id, counters) = self.ask(|reply| Command::Register { name, reply })?;
+                let process = self.process.as_mut().unwrap();
+                process.ids.push(id);
+                process.counters.push(counters);
+            }
+            self.set_attached(number, true)?;
+        }
+        Ok(())
+    }
+
+    pub fn set_attached(&mut self, connection: usize, attached: bool) -> Verdict {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let connection = process.ids[connection];
+        let command = if attached {
+            Command::Attach {
+                connection,
+                feed: 0,
+            }
+        } else {
+            Command::Detach { connection }
+        };
+        process.commands.send(command).unwrap();
+        self.turn()
+    }
+
+    fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
+        let (reply, mut answer) = oneshot::channel();
+        let process = self.process.as_mut().ok_or("no process")?;
+        process.commands.send(command(reply)).unwrap();
+        self.writer_turn();
+        answer
+            .try_recv()
+            .map_err(|_| "a command was not answered".to_owned())
+    }
+
+    fn writer_turn(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.writer.turn();
+            poll_once(process.lane.run());
+        }
+    }
+
+    /// One turn of the writer, and a look at all that it says.
+    pub fn turn(&mut self) -> Verdict {
+        self.writer_turn();
+        self.take_answers();
+        self.check_counters()?;
+        self.note_durable();
+        self.take_handed_out()
+    }
+
+    pub fn advance(&mut self, by: Duration) -> Verdict {
+        self.clock.advance(by);
+        self.time += crate::clock::millis(by);
+        self.turn()
+    }
+
+    pub fn step_wall(&mut self, to_ms: u64) {
+        self.clock.step_wall(to_ms);
+    }
+
+    /// Posts an event; it is answered in a later turn.
+    pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
+        let number = self.posted.len();
+        let mut content = ContentBuilder::new("default", "", "", size);
+        content.body(&body(number, size));
+        let id = EventId::new(self.clock.wall_ms(), &mut self.rng);
+        let content = content.finish();
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let bytes = content.as_bytes().len() as u64;
+        let routes = to.iter().map(|(connection, fate)| {
+            let queue = Arc::clone(&process.counters[*connection]);
+            assert!(*fate != Fate::Queued || queue.try_reserve(bytes, u64::MAX, u64::MAX));
+            Route {
+                connection: process.ids[*connection],
+                queue,
+                fate: *fate,
+            }
+        });
+        let (reply, answer) = oneshot::channel();
+        let append = Append {
+            routes: routes.collect(),
+            event: Arc::new(Event {
+                id,
+                accepted_ms: id.unix_ms(),
+                accepted_age: self.clock.age(),
+                content,
+            }),
+            lane: 0,
+            key: None,
+            reply,
+        };
+        process.writer.intake.queue.push(append).unwrap();
+        process.waiting.push((number, answer));
+        self.by_id.insert(id, number);
+        self.posted.push(Posted {
+            size,
+            routes: to.to_vec(),
+            acknowledged: false,
+            refused_by: None,
+        });
+    }
+
+    fn take_answers(&mut self) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let lives = self.lives;
+        let (posted, tracked) = (&mut self.posted, &mut self.tracked);
+        process
+            .waiting
+            .retain_mut(|(number, answer)| match answer.try_recv() {
+                Ok(Ok(())) => {
+                    posted[*number].acknowledged = true;
+                    for (connection, fate) in &posted[*number].routes {
+                        let now = match fate {
+                            Fate::Queued => Status::Waiting,
+                            Fate::Dead(cause) => Status::Dead(*cause),
+                        };
+                        tracked.insert((*number, *connection), Tracked::new(now));
+                    }
+                    false
+                }
+                Ok(Err(_)) => {
+                    posted[*number].refused_by = Some(lives);
+                    false
+                }
+                Err(_) => true,
+            });
+    }
+
+    /// What a crash may make of deliveries: if all marks are durable, nothing.
+    fn note_durable(&mut self) {
+        let Some(process) = &self.process else {
+            return;
+        };
+        if process.writer.log.has_pending() || process.writer.log.has_unsynced() {
+            return;
+        }
+        for tracked in self.tracked.values_mut() {
+            let earlier = tracked.possible.len() - 1;
+            tracked.possible.drain(..earlier);
+        }
+    }
+
+    /// The faults stop: everything is delivered, also what was dead, the disk is given back, and a fresh event passes.
+    pub fn finish(&mut self) -> Verdict {
+        self.disk.set_fault(None);
+        self.disk.set_free(u64::MAX);
+        if self.disk.power_is_off() {
+            let seed = self.rng.u64(..);
+            self.crash(seed);
+        }
+        self.start()?;
+        self.drain()?;
+        let last = self.posted.len();
+        self.post(100, &[(0, Fate::Queued)]);
+        for _ in 0..4 {
+            self.advance(Duration::from_secs(1))?;
+        }
+        let fresh = |p: &Process| p.out.iter().any(|out| out.key == (last, 0));
+        ensure(self.process.as_ref().is_some_and(fresh), || {
+            "a fresh event does not pass".to_owned()
+        })?;
+        self.drain()?;
+        self.stop()?;
+        self.start()?;
+        self.advance(Duration::from_secs(2))?;
+        let left = self.tracked.values().filter(|t| t.now != Status::Over);
+        ensure(left.count() == 0, || "something is left".to_owned())?;
+        // The segment that grows, two spares, logs with a successor and the reserve.
+        let most = 4 * self.options.segment_bytes + 5 * self.options.log_bytes();
+        let files = self.disk.files();
+        let used = files.iter().filter(|(name, _)| !name.contains('/'));
+        let used: usize = used.map(|(_, bytes)| bytes.len()).sum();
+        ensure(
+            self.damaged || self.blind.get() || used as u64 <= most,
+            || format!("a drained store takes {used} bytes: {:?}", files.keys()),
+        )
+    }
+
+    fn drain(&mut self) -> Verdict {
+        self.attach_all()?;
+        for round in 0.. {
+            for _ in 0..3 {
+                self.advance(Duration::from_secs(10_000))?;
+                self.settle_all(Disposition::Delivered)?;
+            }
+            for connection in 0..CONNECTIONS {
+                self.replay(connection, usize::MAX)?;
+            }
+            let left = |t: &Tracked| t.now != Status::Over;
+            if !self.tracked.values().any(left) && self.process.as_ref().is_some_and(idle) {
+                return Ok(());
+            }
+            ensure(round < 50, || {
+                let left = self.tracked.iter().find(|(_, t)| left(t));
+                format!("it does not drain: {left:?}")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing waits to be answered or synced.
+fn idle(process: &Process) -> bool {
+    let log = &process.writer.log;
+    process.waiting.is_empty() && !log.has_pending() && !log.has_unsynced()
+}
+
+impl Tracked {
+    fn new(now: Status) -> Tracked {
+        Tracked {
+            now,
+            possible: vec![now],
+            out: false,
+            released: false,
+        }
+    }
+
+    fn become_(&mut self, status: Status) {
+        self.now = status;
+        self.possible.push(status);
+    }
+}
+
+fn settlement(delivery: &Delivery, disposition: Disposition, age: Age) -> Settlement {
+    Settlement {
+        id: delivery.id,
+        size: delivery.size,
+        disposition,
+        attempts: delivery.attempts + 1,
+        first_attempt: delivery.first_attempt.unwrap_or(age),
+    }
+}
