@@ -8,16 +8,17 @@
 //!
 //! It runs on the control thread's runtime: [`Admin::bind`], then [`Admin::serve`] until the token is cancelled.
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::listener::{self, BindError, SocketFile};
 use crate::metrics::Metrics;
 
 pub mod api;
@@ -25,16 +26,14 @@ pub mod command;
 mod problem;
 mod routes;
 mod serve;
-mod socket;
 
 pub use command::{Command, DeadEvent, Refusal, ReloadRefused};
-pub use socket::UnixSocket;
 
 /// Commands that may wait for the control loop; past that a request is answered 503.
 pub const COMMANDS_MAX: usize = 32;
 
-/// TCP connections that may wait to be accepted.
-const BACKLOG: u32 = 128;
+/// Only the daemon's own user, and root.
+const SOCKET_MODE: u32 = 0o600;
 
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
@@ -80,32 +79,11 @@ pub fn commands() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
     mpsc::channel(COMMANDS_MAX)
 }
 
-/// A listener could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken or not of this machine.
-    #[error("cannot listen on [admin] http = \"{address}\": {error}")]
-    Http {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The Unix socket cannot be made.
-    #[error("cannot listen on [admin] unix = {path:?}: {error}")]
-    Unix {
-        /// The path.
-        path: PathBuf,
-        /// What is in the way.
-        error: io::Error,
-    },
-}
-
 /// The bound listeners.
 #[derive(Debug)]
 pub struct Admin {
-    tcp: Option<TcpListener>,
-    unix: Option<UnixSocket>,
+    tcp: Option<std::net::TcpListener>,
+    unix: Option<(UnixListener, SocketFile)>,
 }
 
 impl Admin {
@@ -114,22 +92,17 @@ impl Admin {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(options: &Options) -> Result<Admin, BindError> {
-        let tcp = match options.http {
-            Some(address) => {
-                Some(bind_tcp(address).map_err(|error| BindError::Http { address, error })?)
+        let unix = match &options.unix {
+            Some(path) => {
+                make_directory(path);
+                Some(listener::bind_unix(path, SOCKET_MODE)?)
             }
             None => None,
         };
-        let unix = match &options.unix {
-            Some(path) => Some(
-                UnixSocket::bind(path, 0o600).map_err(|error| BindError::Unix {
-                    path: path.clone(),
-                    error,
-                })?,
-            ),
-            None => None,
-        };
-        Ok(Admin { tcp, unix })
+        Ok(Admin {
+            tcp: options.http.map(listener::bind_tcp).transpose()?,
+            unix,
+        })
     }
 
     /// The address of the TCP listener, with the port that the system chose if it was asked for one.
@@ -140,7 +113,10 @@ impl Admin {
     /// Answers until `stop` is cancelled, then lets open requests end for a moment and removes the Unix socket.
     pub async fn serve(self, context: Context, stop: CancellationToken) {
         let tcp = async {
-            if let Some(listener) = self.tcp {
+            if let Some(listener) = self
+                .tcp
+                .and_then(|tcp| tokio::net::TcpListener::from_std(tcp).ok())
+            {
                 let loopback = listener
                     .local_addr()
                     .is_ok_and(|address| address.ip().is_loopback());
@@ -149,24 +125,28 @@ impl Admin {
             }
         };
         let unix = async {
-            if let Some(socket) = self.unix {
+            // The file is removed when serving ends.
+            let (unix, _file) = self.unix.unzip();
+            if let Some(listener) =
+                unix.and_then(|unix| tokio::net::UnixListener::from_std(unix).ok())
+            {
                 let routes = routes::all(context.clone());
-                serve::accept_loop(socket.listener(), routes, serve::Guard::Unix, &stop).await;
+                serve::accept_loop(&listener, routes, serve::Guard::Unix, &stop).await;
             }
         };
         tokio::join!(tcp, unix);
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // A restart must not wait for the last process's connections to time out.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// The directory of the socket, where the service manager did not make it. If it cannot be made, binding says what is wrong.
+fn make_directory(socket: &Path) {
+    if let Some(directory) = socket.parent().filter(|directory| !directory.exists()) {
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory);
+        tracing::debug!(?made, directory = %directory.display(), "Made the admin socket's directory");
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
     RunningIngress, UnixOptions,
 };
+use crate::listener::BindError;
 use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
@@ -97,11 +98,11 @@ pub enum RunError {
         error: OpenError,
     },
     /// Ingress cannot listen.
-    #[error(transparent)]
-    Ingress(#[from] crate::ingress::BindError),
+    #[error("[ingress] {0}")]
+    Ingress(BindError),
     /// The admin listener cannot listen.
-    #[error(transparent)]
-    Admin(#[from] admin::BindError),
+    #[error("[admin] {0}")]
+    Admin(BindError),
     /// The operating system refused a thread, a signal handler or the like.
     #[error("could not {0}: {1}")]
     System(&'static str, #[source] std::io::Error),
@@ -270,9 +271,9 @@ impl Daemon {
                 "The store was damaged; see above and its quarantine directory"
             );
         }
-        let ingress = Ingress::bind(ingress_options(&config))?;
+        let ingress = Ingress::bind(ingress_options(&config)).map_err(RunError::Ingress)?;
         let addresses = ingress.tcp_addresses().unwrap_or_default();
-        let admin = Admin::bind(&admin_options(&config))?;
+        let admin = Admin::bind(&admin_options(&config)).map_err(RunError::Admin)?;
         let dispatcher = start_dispatcher(&config, feeds, &clock, &metrics)?;
         let gauges = Arc::new(Gauges::new(&metrics));
         let (readiness, ready) = watch::channel(Readiness::NotReady("starting".to_owned()));

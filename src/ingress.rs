@@ -9,7 +9,6 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `ingress/listener.rs` | sockets and their files |
 //! | `ingress/serve.rs` | one runtime: accept, serve, stop |
 //! | `ingress/socket.rs` | time limits, and answers to what hyper cannot parse |
 //! | `ingress/guard.rs` | ambiguous heads, web pages, forbidden users, paths |
@@ -25,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -35,13 +35,13 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::clock::Clock;
+use crate::listener::{self, BindError, SocketFile};
 use crate::metrics::Metrics;
 use crate::store::intake::{AckLane, Intake};
 
 mod counts;
 mod guard;
 mod idempotency;
-pub mod listener;
 pub mod memory;
 mod receive;
 mod refusal;
@@ -53,7 +53,6 @@ mod socket;
 mod tests;
 
 pub use idempotency::Idempotency;
-pub use listener::{BindError, UnixOptions};
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
@@ -61,9 +60,19 @@ pub use serve::HEAD_BYTES_MAX;
 
 use counts::Counts;
 use guard::Door;
-use listener::SocketFile;
 use serve::{Listener, Shared, Stop};
 use slots::Slots;
+
+/// A Unix socket as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixOptions {
+    /// Where its file is.
+    pub path: PathBuf,
+    /// The mode of its file, such as `0o660`.
+    pub mode: u32,
+    /// The users that may post; empty: all that the mode lets in.
+    pub allow_uids: Vec<u32>,
+}
 
 /// What is fixed at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +174,11 @@ impl Ingress {
             .map(|address| listener::bind_tcp(*address));
         Ok(Ingress {
             tcp: tcp.collect::<Result<_, _>>()?,
-            unix: options.unix.as_ref().map(listener::bind_unix).transpose()?,
+            unix: options
+                .unix
+                .as_ref()
+                .map(|unix| listener::bind_unix(&unix.path, unix.mode))
+                .transpose()?,
             options,
         })
     }

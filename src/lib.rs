@@ -16,7 +16,7 @@
 //! | [`daemon`] | puts it all together and holds it: start, reload, stop |
 //! | [`cli`] | one file per subcommand |
 //! | [`systemd`], [`process`], [`logging`] | the surroundings |
-//! | [`clock`], [`metrics`], [`problem`], [`secret`], [`units`] | leaves |
+//! | [`clock`], [`listener`], [`metrics`], [`problem`], [`secret`], [`units`] | leaves |
 //!
 //! **Invariants.** Ingress and delivery never call each other: they meet in the store. The store knows neither HTTP nor
 //! `Connection`. Nothing but `daemon`, `cli` and `admin` knows `config`. `connection` does no I/O.
@@ -32,6 +32,7 @@ pub mod daemon;
 pub mod delivery;
 pub mod event;
 pub mod ingress;
+pub mod listener;
 pub mod logging;
 pub mod metrics;
 pub mod problem;

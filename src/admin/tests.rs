@@ -418,21 +418,19 @@ async fn a_removed_connection_leaves_the_scrape() {
 }
 
 #[tokio::test]
-async fn taken_addresses_are_named_with_their_key() {
+async fn a_taken_address_and_a_bad_path_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
     let options = Options {
-        http: taken.local_addr().ok(),
+        http: Some(address),
         unix: None,
     };
     let error = Admin::bind(&options).unwrap_err().to_string();
-    assert!(error.contains("[admin] http"), "{error}");
+    assert!(error.contains(&address.to_string()), "{error}");
     let options = Options {
         http: None,
         unix: Some(Path::new("/proc/x/admin.sock").to_owned()),
     };
     let error = Admin::bind(&options).unwrap_err().to_string();
-    assert!(
-        error.contains("[admin] unix = \"/proc/x/admin.sock\""),
-        "{error}"
-    );
+    assert!(error.contains("/proc/x/admin.sock"), "{error}");
 }

@@ -304,9 +304,7 @@ impl Writer {
             .state
             .schedule
             .remove_where(|scheduled| scheduled.id.connection == connection);
-        let Some(stream) = self.state.stream(connection) else {
-            return None;
-        };
+        let stream = self.state.stream(connection)?;
         stream
             .counters
             .scheduled

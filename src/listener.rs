@@ -1,4 +1,4 @@
-//! The sockets that producers connect to.
+//! Listening sockets, TCP and Unix, for ingress and for the admin API.
 //!
 //! A Unix socket's file gets its mode before anyone can connect: it is bound, then changed, then listened on. A file left
 //! over by a daemon that died is replaced, but only when it is a socket and nobody answers on it. On shutdown the file is
@@ -23,7 +23,7 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is taken, not ours, or not allowed.
-    #[error("cannot listen on {address}: {cause}; free it or change [ingress] http")]
+    #[error("cannot listen on {address}: {cause}; free it or configure another")]
     Tcp {
         /// The address as configured.
         address: SocketAddr,
@@ -37,19 +37,19 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The directory does not exist.
-    #[error("cannot make the socket {}: its directory does not exist; create it or change [ingress] unix.path", path.display())]
+    #[error("cannot make the socket {}: its directory does not exist; create it or configure another path", path.display())]
     NoDirectory {
         /// The path as configured.
         path: PathBuf,
     },
     /// Something that is no socket stands at the path.
-    #[error("{} exists and is not a socket; it is left alone: move it away or change [ingress] unix.path", path.display())]
+    #[error("{} exists and is not a socket; it is left alone: move it away or configure another path", path.display())]
     NotASocket {
         /// The path as configured.
         path: PathBuf,
     },
     /// Another process answers on the socket.
-    #[error("another process listens on {}; stop it or change [ingress] unix.path", path.display())]
+    #[error("another process listens on {}; stop it or configure another path", path.display())]
     InUse {
         /// The path as configured.
         path: PathBuf,
@@ -64,17 +64,6 @@ pub enum BindError {
         /// What the system said.
         cause: io::Error,
     },
-}
-
-/// A Unix socket as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixOptions {
-    /// Where its file is.
-    pub path: PathBuf,
-    /// The mode of its file, such as `0o660`.
-    pub mode: u32,
-    /// The users that may post; empty: all that the mode lets in.
-    pub allow_uids: Vec<u32>,
 }
 
 /// A socket's file; dropping it removes the file if it is still this one.
@@ -113,27 +102,29 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
 ///
 /// # Errors
 /// Every [`BindError`] but `Tcp`.
-pub fn bind_unix(options: &UnixOptions) -> Result<(UnixListener, SocketFile), BindError> {
-    let path = &options.path;
-    let address =
-        SocketAddrUnix::new(path.as_path()).map_err(|_| BindError::Path { path: path.clone() })?;
+pub fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
+    let address = SocketAddrUnix::new(path).map_err(|_| BindError::Path {
+        path: path.to_owned(),
+    })?;
     remove_stale(path, &address)?;
     let failed = |doing| {
         move |cause: Errno| BindError::Unix {
-            path: path.clone(),
+            path: path.to_owned(),
             doing,
             cause: cause.into(),
         }
     };
     let socket = new_socket(AddressFamily::UNIX).map_err(failed("open"))?;
     net::bind(&socket, &address).map_err(|errno| match errno {
-        Errno::NOENT => BindError::NoDirectory { path: path.clone() },
+        Errno::NOENT => BindError::NoDirectory {
+            path: path.to_owned(),
+        },
         errno => failed("make")(errno),
     })?;
     let file = SocketFile::made(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(options.mode)).map_err(|cause| {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|cause| {
         BindError::Unix {
-            path: path.clone(),
+            path: path.to_owned(),
             doing: "set the mode of",
             cause,
         }
@@ -215,23 +206,15 @@ mod tests {
 
     use super::*;
 
-    fn options(path: &Path) -> UnixOptions {
-        UnixOptions {
-            path: path.to_owned(),
-            mode: 0o620,
-            allow_uids: Vec::new(),
-        }
-    }
-
     fn refusal(path: &Path) -> String {
-        bind_unix(&options(path)).unwrap_err().to_string()
+        bind_unix(path, 0o620).unwrap_err().to_string()
     }
 
     #[test]
     fn the_mode_is_set_and_the_file_goes_with_the_listener() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("in.sock");
-        let (_listener, file) = bind_unix(&options(&path)).unwrap();
+        let (_listener, file) = bind_unix(&path, 0o620).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o620);
         UnixStream::connect(&path).unwrap();
@@ -250,7 +233,7 @@ mod tests {
             path.exists(),
             "std leaves the file, as a killed daemon does"
         );
-        let (_listener, _file) = bind_unix(&options(&path)).unwrap();
+        let (_listener, _file) = bind_unix(&path, 0o620).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -280,7 +263,7 @@ mod tests {
     fn somebody_elses_file_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("in.sock");
-        let (_listener, file) = bind_unix(&options(&path)).unwrap();
+        let (_listener, file) = bind_unix(&path, 0o620).unwrap();
         // Kept under another name, so that its inode is not given to the new one.
         fs::rename(&path, dir.path().join("old")).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
