@@ -462,6 +462,31 @@ impl Store {
         Ok(None)
     }
 
+    /// Whether an event's delivery to a connection is not over.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn is_live(&self, connection: ConnectionId, event: EventId) -> Result<bool, Closed> {
+        let unix_ms = event.unix_ms();
+        for (id, size) in self
+            .ask(|reply| Command::LiveAt {
+                connection,
+                unix_ms,
+                reply,
+            })
+            .await?
+        {
+            if self
+                .load(id, size)
+                .await?
+                .is_ok_and(|found| found.id == event)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Changes the store's cap.
     pub fn set_max_bytes(&self, bytes: u64) {
         self.tell(Command::SetMaxBytes(bytes));

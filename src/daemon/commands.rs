@@ -246,7 +246,12 @@ impl Daemon {
     }
 
     async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
-        let (letter, _) = self.dead_event(connection, event).await?;
+        let (letter, _) = match self.dead_event(connection, event).await {
+            Err(Refusal::NoSuchDeadLetter { .. }) if self.is_live(connection, event).await? => {
+                return Err(Refusal::StillLive(event));
+            }
+            found => found?,
+        };
         let replayed = self.replay_letters(connection, vec![letter.id]).await?;
         // Somebody else may have replayed it in between.
         if replayed == 1 {
@@ -254,6 +259,11 @@ impl Daemon {
         } else {
             Err(Refusal::StillLive(event))
         }
+    }
+
+    async fn is_live(&self, connection: &str, event: EventId) -> Result<bool, Refusal> {
+        let id = self.id_of(connection).await?;
+        self.store.is_live(id, event).await.map_err(closed)
     }
 
     async fn replay_page(

@@ -44,6 +44,11 @@ pub(super) enum Command {
     Oldest {
         reply: oneshot::Sender<Vec<(DeliveryId, u32)>>,
     },
+    LiveAt {
+        connection: ConnectionId,
+        unix_ms: u64,
+        reply: oneshot::Sender<Vec<(DeliveryId, u32)>>,
+    },
     DeadAt {
         connection: ConnectionId,
         unix_ms: u64,

@@ -70,6 +70,25 @@ fn dead_letter_is_listed_and_replayed() {
     daemon.stop();
 }
 
+/// Spec 11: replaying what is live is refused, and the refusal says so.
+#[test]
+fn what_is_on_its_way_is_not_replayed() {
+    let receiver = Receiver::start(Behaviour::status(503));
+    let site = Site::new();
+    site.connection("crm", &receiver.url("crm"), "");
+    let mut daemon = Daemon::start(&site);
+    let answer = site
+        .producer()
+        .post("/v1/events", &[], b"on its way")
+        .unwrap();
+    eventually("it was tried", SOON, || !receiver.arrivals().is_empty());
+    let replayed = daemon.cli(&["dead", "replay", "crm", answer.id()]);
+    assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+    let said = String::from_utf8_lossy(&replayed.stderr);
+    assert!(said.contains("on its way already"), "{said}");
+    daemon.kill();
+}
+
 /// `send` posts what it is given, `status` shows the connection.
 #[test]
 fn send_and_status_talk_to_the_daemon() {

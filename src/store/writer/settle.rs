@@ -200,6 +200,13 @@ impl Writer {
             } => {
                 let _ = reply.send(self.dead_at(connection, unix_ms));
             }
+            Command::LiveAt {
+                connection,
+                unix_ms,
+                reply,
+            } => {
+                let _ = reply.send(self.live_at(connection, unix_ms));
+            }
             Command::SetMaxBytes(bytes) => {
                 self.options.max_bytes = bytes;
                 self.publish_sizes();
@@ -386,6 +393,55 @@ impl Writer {
             .filter(|((segment, _), _)| holds(segment))
             .map(|(_, dead)| *dead)
             .collect()
+    }
+
+    /// Deliveries of a connection that are not over and whose event may have been accepted at this time.
+    fn live_at(&self, connection: ConnectionId, unix_ms: u64) -> Vec<(DeliveryId, u32)> {
+        let Some(stream) = self.state.streams.get(connection.0 as usize) else {
+            return Vec::new();
+        };
+        let mut live = Vec::new();
+        for (number, segment) in &self.state.segments {
+            if !segment
+                .times
+                .is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
+            {
+                continue;
+            }
+            let queued = stream
+                .due
+                .iter()
+                .chain(&stream.replays)
+                .chain(stream.handed.values());
+            let later = self
+                .state
+                .schedule
+                .iter()
+                .filter(|scheduled| scheduled.id.connection == connection);
+            let later = later
+                .chain(queued)
+                .filter(|scheduled| scheduled.id.segment == *number);
+            live.extend(later.map(|scheduled| (scheduled.id, scheduled.size)));
+            let Some(part) = segment.parts.get(&connection) else {
+                continue;
+            };
+            let entries = segment
+                .entries(connection, 0, part.slots)
+                .unwrap_or_default();
+            let waiting = (0..)
+                .zip(entries)
+                .filter(|(slot, entry)| entry.size > 0 && !part.left.contains(*slot));
+            live.extend(waiting.map(|(slot, entry)| {
+                let id = DeliveryId {
+                    connection,
+                    segment: *number,
+                    slot,
+                    offset: entry.offset,
+                };
+                (id, entry.size)
+            }));
+        }
+        live
     }
 
     /// Of each connection, the delivery whose event was accepted first, of those that are not over, and its record's bytes.
