@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+
+use super::tls::Secured;
 
 /// An open socket. Dropping it closes it.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Heard {
 #[derive(Debug)]
 enum Kind {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secured>),
 }
 
 impl Stream {
@@ -47,7 +48,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn tls(tls: TlsStream<TcpStream>) -> Stream {
+    pub(super) fn tls(tls: Secured) -> Stream {
         Stream {
             kind: Kind::Tls(Box::new(tls)),
             heard: Heard::default(),

@@ -11,14 +11,16 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use http::Uri;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
+use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tower_service::Service;
 
 use super::DialError;
 use crate::connection::{Tls, TlsVersion};
@@ -55,8 +57,11 @@ pub enum ClientError {
 /// One connection's side of TLS.
 pub(super) struct TlsClient {
     config: Arc<ClientConfig>,
-    name: ServerName<'static>,
+    name: Arc<FixedServerNameResolver>,
 }
+
+/// A socket with TLS on it.
+pub(super) type Secured = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 impl TlsClient {
     pub(super) fn new(tls: &Tls, host: &str) -> Result<TlsClient, ClientError> {
@@ -75,7 +80,7 @@ impl TlsClient {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsClient {
             config: Arc::new(config),
-            name,
+            name: Arc::new(FixedServerNameResolver::new(name)),
         })
     }
 
@@ -83,14 +88,17 @@ impl TlsClient {
         &self,
         tcp: TcpStream,
         pace: &Rc<HandshakePace>,
-    ) -> Result<TlsStream<TcpStream>, DialError> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+    ) -> Result<Secured, DialError> {
+        let (config, name) = (Arc::clone(&self.config), Arc::clone(&self.name));
+        let mut connector = HttpsConnector::new(Dialled(Some(tcp)), config, true, name);
         let paced = Paced {
-            handshake: Box::pin(connector.connect(self.name.clone(), tcp)),
+            // The connector looks at the scheme alone: socket and name are given.
+            handshake: connector.call(Uri::from_static("https://target/")),
             pace: Rc::clone(pace),
             opens_round: false,
         };
-        paced.await.map_err(|error| {
+        paced.await.map(TokioIo::new).map_err(|error| {
+            let error = innermost(error);
             let cause = cause_inside(&error).unwrap_or_else(|| match error.kind() {
                 io::ErrorKind::UnexpectedEof => Cause::TlsProtocol,
                 _ => super::cause_of_io(&error),
@@ -102,7 +110,7 @@ impl TlsClient {
 
 impl std::fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TlsClient({:?})", self.name)
+        f.write_str("TlsClient")
     }
 }
 
@@ -116,14 +124,14 @@ pub struct HandshakePace {
     round_has_opener: Cell<bool>,
 }
 
-struct Paced<F> {
+struct Paced<F: ?Sized> {
     handshake: Pin<Box<F>>,
     pace: Rc<HandshakePace>,
     /// This one was the first to be put off: when it runs again, all that was ready before it has run.
     opens_round: bool,
 }
 
-impl<F: Future> Future for Paced<F> {
+impl<F: Future + ?Sized> Future for Paced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -142,7 +150,7 @@ impl<F: Future> Future for Paced<F> {
     }
 }
 
-impl<F> Drop for Paced<F> {
+impl<F: ?Sized> Drop for Paced<F> {
     fn drop(&mut self) {
         if self.opens_round {
             self.pace.open_round();
@@ -155,6 +163,40 @@ impl HandshakePace {
         self.steps.set(0);
         self.round_has_opener.set(false);
     }
+}
+
+/// A socket that is open already, for the connector that wants to open it: lookup, addresses and their time are ours.
+struct Dialled(Option<TcpStream>);
+
+impl Service<Uri> for Dialled {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<TokioIo<TcpStream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let socket = self.0.take().map(TokioIo::new);
+        std::future::ready(socket.ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
+}
+
+/// The connector wraps the handshake's I/O error into another one, and that into a box.
+fn innermost(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
+    let outer = match error.downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(error) => return io::Error::other(error),
+    };
+    if !outer.get_ref().is_some_and(|inner| inner.is::<io::Error>()) {
+        return outer;
+    }
+    let kind = outer.kind();
+    let inner = outer
+        .into_inner()
+        .and_then(|inner| inner.downcast::<io::Error>().ok());
+    inner.map_or_else(|| kind.into(), |inner| *inner)
 }
 
 /// The cause of a TLS error that sits in an I/O error; `None` when it is not one.
