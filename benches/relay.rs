@@ -66,11 +66,8 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(place)?;
     let sink = Sink::start().context("start the receiver")?;
     let (sync_p50, sync_p99) = fdatasync_ms(place)?;
-    let mut columns: Vec<_> = options
-        .connections
-        .iter()
-        .map(|count| (*count, Column::default()))
-        .collect();
+    let mut columns: Vec<_> =
+        options.connections.iter().map(|count| (*count, Column::default())).collect();
     let mut direct = Vec::new();
     for _ in 0..options.rounds {
         for (connections, column) in &mut columns {
@@ -149,26 +146,17 @@ fn saturate(
     column: &mut Column,
 ) -> anyhow::Result<()> {
     let relay = Relay::start(&options.binary, place, sink.address, connections)?;
-    column
-        .idle_mib
-        .push(relay.memory_kib("VmRSS")? as f64 / 1024.0);
+    column.idle_mib.push(relay.memory_kib("VmRSS")? as f64 / 1024.0);
     let plan = plan(&relay, WARM_UP_NS, None);
     run(sink, plan, connections)?;
     let (cpu, written) = (relay.cpu_us()?, relay.store_bytes()?);
-    let plan = Plan {
-        length_ns: options.length_ns,
-        ..plan
-    };
+    let plan = Plan { length_ns: options.length_ns, ..plan };
     let (posted, arrived) = run(sink, plan, connections)?;
     let events = posted.accepted as f64;
     column.cpu_us.push((relay.cpu_us()? - cpu) as f64 / events);
     let payload = events * BODY_BYTES as f64;
-    column
-        .amplification
-        .push((relay.store_bytes()? - written) / payload);
-    column
-        .peak_mib
-        .push(relay.memory_kib("VmHWM")? as f64 / 1024.0);
+    column.amplification.push((relay.store_bytes()? - written) / payload);
+    column.peak_mib.push(relay.memory_kib("VmHWM")? as f64 / 1024.0);
     let delivered = rate(&posted, &arrived);
     column.delivered.push(delivered);
     column.ratio.push(delivered / straight);
@@ -187,14 +175,9 @@ fn open_loop(
     let plan = plan(&relay, WARM_UP_NS, Some(OPEN_LOOP_RATE));
     run(sink, plan, connections)?;
     let cpu = relay.cpu_us()?;
-    let plan = Plan {
-        length_ns: options.length_ns,
-        ..plan
-    };
+    let plan = Plan { length_ns: options.length_ns, ..plan };
     let (posted, mut arrived) = run(sink, plan, connections)?;
-    column
-        .open_cpu_us
-        .push((relay.cpu_us()? - cpu) as f64 / posted.accepted as f64);
+    column.open_cpu_us.push((relay.cpu_us()? - cpu) as f64 / posted.accepted as f64);
     arrived.late_ns.sort_unstable();
     let ms = |share| quantile(&arrived.late_ns, share) as f64 / 1e6;
     column.p50_ms.push(ms(0.5));
@@ -204,12 +187,7 @@ fn open_loop(
 }
 
 fn plan(relay: &Relay, length_ns: u64, rate: Option<u64>) -> Plan<'static> {
-    Plan {
-        to: relay.ingress,
-        path: "/v1/events",
-        length_ns,
-        rate,
-    }
+    Plan { to: relay.ingress, path: "/v1/events", length_ns, rate }
 }
 
 /// Posts as planned, waits until all of it arrived, and fails if something did not.
@@ -232,16 +210,8 @@ fn run(sink: &Sink, plan: Plan<'_>, connections: usize) -> anyhow::Result<(Poste
             u64::from(arrived.times.get(event).copied().unwrap_or(0)) < goal / posted.accepted
         })
         .count();
-    ensure!(
-        lost == 0,
-        "{lost} of {} events did not arrive everywhere",
-        posted.accepted
-    );
-    ensure!(
-        arrived.strange == 0,
-        "{} requests were none of ours",
-        arrived.strange
-    );
+    ensure!(lost == 0, "{lost} of {} events did not arrive everywhere", posted.accepted);
+    ensure!(arrived.strange == 0, "{} requests were none of ours", arrived.strange);
     Ok((posted, arrived))
 }
 
@@ -302,9 +272,7 @@ fn print_table(columns: &[(usize, Column)]) {
         ("latency p99.9 ms", OPEN_LOOP_NAME, |column| &column.p999_ms),
         ("RSS MiB", "idle", |column| &column.idle_mib),
         ("RSS MiB", "peak", |column| &column.peak_mib),
-        ("bytes written/payload", "saturated", |column| {
-            &column.amplification
-        }),
+        ("bytes written/payload", "saturated", |column| &column.amplification),
         ("refused posts", "saturated", |column| &column.refused),
     ];
     for (name, when, values) in rows {

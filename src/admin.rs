@@ -99,10 +99,7 @@ impl Admin {
             }
             None => None,
         };
-        Ok(Admin {
-            tcp: options.http.map(listener::bind_tcp).transpose()?,
-            unix,
-        })
+        Ok(Admin { tcp: options.http.map(listener::bind_tcp).transpose()?, unix })
     }
 
     /// The address of the TCP listener, with the port that the system chose if it was asked for one.
@@ -113,13 +110,11 @@ impl Admin {
     /// Answers until `stop` is cancelled, then lets open requests end for a moment and removes the Unix socket.
     pub async fn serve(self, context: Context, stop: CancellationToken) {
         let tcp = async {
-            if let Some(listener) = self
-                .tcp
-                .and_then(|tcp| tokio::net::TcpListener::from_std(tcp).ok())
+            if let Some(listener) =
+                self.tcp.and_then(|tcp| tokio::net::TcpListener::from_std(tcp).ok())
             {
-                let loopback = listener
-                    .local_addr()
-                    .is_ok_and(|address| address.ip().is_loopback());
+                let loopback =
+                    listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
                 let guard = serve::Guard::Tcp { loopback };
                 serve::accept_loop(&listener, routes::open(context.clone()), guard, &stop).await;
             }
@@ -141,10 +136,7 @@ impl Admin {
 /// The directory of the socket, where the service manager did not make it. If it cannot be made, binding says what is wrong.
 fn make_directory(socket: &Path) {
     if let Some(directory) = socket.parent().filter(|directory| !directory.exists()) {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
         tracing::debug!(?made, directory = %directory.display(), "Made the admin socket's directory");
     }
 }

@@ -71,11 +71,7 @@ Examples:
 /// A webhook relay daemon: 202 means on disk, and no endpoint can hurt another.
 #[derive(Debug, Parser)]
 #[command(name = "posthaste", version, before_help = EXAMPLES, help_template = TEMPLATE)]
-#[command(
-    arg_required_else_help = true,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -199,10 +195,7 @@ mod tests {
         let name = command.get_bin_name().unwrap_or("posthaste");
         let help = command.clone().render_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-        *manual += &format!(
-            "\n## {name}\n\n```text\n{}\n```\n",
-            lines.join("\n").trim_end()
-        );
+        *manual += &format!("\n## {name}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
         for subcommand in command.get_subcommands() {
             describe(subcommand, manual);
         }
@@ -215,38 +208,20 @@ mod tests {
             assert_eq!(parsed.is_ok(), ok, "{line}: {parsed:?}");
         };
         check("posthaste run --config /etc/posthaste/posthaste.toml", true);
-        check(
-            "posthaste send --source shop --type order.created --data {}",
-            true,
-        );
-        check(
-            "posthaste send --source shop --connection crm --data {}",
-            false,
-        );
+        check("posthaste send --source shop --type order.created --data {}", true);
+        check("posthaste send --source shop --connection crm --data {}", false);
         check("posthaste send --data {} order.json", false);
         check("posthaste send --header x-a:1 --header x-b:2 -", true);
         check("posthaste send --header nonsense -", false);
         check("posthaste send", false);
-        check(
-            "posthaste dead list --connection crm --limit 255 --json",
-            true,
-        );
+        check("posthaste dead list --connection crm --limit 255 --json", true);
         check("posthaste dead list --limit 256", false);
-        check(
-            "posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef --body",
-            true,
-        );
+        check("posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef --body", true);
         check("posthaste dead show crm 42", false);
         check("posthaste dead replay crm", false);
         check("posthaste dead replay crm --all --dry-run", true);
-        check(
-            "posthaste dead replay crm --all evt_019ab3c4-5d6e-7f80-9123-456789abcdef",
-            false,
-        );
-        check(
-            "posthaste listen --status 503 --delay 200ms --fail 0.25 --count 3 -v",
-            true,
-        );
+        check("posthaste dead replay crm --all evt_019ab3c4-5d6e-7f80-9123-456789abcdef", false);
+        check("posthaste listen --status 503 --delay 200ms --fail 0.25 --count 3 -v", true);
         check("posthaste listen --status 99", false);
         check("posthaste listen --delay 5", false);
         check("posthaste listen --fail 2", false);

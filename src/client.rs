@@ -51,10 +51,7 @@ impl Client {
             true => Some(TlsClient::new(&connection.tls, &target.host)?),
             false => None,
         };
-        Ok(Client {
-            lookup: Lookup::new(&target.host, target.port),
-            tls,
-        })
+        Ok(Client { lookup: Lookup::new(&target.host, target.port), tls })
     }
 
     /// Opens a socket within `timeout`, handshake included.
@@ -77,21 +74,14 @@ impl Client {
         };
         match timeout_at(deadline, tls.handshake(tcp, pace)).await {
             Ok(done) => done.map(Stream::tls),
-            Err(_) => Err(DialError::late(
-                Cause::ConnectTimeout,
-                "TLS handshake",
-                timeout,
-            )),
+            Err(_) => Err(DialError::late(Cause::ConnectTimeout, "TLS handshake", timeout)),
         }
     }
 }
 
 impl DialError {
     fn new(cause: Cause, detail: &impl std::fmt::Display) -> DialError {
-        DialError {
-            cause,
-            detail: detail.to_string(),
-        }
+        DialError { cause, detail: detail.to_string() }
     }
 
     fn late(cause: Cause, what: &str, timeout: Duration) -> DialError {

@@ -59,22 +59,14 @@ struct ManualTime {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Clock {
-        Clock {
-            age_base_ms: Arc::default(),
-            source: Source::System,
-        }
+        Clock { age_base_ms: Arc::default(), source: Source::System }
     }
 
     /// A clock that stands still until [`Clock::advance`] or [`Clock::step_wall`] moves it.
     pub fn manual(wall_ms: u64) -> Clock {
-        let time = ManualTime {
-            boot_ms: AtomicU64::new(1_000_000),
-            wall_ms: AtomicU64::new(wall_ms),
-        };
-        Clock {
-            age_base_ms: Arc::default(),
-            source: Source::Manual(Arc::new(time)),
-        }
+        let time =
+            ManualTime { boot_ms: AtomicU64::new(1_000_000), wall_ms: AtomicU64::new(wall_ms) };
+        Clock { age_base_ms: Arc::default(), source: Source::Manual(Arc::new(time)) }
     }
 
     /// Moves a manual clock forward: boot time and wall time together.
@@ -118,16 +110,12 @@ impl Clock {
 
     /// The store's own time.
     pub fn age(&self) -> Age {
-        Age(self
-            .age_base_ms
-            .load(Ordering::Relaxed)
-            .wrapping_add(millis(self.boot())))
+        Age(self.age_base_ms.load(Ordering::Relaxed).wrapping_add(millis(self.boot())))
     }
 
     /// Makes [`Clock::age`] go on from `age`, now. The store calls it once, when it opens.
     pub fn set_age(&self, age: Age) {
-        self.age_base_ms
-            .store(age.0.wrapping_sub(millis(self.boot())), Ordering::Relaxed);
+        self.age_base_ms.store(age.0.wrapping_sub(millis(self.boot())), Ordering::Relaxed);
     }
 }
 

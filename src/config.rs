@@ -306,27 +306,14 @@ pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refus
     }
     .config(drafts);
     let content_hash = files.hash();
-    let Report {
-        mut errors,
-        mut warnings,
-    } = report;
+    let Report { mut errors, mut warnings } = report;
     for list in [&mut errors, &mut warnings] {
         list.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
     }
     if !errors.is_empty() {
-        return Err(Box::new(Refused {
-            errors,
-            warnings,
-            content_hash,
-            watched,
-        }));
+        return Err(Box::new(Refused { errors, warnings, content_hash, watched }));
     }
-    Ok(Loaded {
-        config,
-        warnings,
-        content_hash,
-        watched,
-    })
+    Ok(Loaded { config, warnings, content_hash, watched })
 }
 
 /// What was found wrong so far.

@@ -128,9 +128,7 @@ impl Target {
             "https" => true,
             "http" => false,
             other => {
-                return Err(format!(
-                    "scheme {other:?} is not supported; use http or https"
-                ));
+                return Err(format!("scheme {other:?} is not supported; use http or https"));
             }
         };
         if !url.username().is_empty() || url.password().is_some() {
@@ -156,17 +154,9 @@ impl Target {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        let path_and_query = path
-            .parse()
-            .map_err(|error| format!("the path cannot be sent ({error})"))?;
-        Ok(Target {
-            url: url.to_string(),
-            tls,
-            host,
-            port,
-            path_and_query,
-            authority,
-        })
+        let path_and_query =
+            path.parse().map_err(|error| format!("the path cannot be sent ({error})"))?;
+        Ok(Target { url: url.to_string(), tls, host, port, path_and_query, authority })
     }
 
     /// What decides which peer is dialled.
@@ -233,11 +223,7 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Tls {
-        Tls {
-            ca: None,
-            server_name: None,
-            min_version: TlsVersion::V1_2,
-        }
+        Tls { ca: None, server_name: None, min_version: TlsVersion::V1_2 }
     }
 }
 

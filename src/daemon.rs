@@ -54,9 +54,7 @@ pub struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options")
-            .field("config_file", &self.config_file)
-            .finish_non_exhaustive()
+        f.debug_struct("Options").field("config_file", &self.config_file).finish_non_exhaustive()
     }
 }
 
@@ -244,27 +242,12 @@ impl Daemon {
             .map_err(RunError::Config)?;
         apply_logging(&loaded.config);
         say_warnings(&loaded);
-        let Loaded {
-            config,
-            content_hash,
-            watched,
-            ..
-        } = loaded;
+        let Loaded { config, content_hash, watched, .. } = loaded;
         let prepared = prepare_all(&config)?;
         let metrics = Metrics::new();
-        metrics
-            .gauge(
-                "posthaste_build_info",
-                &[("version", env!("CARGO_PKG_VERSION"))],
-            )
-            .set(1.0);
-        let Opened {
-            store,
-            intakes,
-            feeds,
-            keys,
-            corrupt,
-        } = open_store(&config, &clock, &metrics).await?;
+        metrics.gauge("posthaste_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        let Opened { store, intakes, feeds, keys, corrupt } =
+            open_store(&config, &clock, &metrics).await?;
         if corrupt > 0 {
             tracing::error!(
                 places = corrupt,
@@ -318,9 +301,7 @@ impl Daemon {
         daemon.notifier.ready(&daemon.status_line());
         tracing::info!(connections = daemon.live.len(), "Ready");
         if let Some(ready) = options.ready {
-            ready(Ready {
-                ingress_http: addresses,
-            });
+            ready(Ready { ingress_http: addresses });
         }
         Ok(daemon)
     }
@@ -347,17 +328,10 @@ impl Daemon {
         let metrics = self.metrics.connection(&connection.name);
         // A name that was removed and comes back goes on with its old counters.
         if self.recovered.insert(id) {
-            metrics
-                .recovered
-                .increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
+            metrics.recovered.increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
         }
         self.dispatcher.attach(id, prepared).await;
-        let live = Live {
-            connection,
-            id,
-            queue,
-            metrics,
-        };
+        let live = Live { connection, id, queue, metrics };
         self.feed(&live);
         Ok(live)
     }
@@ -367,10 +341,7 @@ impl Daemon {
     fn feed(&self, live: &Live) {
         if live.connection.state == State::Active {
             let runtimes = self.config.daemon.runtime.egress_threads;
-            self.store.attach(
-                live.id,
-                Dispatcher::runtime_of(&live.connection.name, runtimes),
-            );
+            self.store.attach(live.id, Dispatcher::runtime_of(&live.connection.name, runtimes));
         } else {
             self.store.detach(live.id);
         }
@@ -394,11 +365,9 @@ impl Daemon {
             metrics: self.metrics.clone(),
             seed: fastrand::u64(..),
         };
-        let running = ingress
-            .start(parts)
-            .map_err(|error| RunError::System("start ingress", error))?;
-        self.gauges
-            .watch_ingress(Arc::clone(running.memory()), keys);
+        let running =
+            ingress.start(parts).map_err(|error| RunError::System("start ingress", error))?;
+        self.gauges.watch_ingress(Arc::clone(running.memory()), keys);
         self.ingress = Some(running);
         Ok(())
     }
@@ -409,12 +378,7 @@ impl Daemon {
             .live
             .iter()
             .map(|live| {
-                let Live {
-                    connection,
-                    id,
-                    queue,
-                    metrics,
-                } = live.clone();
+                let Live { connection, id, queue, metrics } = live.clone();
                 (connection, id, queue, metrics)
             })
             .collect();
@@ -448,10 +412,7 @@ impl Daemon {
                     drop(self.reload().await);
                 }
                 Event::Command(command) => {
-                    if timeout(COMMAND_MAX, self.run_command(command))
-                        .await
-                        .is_err()
-                    {
+                    if timeout(COMMAND_MAX, self.run_command(command)).await.is_err() {
                         tracing::warn!(
                             "An admin request took too long and was given up; the disk is slow"
                         );
@@ -491,11 +452,7 @@ impl Daemon {
         if self.dispatcher.has_failed() {
             return Err(RunError::Failed("a thread of delivery"));
         }
-        if self
-            .ingress
-            .as_ref()
-            .is_some_and(RunningIngress::has_failed)
-        {
+        if self.ingress.as_ref().is_some_and(RunningIngress::has_failed) {
             return Err(RunError::Failed("ingress"));
         }
         // A disk that hangs must not hold the loop.
@@ -517,10 +474,7 @@ impl Daemon {
         };
         let mut ticks = self.dispatcher.ticks();
         ticks.push(self.store.ticks());
-        let all_turn = ticks
-            .iter()
-            .zip(&watchdog.seen)
-            .all(|(now, seen)| now > seen);
+        let all_turn = ticks.iter().zip(&watchdog.seen).all(|(now, seen)| now > seen);
         if all_turn || watchdog.seen.is_empty() {
             self.notifier.watchdog();
         } else {
@@ -580,10 +534,7 @@ impl Watchdog {
     fn new(every: Duration) -> Watchdog {
         let mut interval = interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Watchdog {
-            interval,
-            seen: Vec::new(),
-        }
+        Watchdog { interval, seen: Vec::new() }
     }
 
     async fn tick(watchdog: &mut Option<Watchdog>) {
@@ -633,9 +584,7 @@ fn key_limits(config: &Config) -> store::keys::KeyLimits {
     let limits = store.idempotency;
     store::keys::KeyLimits {
         window: limits.window,
-        max_keys: limits
-            .max_keys
-            .min(usize::try_from(most).unwrap_or(usize::MAX)),
+        max_keys: limits.max_keys.min(usize::try_from(most).unwrap_or(usize::MAX)),
     }
 }
 
@@ -647,10 +596,7 @@ fn start_dispatcher(
 ) -> Result<Dispatcher, RunError> {
     let share = config.daemon.limits.memory / 8 * EGRESS_EIGHTHS;
     let runtimes = config.daemon.runtime.egress_threads.max(1) as u64;
-    let options = DispatcherOptions {
-        payload_bytes: share / runtimes,
-        seed: fastrand::u64(..),
-    };
+    let options = DispatcherOptions { payload_bytes: share / runtimes, seed: fastrand::u64(..) };
     Dispatcher::start(options, feeds, clock, metrics)
         .map_err(|error| RunError::System("start delivery", error))
 }
@@ -682,10 +628,7 @@ fn ingress_limits(config: &Config) -> IngressLimits {
 
 fn admin_options(config: &Config) -> admin::Options {
     let admin = &config.daemon.admin;
-    admin::Options {
-        http: admin.http,
-        unix: admin.unix.clone(),
-    }
+    admin::Options { http: admin.http, unix: admin.unix.clone() }
 }
 
 fn apply_logging(config: &Config) {

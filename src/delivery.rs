@@ -129,11 +129,7 @@ impl Dispatcher {
                 thread: Mutex::new(Some(runtime::spawn(number, parts)?)),
             });
         }
-        Ok(Dispatcher {
-            runtimes,
-            attached: Mutex::default(),
-            metrics: metrics.clone(),
-        })
+        Ok(Dispatcher { runtimes, attached: Mutex::default(), metrics: metrics.clone() })
     }
 
     /// The runtime, and so the feed, of a connection, of `runtimes` (at least 1).
@@ -162,8 +158,7 @@ impl Dispatcher {
     /// Puts new settings in force. Attempts in flight end on the old ones, new ones start on the new. HTTP connections
     /// stay where they serve both, the limiter where its limit is the same. Does nothing for one that is not attached.
     pub async fn replace(&self, id: ConnectionId, prepared: Prepared) {
-        self.send_to(id, Command::Replace(id, Box::new(prepared)))
-            .await;
+        self.send_to(id, Command::Replace(id, Box::new(prepared))).await;
     }
 
     /// Stops delivering for a connection. What was not started goes back to the store; attempts in flight end and settle.
@@ -194,10 +189,7 @@ impl Dispatcher {
     /// Whether a thread has ended although nobody asked it to: a panic.
     pub fn has_failed(&self) -> bool {
         let finished = |runtime: &Runtime| {
-            let thread = runtime
-                .thread
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let thread = runtime.thread.lock().unwrap_or_else(PoisonError::into_inner);
             thread.as_ref().is_some_and(JoinHandle::is_finished)
         };
         self.runtimes.iter().any(finished)
@@ -210,12 +202,7 @@ impl Dispatcher {
         for runtime in &self.runtimes {
             let (done, end) = oneshot::channel();
             // A runtime that is gone already has nothing to drain.
-            if runtime
-                .commands
-                .send(Command::Drain(within, done))
-                .await
-                .is_ok()
-            {
+            if runtime.commands.send(Command::Drain(within, done)).await.is_ok() {
                 ends.push(end);
             }
         }
@@ -231,9 +218,7 @@ impl Dispatcher {
     }
 
     async fn send_to(&self, id: ConnectionId, command: Command) {
-        let runtime = lock(&self.attached)
-            .get(&id)
-            .map(|attached| attached.runtime);
+        let runtime = lock(&self.attached).get(&id).map(|attached| attached.runtime);
         if let Some(runtime) = runtime {
             self.send(runtime, command).await;
         }

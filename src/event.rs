@@ -26,10 +26,7 @@ impl EventId {
     /// Milliseconds since 1970 when the id was made.
     pub fn unix_ms(self) -> u64 {
         let bytes = self.0.as_bytes();
-        bytes
-            .iter()
-            .take(6)
-            .fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
+        bytes.iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
     }
 }
 
@@ -44,9 +41,7 @@ impl FromStr for EventId {
 
     fn from_str(text: &str) -> Result<EventId, InvalidEventId> {
         let uuid = text.strip_prefix("evt_").ok_or(InvalidEventId)?;
-        Uuid::try_parse(uuid)
-            .map(EventId)
-            .map_err(|_| InvalidEventId)
+        Uuid::try_parse(uuid).map(EventId).map_err(|_| InvalidEventId)
     }
 }
 
@@ -107,22 +102,15 @@ impl ContentBuilder {
         for part in [source, kind, key] {
             buffer.extend(part.as_bytes().iter().take(usize::from(u16::MAX)));
         }
-        ContentBuilder {
-            buffer,
-            header_count: 0,
-            body_at: 0,
-        }
+        ContentBuilder { buffer, header_count: 0, body_at: 0 }
     }
 
     /// Keeps one header. Call it before the first [`ContentBuilder::body`].
     pub fn header(&mut self, name: &str, value: &[u8]) {
         debug_assert!(self.body_at == 0, "headers come before the body");
-        self.buffer
-            .extend_from_slice(&length16(name.as_bytes()).to_le_bytes());
-        self.buffer
-            .extend_from_slice(&length16(value).to_le_bytes());
-        self.buffer
-            .extend(name.as_bytes().iter().take(usize::from(u16::MAX)));
+        self.buffer.extend_from_slice(&length16(name.as_bytes()).to_le_bytes());
+        self.buffer.extend_from_slice(&length16(value).to_le_bytes());
+        self.buffer.extend(name.as_bytes().iter().take(usize::from(u16::MAX)));
         self.buffer.extend(value.iter().take(usize::from(u16::MAX)));
         self.header_count += 1;
     }
@@ -135,11 +123,7 @@ impl ContentBuilder {
 
     /// Bytes of body so far.
     pub fn body_len(&self) -> usize {
-        if self.body_at == 0 {
-            0
-        } else {
-            self.buffer.len() - self.body_at as usize
-        }
+        if self.body_at == 0 { 0 } else { self.buffer.len() - self.body_at as usize }
     }
 
     /// The finished content.
@@ -148,10 +132,7 @@ impl ContentBuilder {
         if let Some(count) = self.buffer.get_mut(6..FIXED) {
             count.copy_from_slice(&self.header_count.to_le_bytes());
         }
-        Content {
-            buffer: Bytes::from(self.buffer),
-            body_at: self.body_at,
-        }
+        Content { buffer: Bytes::from(self.buffer), body_at: self.body_at }
     }
 
     fn start_body(&mut self) {
@@ -236,14 +217,8 @@ impl Content {
     }
 
     fn name(&self, field: usize) -> &str {
-        let start = FIXED
-            + (0..field)
-                .map(|before| self.length(before * 2))
-                .sum::<usize>();
-        let bytes = self
-            .buffer
-            .get(start..start + self.length(field * 2))
-            .unwrap_or_default();
+        let start = FIXED + (0..field).map(|before| self.length(before * 2)).sum::<usize>();
+        let bytes = self.buffer.get(start..start + self.length(field * 2)).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
@@ -274,10 +249,7 @@ pub enum Outcome {
 /// Why an attempt failed or a delivery is dead: the closed list of spec 8, also the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-#[expect(
-    missing_docs,
-    reason = "the names are the documentation: spec 8 lists them"
-)]
+#[expect(missing_docs, reason = "the names are the documentation: spec 8 lists them")]
 pub enum Cause {
     DnsFailed = 1,
     ConnectRefused = 2,
@@ -425,18 +397,9 @@ mod tests {
         let content = builder.finish();
         let back = Content::decode(content.as_bytes().clone()).unwrap();
         assert_eq!(back, content);
-        assert_eq!(
-            (back.source(), back.kind(), back.key()),
-            ("default", "order.created", "k1")
-        );
+        assert_eq!((back.source(), back.kind(), back.key()), ("default", "order.created", "k1"));
         let headers: Vec<_> = back.headers().collect();
-        assert_eq!(
-            headers,
-            [
-                ("content-type", &b"application/json"[..]),
-                ("x-raw", b"\xff\x00")
-            ]
-        );
+        assert_eq!(headers, [("content-type", &b"application/json"[..]), ("x-raw", b"\xff\x00")]);
         assert_eq!(back.body(), Bytes::from_static(b"{\"a\":1}"));
     }
 
@@ -446,10 +409,7 @@ mod tests {
         builder.header("a", b"b");
         let whole = builder.finish().as_bytes().clone();
         for length in 0..whole.len() {
-            assert!(
-                Content::decode(whole.slice(..length)).is_err(),
-                "cut at {length}"
-            );
+            assert!(Content::decode(whole.slice(..length)).is_err(), "cut at {length}");
         }
     }
 

@@ -168,10 +168,7 @@ impl Ingress {
     /// # Errors
     /// The first listener that cannot be opened; the others are closed again.
     pub fn bind(options: IngressOptions) -> Result<Ingress, BindError> {
-        let tcp = options
-            .http
-            .iter()
-            .map(|address| listener::bind_tcp(*address));
+        let tcp = options.http.iter().map(|address| listener::bind_tcp(*address));
         Ok(Ingress {
             tcp: tcp.collect::<Result<_, _>>()?,
             unix: options
@@ -188,10 +185,7 @@ impl Ingress {
     /// # Errors
     /// What the system says.
     pub fn tcp_addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.tcp
-            .iter()
-            .map(std::net::TcpListener::local_addr)
-            .collect()
+        self.tcp.iter().map(std::net::TcpListener::local_addr).collect()
     }
 
     /// Starts one thread with a runtime of its own for each of the intakes.
@@ -221,9 +215,7 @@ impl Ingress {
                 stopping: Cell::new(false),
                 limits: Arc::clone(&running.limits),
             };
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let listeners = self.listeners(&runtime, unix.as_ref())?;
             let (slots, stop) = (Arc::clone(&running.slots), running.stop.clone());
             let builder = std::thread::Builder::new().name(format!("ingress-{number}"));

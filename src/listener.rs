@@ -92,10 +92,7 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
         net::listen(&socket, BACKLOG)?;
         Ok(TcpListener::from(socket))
     };
-    bound().map_err(|cause: Errno| BindError::Tcp {
-        address,
-        cause: cause.into(),
-    })
+    bound().map_err(|cause: Errno| BindError::Tcp { address, cause: cause.into() })
 }
 
 /// Opens a Unix socket, replacing a file that a dead daemon left.
@@ -103,31 +100,20 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// # Errors
 /// Every [`BindError`] but `Tcp`.
 pub fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
-    let address = SocketAddrUnix::new(path).map_err(|_| BindError::Path {
-        path: path.to_owned(),
-    })?;
+    let address =
+        SocketAddrUnix::new(path).map_err(|_| BindError::Path { path: path.to_owned() })?;
     remove_stale(path, &address)?;
     let failed = |doing| {
-        move |cause: Errno| BindError::Unix {
-            path: path.to_owned(),
-            doing,
-            cause: cause.into(),
-        }
+        move |cause: Errno| BindError::Unix { path: path.to_owned(), doing, cause: cause.into() }
     };
     let socket = new_socket(AddressFamily::UNIX).map_err(failed("open"))?;
     net::bind(&socket, &address).map_err(|errno| match errno {
-        Errno::NOENT => BindError::NoDirectory {
-            path: path.to_owned(),
-        },
+        Errno::NOENT => BindError::NoDirectory { path: path.to_owned() },
         errno => failed("make")(errno),
     })?;
     let file = SocketFile::made(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|cause| {
-        BindError::Unix {
-            path: path.to_owned(),
-            doing: "set the mode of",
-            cause,
-        }
+        BindError::Unix { path: path.to_owned(), doing: "set the mode of", cause }
     })?;
     net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
     Ok((UnixListener::from(socket), file))
@@ -140,18 +126,12 @@ fn new_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
 }
 
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
-    let failed = |doing, cause| BindError::Unix {
-        path: path.to_owned(),
-        doing,
-        cause,
-    };
+    let failed = |doing, cause| BindError::Unix { path: path.to_owned(), doing, cause };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at", error)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(BindError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
@@ -165,9 +145,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> 
         },
         Err(Errno::NOENT) => Ok(()),
         // It does not block: a full backlog means that someone listens.
-        Ok(()) | Err(Errno::AGAIN) => Err(BindError::InUse {
-            path: path.to_owned(),
-        }),
+        Ok(()) | Err(Errno::AGAIN) => Err(BindError::InUse { path: path.to_owned() }),
         Err(errno) => Err(failed("probe", errno.into())),
     }
 }
@@ -179,10 +157,7 @@ impl SocketFile {
             doing: "look at",
             cause,
         })?;
-        Ok(SocketFile {
-            path: path.to_owned(),
-            identity,
-        })
+        Ok(SocketFile { path: path.to_owned(), identity })
     }
 }
 
@@ -229,10 +204,7 @@ mod tests {
         let live = UnixListener::bind(&path).unwrap();
         assert!(refusal(&path).contains("another process listens"));
         drop(live);
-        assert!(
-            path.exists(),
-            "std leaves the file, as a killed daemon does"
-        );
+        assert!(path.exists(), "std leaves the file, as a killed daemon does");
         let (_listener, _file) = bind_unix(&path, 0o620).unwrap();
         UnixStream::connect(&path).unwrap();
     }

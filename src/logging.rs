@@ -29,10 +29,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            level: LevelFilter::INFO,
-            format: Format::Auto,
-        }
+        Settings { level: LevelFilter::INFO, format: Format::Auto }
     }
 }
 
@@ -56,9 +53,7 @@ impl FromStr for Format {
             "auto" => Ok(Format::Auto),
             "text" => Ok(Format::Text),
             "json" => Ok(Format::Json),
-            other => Err(format!(
-                "{other:?} is not a log format; write auto, text or json"
-            )),
+            other => Err(format!("{other:?} is not a log format; write auto, text or json")),
         }
     }
 }
@@ -134,11 +129,7 @@ impl Switch {
             Format::Json => true,
         };
         let level_if = |wanted| {
-            if wanted {
-                settings.level
-            } else {
-                LevelFilter::OFF
-            }
+            if wanted { settings.level } else { LevelFilter::OFF }
         };
         // The handles only fail when the subscriber is gone, and it lives as long as the process.
         let _ = self.text.reload(level_if(!json));
@@ -164,11 +155,7 @@ where
         .flatten_event(true)
         .with_span_list(false)
         .with_filter(json_level);
-    let switch = Switch {
-        terminal,
-        text: text_handle,
-        json: json_handle,
-    };
+    let switch = Switch { terminal, text: text_handle, json: json_handle };
     let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![text.boxed(), json.boxed()];
     (tracing_subscriber::registry().with(layers), switch)
 }

@@ -58,11 +58,7 @@ impl Metrics {
             .expect("buckets are not empty")
             .build_recorder();
         let handle = recorder.handle();
-        let metrics = Metrics {
-            recorder: Arc::new(recorder),
-            handle,
-            removed: Arc::default(),
-        };
+        let metrics = Metrics { recorder: Arc::new(recorder), handle, removed: Arc::default() };
         metrics.describe_all();
         metrics
     }
@@ -70,23 +66,15 @@ impl Metrics {
     /// The text format of Prometheus, without the series of removed connections.
     pub fn render(&self) -> String {
         let text = self.handle.render();
-        let removed = self
-            .removed
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let removed = self.removed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if removed.is_empty() {
             return text;
         }
         let of_removed = |line: &str| {
-            let name = line
-                .split_once("connection=\"")
-                .and_then(|(_, rest)| rest.split_once('"'));
+            let name = line.split_once("connection=\"").and_then(|(_, rest)| rest.split_once('"'));
             name.is_some_and(|(name, _)| removed.contains(name))
         };
-        text.lines()
-            .filter(|line| !of_removed(line))
-            .flat_map(|line| [line, "\n"])
-            .collect()
+        text.lines().filter(|line| !of_removed(line)).flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Moves recorded samples into their buckets; call it every few seconds, or they pile up.
@@ -104,9 +92,7 @@ impl Metrics {
 
     /// A counter, registered and so present at zero.
     pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
-        let counter = self
-            .recorder
-            .register_counter(&key(name, labels), &METADATA);
+        let counter = self.recorder.register_counter(&key(name, labels), &METADATA);
         counter.increment(0);
         counter
     }
@@ -118,16 +104,12 @@ impl Metrics {
 
     /// A histogram. It takes memory from its first sample on.
     pub fn histogram(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
-        self.recorder
-            .register_histogram(&key(name, labels), &METADATA)
+        self.recorder.register_histogram(&key(name, labels), &METADATA)
     }
 
     /// The handles of one connection. Brings its series back if it had been removed.
     pub fn connection(&self, name: &str) -> Arc<ConnectionMetrics> {
-        self.removed
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .remove(name);
+        self.removed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(name);
         Arc::new(ConnectionMetrics::new(self, name))
     }
 
@@ -150,10 +132,8 @@ impl Default for Metrics {
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
-    let labels: Vec<Label> = labels
-        .iter()
-        .map(|(key, value)| Label::new(*key, (*value).to_owned()))
-        .collect();
+    let labels: Vec<Label> =
+        labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
     Key::from_parts(name, labels)
 }
 
@@ -202,10 +182,7 @@ impl ConnectionMetrics {
         let connection = ("connection", name);
         let counter = |metric| metrics.counter(metric, &[connection]);
         let outcome = |outcome| {
-            metrics.counter(
-                "posthaste_deliveries_total",
-                &[connection, ("outcome", outcome)],
-            )
+            metrics.counter("posthaste_deliveries_total", &[connection, ("outcome", outcome)])
         };
         let registered = ConnectionMetrics {
             accepted: counter("posthaste_deliveries_accepted_total"),
@@ -217,10 +194,8 @@ impl ConnectionMetrics {
                 cancelled: outcome("cancelled"),
                 ignored: outcome("ignored"),
             },
-            attempts_ok: metrics.counter(
-                "posthaste_delivery_attempts_total",
-                &[connection, ("code", "ok")],
-            ),
+            attempts_ok: metrics
+                .counter("posthaste_delivery_attempts_total", &[connection, ("code", "ok")]),
             attempts_failed: [const { OnceLock::new() }; Cause::ALL.len()],
             attempt_seconds: OnceLock::new(),
             latency_seconds: OnceLock::new(),
@@ -231,12 +206,9 @@ impl ConnectionMetrics {
             name: name.to_owned(),
         };
         // The causes that alert rules ask for exist from the start; the rare ones appear with their first attempt.
-        for cause in [
-            Cause::HttpStatus,
-            Cause::RequestTimeout,
-            Cause::ConnectRefused,
-            Cause::ConnectTimeout,
-        ] {
+        for cause in
+            [Cause::HttpStatus, Cause::RequestTimeout, Cause::ConnectRefused, Cause::ConnectTimeout]
+        {
             registered.attempts_failed(cause).increment(0);
         }
         registered
@@ -271,8 +243,7 @@ impl ConnectionMetrics {
         static NONE: OnceLock<Counter> = OnceLock::new();
         let register = || {
             let labels = [("connection", self.name.as_str()), ("code", cause.as_str())];
-            self.metrics
-                .counter("posthaste_delivery_attempts_total", &labels)
+            self.metrics.counter("posthaste_delivery_attempts_total", &labels)
         };
         match self.attempts_failed.get(cause as usize - 1) {
             Some(cell) => cell.get_or_init(register),
@@ -281,8 +252,7 @@ impl ConnectionMetrics {
     }
 
     fn histogram(&self, metric: &'static str) -> Histogram {
-        self.metrics
-            .histogram(metric, &[("connection", &self.name)])
+        self.metrics.histogram(metric, &[("connection", &self.name)])
     }
 }
 
@@ -368,15 +338,8 @@ mod tests {
         let mut seen = BTreeSet::new();
         for (kind, name, _, help) in HELP {
             assert!(seen.insert(name), "{name} stands twice");
-            assert!(
-                name.starts_with("posthaste_") || name.starts_with("process_"),
-                "{name}"
-            );
-            assert_eq!(
-                matches!(kind, Kind::Counter),
-                name.ends_with("_total"),
-                "{name}"
-            );
+            assert!(name.starts_with("posthaste_") || name.starts_with("process_"), "{name}");
+            assert_eq!(matches!(kind, Kind::Counter), name.ends_with("_total"), "{name}");
             assert!(help.ends_with('.'), "{name}");
         }
     }

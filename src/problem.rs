@@ -110,12 +110,7 @@ mod tests {
     fn busy() -> Problem {
         Problem {
             retry_after: Some(2),
-            ..Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "Busy",
-                "say \"later\"",
-            )
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", "say \"later\"")
         }
     }
 
@@ -131,12 +126,7 @@ mod tests {
 
     #[test]
     fn headers_follow_the_fields() {
-        let response = Problem {
-            allow: Some("POST"),
-            close: true,
-            ..busy()
-        }
-        .into_response();
+        let response = Problem { allow: Some("POST"), close: true, ..busy() }.into_response();
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["content-type"], MEDIA_TYPE);
         assert_eq!(response.headers()["retry-after"], "2");
@@ -149,14 +139,8 @@ mod tests {
     fn the_raw_form_is_a_whole_response() {
         let text = String::from_utf8(busy().to_http1()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         assert!(head.contains("\r\nretry-after: 2"), "{head}");
-        assert!(
-            head.contains(&format!("content-length: {}\r\n", body.len())),
-            "{head}"
-        );
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
     }
 }

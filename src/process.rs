@@ -35,10 +35,7 @@ pub fn survive_signals() -> io::Result<()> {
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "Could not raise the limit of open files");
     }
@@ -50,10 +47,7 @@ pub fn render_metrics(clock: &Clock) -> String {
     let mut add = |name: &str, kind: &str, help: &str, value: Option<String>| {
         if let Some(value) = value {
             // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n"
-            );
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
         }
     };
     let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
@@ -64,24 +58,9 @@ pub fn render_metrics(clock: &Clock) -> String {
         "CPU time of the process, user and system.",
         Some(seconds(cpu_ms())),
     );
-    add(
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory.",
-        resident_bytes().map(count),
-    );
-    add(
-        "process_open_fds",
-        "gauge",
-        "Open file descriptors.",
-        open_fds().map(count),
-    );
-    add(
-        "process_max_fds",
-        "gauge",
-        "Limit of open file descriptors.",
-        max_fds().map(count),
-    );
+    add("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes().map(count));
+    add("process_open_fds", "gauge", "Open file descriptors.", open_fds().map(count));
+    add("process_max_fds", "gauge", "Limit of open file descriptors.", max_fds().map(count));
     add(
         "process_start_time_seconds",
         "gauge",
@@ -120,18 +99,14 @@ fn start_unix_ms(clock: &Clock) -> Option<u64> {
 }
 
 fn resident_of(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
 
 /// `None` also when it says `unlimited`.
 fn max_fds_of(limits: &str) -> Option<u64> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -149,12 +124,8 @@ mod tests {
     fn all_five_are_there_and_plausible() {
         let text = render_metrics(&Clock::system());
         let value = |name: &str| -> f64 {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("{name} ")));
-            line.unwrap_or_else(|| panic!("{name} is missing in {text}"))
-                .parse()
-                .unwrap()
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+            line.unwrap_or_else(|| panic!("{name} is missing in {text}")).parse().unwrap()
         };
         assert!(value("process_cpu_seconds_total") >= 0.0);
         assert!(value("process_resident_memory_bytes") > 100_000.0);
@@ -168,10 +139,7 @@ mod tests {
 
     #[test]
     fn proc_files_are_parsed_and_nonsense_is_left_out() {
-        assert_eq!(
-            resident_of("Name:\tx\nVmRSS:\t    1234 kB\n"),
-            Some(1_263_616)
-        );
+        assert_eq!(resident_of("Name:\tx\nVmRSS:\t    1234 kB\n"), Some(1_263_616));
         assert_eq!(resident_of("VmRSS:\tmuch"), None);
         let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files   1024   4096   files\n";
         assert_eq!(max_fds_of(limits), Some(1024));
@@ -186,10 +154,7 @@ mod tests {
         survive_signals().unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let mask = |name: &str| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
         };
         let bit = |signal: i32| 1u64 << (signal - 1);

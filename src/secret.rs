@@ -48,11 +48,7 @@ impl fmt::Debug for Secret {
 
 /// The first `count` bytes in hex.
 pub(crate) fn hex(bytes: &[u8], count: usize) -> String {
-    bytes
-        .iter()
-        .take(count)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    bytes.iter().take(count).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a secret comes from.
@@ -116,9 +112,8 @@ impl SecretRef {
             SecretRef::Plain(_) | SecretRef::Env(_) => Ok(None),
             SecretRef::File(path) => Ok(Some(path.clone())),
             SecretRef::Credential(name) => {
-                let directory = env
-                    .get("CREDENTIALS_DIRECTORY")
-                    .ok_or(SecretError::NoCredentials)?;
+                let directory =
+                    env.get("CREDENTIALS_DIRECTORY").ok_or(SecretError::NoCredentials)?;
                 Ok(Some(Path::new(&directory).join(name)))
             }
         }
@@ -211,19 +206,11 @@ mod tests {
     fn refusals_say_what_is_missing() {
         let unset = "the environment variable NONE is not set";
         check(&SecretRef::Env("NONE".into()), b"", Err(unset));
-        check(
-            &SecretRef::File("/x".into()),
-            b"\n",
-            Err("the secret is empty"),
-        );
+        check(&SecretRef::File("/x".into()), b"\n", Err("the secret is empty"));
         let missing = "cannot read /y: no such file";
         check(&SecretRef::File("/y".into()), b"", Err(missing));
         let long = vec![b'x'; SECRET_BYTES_MAX + 1];
-        check(
-            &SecretRef::File("/x".into()),
-            &long,
-            Err("the secret is longer than 64KiB"),
-        );
+        check(&SecretRef::File("/x".into()), &long, Err("the secret is longer than 64KiB"));
         let reference = SecretRef::Credential("x".into());
         let alone = Env::Fixed(BTreeMap::new());
         let error = reference.resolve(&alone, |_| Ok(Vec::new())).unwrap_err();

@@ -117,17 +117,12 @@ pub struct DeliveryId {
 impl DeliveryId {
     /// A text that [`DeliveryId::from_cursor`] reads back: where a page of a list ended.
     pub fn to_cursor(self) -> String {
-        format!(
-            "{:x}-{:x}-{:x}-{:x}",
-            self.connection.0, self.segment, self.slot, self.offset
-        )
+        format!("{:x}-{:x}-{:x}-{:x}", self.connection.0, self.segment, self.slot, self.offset)
     }
 
     /// Reads a cursor.
     pub fn from_cursor(text: &str) -> Option<DeliveryId> {
-        let mut numbers = text
-            .split('-')
-            .map(|part| u32::from_str_radix(part, 16).ok());
+        let mut numbers = text.split('-').map(|part| u32::from_str_radix(part, 16).ok());
         let id = DeliveryId {
             connection: ConnectionId(numbers.next()??),
             segment: numbers.next()??,
@@ -313,25 +308,11 @@ impl Store {
             .spawn(move || reader::run(&requests, &files, &reader_shared))
             .map_err(io)?;
         let bell = Arc::clone(&doorbell);
-        let writer = spawn("store-writer")
-            .spawn(move || writer::run(writer, &bell, &parker))
-            .map_err(io)?;
-        let store = Store {
-            commands,
-            reads,
-            doorbell,
-            shared,
-            writer: Some(writer),
-            reader,
-            _lock: None,
-        };
-        Ok(Opened {
-            store,
-            intakes,
-            feeds,
-            keys,
-            corrupt,
-        })
+        let writer =
+            spawn("store-writer").spawn(move || writer::run(writer, &bell, &parker)).map_err(io)?;
+        let store =
+            Store { commands, reads, doorbell, shared, writer: Some(writer), reader, _lock: None };
+        Ok(Opened { store, intakes, feeds, keys, corrupt })
     }
 
     /// The number of the connection with this name, and its counters. A new name gets a new number.
@@ -362,8 +343,7 @@ impl Store {
         &self,
         connection: ConnectionId,
     ) -> Result<(u64, Result<(), DiskTrouble>), Closed> {
-        self.ask(|reply| Command::Discard { connection, reply })
-            .await
+        self.ask(|reply| Command::Discard { connection, reply }).await
     }
 
     /// Dead letters of a connection in order of acceptance, after a given one.
@@ -376,13 +356,7 @@ impl Store {
         after: Option<DeliveryId>,
         limit: usize,
     ) -> Result<DeadPage, Closed> {
-        self.ask(|reply| Command::Dead {
-            connection,
-            after,
-            limit,
-            reply,
-        })
-        .await
+        self.ask(|reply| Command::Dead { connection, after, limit, reply }).await
     }
 
     /// Sends dead letters on a new run. Returns how many of them were dead letters, and whether that is durable: if not, they
@@ -415,9 +389,7 @@ impl Store {
         size: u32,
     ) -> Result<Result<Event, LoadError>, Closed> {
         let (reply, answer) = oneshot::channel();
-        self.reads
-            .send(ReadRequest::Show(id, size, reply))
-            .map_err(|_| Closed)?;
+        self.reads.send(ReadRequest::Show(id, size, reply)).map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)
     }
 
@@ -445,14 +417,7 @@ impl Store {
         event: EventId,
     ) -> Result<Option<(DeadLetter, Event)>, Closed> {
         let unix_ms = event.unix_ms();
-        for letter in self
-            .ask(|reply| Command::DeadAt {
-                connection,
-                unix_ms,
-                reply,
-            })
-            .await?
-        {
+        for letter in self.ask(|reply| Command::DeadAt { connection, unix_ms, reply }).await? {
             if let Ok(found) = self.load(letter.id, letter.size).await?
                 && found.id == event
             {
@@ -468,19 +433,8 @@ impl Store {
     /// [`Closed`].
     pub async fn is_live(&self, connection: ConnectionId, event: EventId) -> Result<bool, Closed> {
         let unix_ms = event.unix_ms();
-        for (id, size) in self
-            .ask(|reply| Command::LiveAt {
-                connection,
-                unix_ms,
-                reply,
-            })
-            .await?
-        {
-            if self
-                .load(id, size)
-                .await?
-                .is_ok_and(|found| found.id == event)
-            {
+        for (id, size) in self.ask(|reply| Command::LiveAt { connection, unix_ms, reply }).await? {
+            if self.load(id, size).await?.is_ok_and(|found| found.id == event) {
                 return Ok(true);
             }
         }
@@ -556,34 +510,22 @@ impl Ends {
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Ends, OpenError> {
-        let shared = Arc::new(Shared {
-            ticks: AtomicU64::new(0),
-            metrics: StoreMetrics::new(metrics),
-        });
+        let shared =
+            Arc::new(Shared { ticks: AtomicU64::new(0), metrics: StoreMetrics::new(metrics) });
         let mut recovered = recovery::recover(&*disk, options.keys.max_keys)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = boot_id();
         clock.set_age(age_now(&recovered, &clock, boot_id));
-        let keys = Keys::new(
-            std::mem::take(&mut recovered.keys),
-            options.keys,
-            clock.age(),
-        );
+        let keys = Keys::new(std::mem::take(&mut recovered.keys), options.keys, clock.age());
         let key_files = std::mem::take(&mut recovered.key_files);
         let fresh = (options.seed.rotate_left(32), clock.wall_ms());
-        let key_log = KeyLog::open(
-            &*disk,
-            key_files,
-            (&keys.found, options.keys.max_keys),
-            fresh,
-        );
+        let key_log = KeyLog::open(&*disk, key_files, (&keys.found, options.keys.max_keys), fresh);
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
         let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
-        let (feeds, ports) = (0..options.feeds)
-            .map(|_| feed::feed(Arc::clone(&doorbell), reads.clone()))
-            .unzip();
+        let (feeds, ports) =
+            (0..options.feeds).map(|_| feed::feed(Arc::clone(&doorbell), reads.clone())).unzip();
         let (commands, command_queue) = crossbeam::channel::bounded(command::COMMANDS);
         let parts = writer::Parts {
             disk,
@@ -615,12 +557,7 @@ impl Ends {
 /// Store time goes on where it stood: by the boot clock within one boot, else by the wall clock, within a day.
 fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-    let TimeStamp {
-        age,
-        boot_ms,
-        wall_ms,
-        boot_id: boot_then,
-    } = recovered.stamp;
+    let TimeStamp { age, boot_ms, wall_ms, boot_id: boot_then } = recovered.stamp;
     let elapsed = if defect!(AgeByWallClock) {
         clock.wall_ms().saturating_sub(wall_ms)
     } else if boot_then == boot_id {

@@ -41,11 +41,8 @@ impl Notifier {
     /// [`Notifier::default`], which tells nobody.
     pub fn from_env() -> io::Result<Notifier> {
         let text = |name| std::env::var(name).ok();
-        let (socket, usec, pid) = (
-            std::env::var_os("NOTIFY_SOCKET"),
-            text("WATCHDOG_USEC"),
-            text("WATCHDOG_PID"),
-        );
+        let (socket, usec, pid) =
+            (std::env::var_os("NOTIFY_SOCKET"), text("WATCHDOG_USEC"), text("WATCHDOG_PID"));
         Notifier::new(Environment {
             notify_socket: socket.as_deref(),
             watchdog_usec: usec.as_deref(),
@@ -157,14 +154,9 @@ mod tests {
 
     fn datagrams(socket: &UnixDatagram) -> Vec<String> {
         let mut buffer = [0; 1024];
-        std::iter::from_fn(|| {
-            socket
-                .recv(&mut buffer)
-                .ok()
-                .map(|length| buffer[..length].to_vec())
-        })
-        .map(|bytes| String::from_utf8(bytes).unwrap())
-        .collect()
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
+            .map(|bytes| String::from_utf8(bytes).unwrap())
+            .collect()
     }
 
     #[test]
@@ -205,17 +197,10 @@ mod tests {
 
     #[test]
     fn without_a_socket_nothing_is_said_and_a_strange_one_is_an_error() {
-        assert!(
-            Notifier::new(Environment::default())
-                .unwrap()
-                .manager
-                .is_none()
-        );
+        assert!(Notifier::new(Environment::default()).unwrap().manager.is_none());
         for strange in ["relative/path", "vsock:2:1234"] {
-            let environment = Environment {
-                notify_socket: Some(OsStr::new(strange)),
-                ..Environment::default()
-            };
+            let environment =
+                Environment { notify_socket: Some(OsStr::new(strange)), ..Environment::default() };
             assert!(Notifier::new(environment).is_err(), "{strange}");
         }
     }
@@ -223,11 +208,8 @@ mod tests {
     #[test]
     fn the_watchdog_is_for_whom_it_names() {
         let check = |usec, pid, expected: Option<u64>| {
-            let environment = Environment {
-                notify_socket: None,
-                watchdog_usec: usec,
-                watchdog_pid: pid,
-            };
+            let environment =
+                Environment { notify_socket: None, watchdog_usec: usec, watchdog_pid: pid };
             assert_eq!(
                 watchdog_interval(environment, 7),
                 expected.map(Duration::from_secs),

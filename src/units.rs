@@ -22,13 +22,8 @@ pub struct ByteSize(pub u64);
 pub struct InvalidUnit(String);
 
 /// Largest first, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Binary units before decimal ones, largest first, so that the first exact one is the one that people would write.
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -104,10 +99,7 @@ impl FromStr for ByteSize {
         let scale = scale_of(&SIZE_UNITS, unit).filter(|_| after.is_empty());
         let scale = scale.ok_or_else(not_one)?;
         let number: u64 = number.parse().map_err(|_| too_large())?;
-        number
-            .checked_mul(scale)
-            .map(ByteSize)
-            .ok_or_else(too_large)
+        number.checked_mul(scale).map(ByteSize).ok_or_else(too_large)
     }
 }
 
@@ -123,9 +115,7 @@ fn display(
     units: &[(&str, u64)],
     zero: &str,
 ) -> fmt::Result {
-    let exact = units
-        .iter()
-        .find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale));
+    let exact = units.iter().find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale));
     match exact {
         Some((unit, scale)) => write!(f, "{}{unit}", value / scale),
         None => f.write_str(zero),
@@ -136,18 +126,13 @@ fn display(
 fn split(text: &str) -> Option<(&str, &str, &str)> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, rest) = text.split_at_checked(unit_at)?;
-    let end = rest
-        .find(|c: char| !c.is_ascii_alphabetic())
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
     let (unit, after) = rest.split_at_checked(end)?;
     (!number.is_empty() && !unit.is_empty()).then_some((number, unit, after))
 }
 
 fn scale_of(units: &[(&str, u64)], unit: &str) -> Option<u64> {
-    units
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, scale)| *scale)
+    units.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale)
 }
 
 fn is_number(text: &str) -> bool {
@@ -191,12 +176,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        for (text, bytes) in [
-            ("1MiB", 1 << 20),
-            ("500KB", 500_000),
-            ("0B", 0),
-            ("10GiB", 10 << 30),
-        ] {
+        for (text, bytes) in [("1MiB", 1 << 20), ("500KB", 500_000), ("0B", 0), ("10GiB", 10 << 30)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
     }

@@ -63,28 +63,16 @@ struct Load<'a> {
 /// Posts as planned and waits for every answer.
 pub(crate) fn drive(plan: Plan<'_>) -> anyhow::Result<Posted> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let timer = timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-    )?;
-    let period = plan
-        .rate
-        .map_or(TICK_NS, |rate| 1_000_000_000 / rate.max(1));
+    let timer =
+        timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let period = plan.rate.map_or(TICK_NS, |rate| 1_000_000_000 / rate.max(1));
     let period = Timespec {
         tv_sec: i64::try_from(period / 1_000_000_000)?,
         tv_nsec: i64::try_from(period % 1_000_000_000)?,
     };
-    let every = Itimerspec {
-        it_interval: period,
-        it_value: period,
-    };
+    let every = Itimerspec { it_interval: period, it_value: period };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every)?;
-    epoll::add(
-        &poll,
-        &timer,
-        epoll::EventData::new_u64(TIMER),
-        epoll::EventFlags::IN,
-    )?;
+    epoll::add(&poll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
     let mut load = Load {
         plan,
         poll,
@@ -109,11 +97,7 @@ impl Load<'_> {
         stream.set_nonblocking(true)?;
         let data = epoll::EventData::new_u64(number as u64);
         epoll::add(&self.poll, &stream, data, epoll::EventFlags::IN)?;
-        self.clients.push(Client {
-            stream,
-            inbox: Inbox::default(),
-            posted: None,
-        });
+        self.clients.push(Client { stream, inbox: Inbox::default(), posted: None });
         Ok(())
     }
 
@@ -154,10 +138,7 @@ impl Load<'_> {
             request(&mut self.buffer, self.plan.path, event, due);
             let client = self.clients.get_mut(number).context("a client")?;
             client.posted = Some((event, due));
-            client
-                .stream
-                .write_all(&self.buffer)
-                .context("post an event")?;
+            client.stream.write_all(&self.buffer).context("post an event")?;
         }
         Ok(())
     }
@@ -180,10 +161,7 @@ impl Load<'_> {
 
     fn answered(&mut self, number: usize) -> anyhow::Result<()> {
         let client = self.clients.get_mut(number).context("a client")?;
-        ensure!(
-            client.inbox.fill(&client.stream)? != Got::TheEnd,
-            "a client was cut off"
-        );
+        ensure!(client.inbox.fill(&client.stream)? != Got::TheEnd, "a client was cut off");
         let status = |head: &[u8], _: &[u8]| head.get(9..12).map(<[u8]>::to_vec);
         let Some(status) = client.inbox.take(status).flatten() else {
             return Ok(());

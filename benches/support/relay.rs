@@ -35,13 +35,8 @@ impl Relay {
         sink: SocketAddr,
         connections: usize,
     ) -> anyhow::Result<Relay> {
-        let dir = tempfile::Builder::new()
-            .prefix("relay-")
-            .tempdir_in(place)?;
-        let probes = [
-            TcpListener::bind("127.0.0.1:0")?,
-            TcpListener::bind("127.0.0.1:0")?,
-        ];
+        let dir = tempfile::Builder::new().prefix("relay-").tempdir_in(place)?;
+        let probes = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
         let [ingress, admin] = [probes[0].local_addr()?, probes[1].local_addr()?];
         drop(probes);
         let config = configure(dir.path(), ingress, admin)?;
@@ -49,10 +44,7 @@ impl Relay {
             let text = format!(
                 "[[connection]]\nname = \"c{number}\"\nurl = \"http://{sink}/c{number}\"\n"
             );
-            fs::write(
-                dir.path().join(format!("connections.d/c{number}.toml")),
-                text,
-            )?;
+            fs::write(dir.path().join(format!("connections.d/c{number}.toml")), text)?;
         }
         let child = Command::new(binary)
             .arg("run")
@@ -62,22 +54,14 @@ impl Relay {
             .stdout(Stdio::null())
             .spawn()
             .context("start the relay")?;
-        let mut relay = Relay {
-            child,
-            ingress,
-            admin,
-            _dir: dir,
-        };
+        let mut relay = Relay { child, ingress, admin, _dir: dir };
         relay.wait_ready()?;
         Ok(relay)
     }
 
     fn wait_ready(&mut self) -> anyhow::Result<()> {
         let begun = now_ns();
-        while !self
-            .get("/readyz")
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-        {
+        while !self.get("/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the relay ended: {status}");
             }
@@ -91,10 +75,7 @@ impl Relay {
 
     fn get(&self, path: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(self.admin)?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-        )?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -113,9 +94,7 @@ impl Relay {
     /// A line of `/proc/PID/status` in KiB, such as `VmRSS`.
     pub(crate) fn memory_kib(&self, line: &str) -> anyhow::Result<u64> {
         let status = self.proc("status")?;
-        let found = status
-            .lines()
-            .find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
         let number = found.and_then(|text| text.split_ascii_whitespace().next());
         Ok(number.context("/proc/PID/status")?.parse()?)
     }
@@ -125,17 +104,11 @@ impl Relay {
         let metrics = self.get("/metrics")?;
         let name = "posthaste_store_written_bytes_total ";
         let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(value
-            .context("the metric of written bytes")?
-            .trim()
-            .parse()?)
+        Ok(value.context("the metric of written bytes")?.trim().parse()?)
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(format!(
-            "/proc/{}/{file}",
-            self.child.id()
-        ))?)
+        Ok(fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
     }
 }
 

@@ -41,13 +41,11 @@ impl Sink {
         let address = listener.local_addr()?;
         let arrived = Arc::new(Mutex::new(Arrived::default()));
         let notes = Arc::clone(&arrived);
-        thread::Builder::new()
-            .name("sink".to_owned())
-            .spawn(move || {
-                if let Err(error) = serve(&listener, &notes) {
-                    eprintln!("the receiver stopped: {error}");
-                }
-            })?;
+        thread::Builder::new().name("sink".to_owned()).spawn(move || {
+            if let Err(error) = serve(&listener, &notes) {
+                eprintln!("the receiver stopped: {error}");
+            }
+        })?;
         Ok(Sink { address, arrived })
     }
 
@@ -66,12 +64,7 @@ impl Sink {
 fn serve(listener: &TcpListener, notes: &Mutex<Arrived>) -> io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let readable = epoll::EventFlags::IN;
-    epoll::add(
-        &poll,
-        listener,
-        epoll::EventData::new_u64(LISTENER),
-        readable,
-    )?;
+    epoll::add(&poll, listener, epoll::EventData::new_u64(LISTENER), readable)?;
     let mut streams: HashMap<u64, (TcpStream, Inbox)> = HashMap::new();
     let mut next = LISTENER + 1;
     let mut events = Vec::with_capacity(128);

@@ -37,9 +37,7 @@ pub(crate) fn event(body: &[u8]) -> Option<(u64, u64)> {
     let digits = |from: usize| {
         let digits = body.get(from..from + 19)?;
         digits.iter().try_fold(0u64, |sum, digit| {
-            digit
-                .is_ascii_digit()
-                .then(|| sum * 10 + u64::from(digit - b'0'))
+            digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0'))
         })
     };
     Some((digits(5)?, digits(30)?))
@@ -95,9 +93,6 @@ fn content_length(head: &[u8]) -> usize {
     let value = lines
         .filter_map(|line| Some((line.get(..NAME.len())?, line.get(NAME.len()..)?)))
         .find_map(|(name, value)| name.eq_ignore_ascii_case(NAME).then_some(value));
-    let digits = value
-        .unwrap_or_default()
-        .iter()
-        .filter(|byte| byte.is_ascii_digit());
+    let digits = value.unwrap_or_default().iter().filter(|byte| byte.is_ascii_digit());
     digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
 }

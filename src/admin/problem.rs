@@ -26,22 +26,11 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Problem {
-        Problem {
-            status,
-            code,
-            title,
-            detail: detail.into(),
-            errors: Vec::new(),
-        }
+        Problem { status, code, title, detail: detail.into(), errors: Vec::new() }
     }
 
     pub(super) fn malformed(detail: impl Into<String>) -> Problem {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "malformed",
-            "Malformed request",
-            detail,
-        )
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", "Malformed request", detail)
     }
 
     pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
@@ -52,24 +41,16 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let (status, code, title) = match &refusal {
-            Refusal::UnknownConnection(_) => (
-                StatusCode::NOT_FOUND,
-                "unknown_connection",
-                "Unknown connection",
-            ),
-            Refusal::NoSuchDeadLetter { .. } => (
-                StatusCode::NOT_FOUND,
-                "no_such_dead_letter",
-                "No such dead letter",
-            ),
+            Refusal::UnknownConnection(_) => {
+                (StatusCode::NOT_FOUND, "unknown_connection", "Unknown connection")
+            }
+            Refusal::NoSuchDeadLetter { .. } => {
+                (StatusCode::NOT_FOUND, "no_such_dead_letter", "No such dead letter")
+            }
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", "Still on its way"),
             Refusal::BadCursor => (StatusCode::BAD_REQUEST, "bad_cursor", "Bad cursor"),
             Refusal::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", "Queue full"),
-            Refusal::Store(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "store_failed",
-                "Store failed",
-            ),
+            Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_failed", "Store failed"),
         };
         Problem::new(status, code, title, refusal.to_string())
     }
@@ -103,10 +84,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (self.status, axum::Json(document)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }

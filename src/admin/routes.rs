@@ -52,10 +52,7 @@ pub(super) fn all(context: Context) -> Router {
         .route("/v1/dead/replay", post(replay_many))
         .route("/v1/connections/{name}/dead/{event}", get(dead_show))
         .route("/v1/connections/{name}/dead/{event}/body", get(dead_body))
-        .route(
-            "/v1/connections/{name}/dead/{event}/replay",
-            post(replay_one),
-        )
+        .route("/v1/connections/{name}/dead/{event}/replay", post(replay_one))
         .route("/v1/reload", post(reload))
         .fallback(async || not_found("there is no such route"))
         .with_state(context)
@@ -83,14 +80,7 @@ fn not_found(detail: &str) -> Problem {
 async fn metrics(State(context): State<Context>) -> Response {
     (context.refresh)();
     let text = context.metrics.render() + &crate::process::render_metrics(&context.clock);
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn readyz(State(context): State<Context>) -> Result<&'static str, Problem> {
@@ -134,9 +124,7 @@ async fn dead_show(
     State(context): State<Context>,
     Path((connection, event)): Path<(String, String)>,
 ) -> Answer<DeadDetail> {
-    find_dead(&context, connection, &event)
-        .await
-        .map(|dead| Json(detail(dead)))
+    find_dead(&context, connection, &event).await.map(|dead| Json(detail(dead)))
 }
 
 async fn dead_body(
@@ -160,12 +148,7 @@ async fn replay_one(
     Path((connection, event)): Path<(String, String)>,
 ) -> Answer<Replayed> {
     let event = parse_id(&event)?;
-    ask(&context, |reply| Command::Replay {
-        connection,
-        event,
-        reply,
-    })
-    .await??;
+    ask(&context, |reply| Command::Replay { connection, event, reply }).await??;
     Ok(Json(Replayed { replayed: 1 }))
 }
 
@@ -183,9 +166,8 @@ async fn replay_many(
     let Query(query) = query.map_err(bad_query)?;
     let (mut replayed, mut dead_at_start, mut after) = (0, None, None);
     loop {
-        let left = dead_at_start.map_or(REPLAY_PAGE.into(), |dead: u64| {
-            dead.saturating_sub(replayed)
-        });
+        let left =
+            dead_at_start.map_or(REPLAY_PAGE.into(), |dead: u64| dead.saturating_sub(replayed));
         let page = ask(&context, |reply| Command::ReplayPage {
             connection: query.connection.clone(),
             after: after.take(),
@@ -212,11 +194,7 @@ async fn find_dead(
     event: &str,
 ) -> Result<DeadEvent, Problem> {
     let event = parse_id(event)?;
-    let found = ask(context, |reply| Command::DeadShow {
-        connection,
-        event,
-        reply,
-    });
+    let found = ask(context, |reply| Command::DeadShow { connection, event, reply });
     Ok(found.await??)
 }
 
@@ -234,10 +212,7 @@ fn detail(dead: DeadEvent) -> DeadDetail {
 }
 
 fn header_of((name, value): (&str, &[u8])) -> Header {
-    Header {
-        name: name.to_owned(),
-        value: String::from_utf8_lossy(value).into_owned(),
-    }
+    Header { name: name.to_owned(), value: String::from_utf8_lossy(value).into_owned() }
 }
 
 /// The start of a body that is text, cut between characters.
@@ -271,15 +246,12 @@ async fn ask<T>(
 ) -> Result<T, Problem> {
     let (reply, answer) = oneshot::channel();
     let shutting_down = || Problem::unavailable("shutting_down", "the daemon is shutting down");
-    context
-        .commands
-        .try_send(command(reply))
-        .map_err(|error| match error {
-            TrySendError::Full(_) => {
-                Problem::unavailable("busy", "too many commands wait for the daemon; try again")
-            }
-            TrySendError::Closed(_) => shutting_down(),
-        })?;
+    context.commands.try_send(command(reply)).map_err(|error| match error {
+        TrySendError::Full(_) => {
+            Problem::unavailable("busy", "too many commands wait for the daemon; try again")
+        }
+        TrySendError::Closed(_) => shutting_down(),
+    })?;
     match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|_| shutting_down()),
         Err(_) => Err(Problem::unavailable(
@@ -300,11 +272,7 @@ mod tests {
     fn excerpts_are_text_or_nothing() {
         assert_eq!(excerpt(b"{\"a\":1}").as_deref(), Some("{\"a\":1}"));
         assert_eq!(excerpt(b"\xff\x00"), None);
-        assert_eq!(
-            excerpt("é".as_bytes().get(..1).unwrap()),
-            None,
-            "cut by the producer"
-        );
+        assert_eq!(excerpt("é".as_bytes().get(..1).unwrap()), None, "cut by the producer");
         let long = "é".repeat(EXCERPT_BYTES);
         assert_eq!(excerpt(long.as_bytes()).unwrap().len(), EXCERPT_BYTES);
         let odd = format!("a{long}");
@@ -314,17 +282,11 @@ mod tests {
     #[test]
     fn the_page_types_are_those_of_the_api() {
         let page: Page<DeadLetter> = Page {
-            pagination: crate::admin::api::Pagination {
-                limit: 1,
-                next: None,
-            },
+            pagination: crate::admin::api::Pagination { limit: 1, next: None },
             count: 0,
             models: Vec::new(),
         };
         let json = serde_json::to_string(&page).unwrap();
-        assert_eq!(
-            json,
-            r#"{"pagination":{"limit":1,"next":null},"count":0,"models":[]}"#
-        );
+        assert_eq!(json, r#"{"pagination":{"limit":1,"next":null},"count":0,"models":[]}"#);
     }
 }

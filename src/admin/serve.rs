@@ -110,10 +110,7 @@ where
     let service =
         service_fn(move |request: Request<Incoming>| answer(routes.clone(), guard, request));
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let enough = async {
         match guard {
@@ -133,9 +130,7 @@ where
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(CLOSE_GRACE, connection)
-                .await
-                .unwrap_or(Ok(()))
+            tokio::time::timeout(CLOSE_GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -159,22 +154,14 @@ fn check(guard: Guard, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let Guard::Tcp { loopback } = guard else {
         return Ok(());
     };
-    let forbidden = |detail: &str| {
-        Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "Forbidden",
-            detail,
-        ))
-    };
+    let forbidden =
+        |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
     if headers.contains_key(header::ORIGIN) {
         return forbidden("requests with an Origin header come from browsers and are refused");
     }
     let host = match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok()),
+        None => headers.get(header::HOST).and_then(|host| host.to_str().ok()),
     };
     if loopback && !host.is_some_and(is_loopback_host) {
         return forbidden(
@@ -190,14 +177,9 @@ fn is_loopback_host(host: &str) -> bool {
         return false;
     };
     let name = authority.host();
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(name);
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     bare.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -206,24 +188,14 @@ mod tests {
 
     #[test]
     fn only_loopback_hosts_pass() {
-        for host in [
-            "localhost",
-            "LOCALHOST:8378",
-            "127.0.0.1:1",
-            "127.8.8.8",
-            "[::1]:8378",
-            "[::1]",
-        ] {
+        for host in
+            ["localhost", "LOCALHOST:8378", "127.0.0.1:1", "127.8.8.8", "[::1]:8378", "[::1]"]
+        {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in [
-            "",
-            "evil.example",
-            "localhost.evil.example:8378",
-            "10.0.0.1",
-            "0.0.0.0",
-            "a b",
-        ] {
+        for host in
+            ["", "evil.example", "localhost.evil.example:8378", "10.0.0.1", "0.0.0.0", "a b"]
+        {
             assert!(!is_loopback_host(host), "{host}");
         }
     }
@@ -238,31 +210,13 @@ mod tests {
             let passed = check(guard, &Uri::from_static("/metrics"), &map).is_ok();
             assert_eq!(passed, expected, "{guard:?} {headers:?}");
         };
-        let (loopback, wide) = (
-            Guard::Tcp { loopback: true },
-            Guard::Tcp { loopback: false },
-        );
+        let (loopback, wide) = (Guard::Tcp { loopback: true }, Guard::Tcp { loopback: false });
         check(loopback, &[("host", "127.0.0.1:8378")], true);
         check(loopback, &[("host", "rebound.example")], false);
         check(loopback, &[], false);
-        check(
-            loopback,
-            &[("host", "localhost"), ("origin", "null")],
-            false,
-        );
+        check(loopback, &[("host", "localhost"), ("origin", "null")], false);
         check(wide, &[("host", "relay.example:8378")], true);
-        check(
-            wide,
-            &[
-                ("host", "relay.example"),
-                ("origin", "http://relay.example"),
-            ],
-            false,
-        );
-        check(
-            Guard::Unix,
-            &[("host", "posthaste"), ("origin", "null")],
-            true,
-        );
+        check(wide, &[("host", "relay.example"), ("origin", "http://relay.example")], false);
+        check(Guard::Unix, &[("host", "posthaste"), ("origin", "null")], true);
     }
 }

@@ -55,15 +55,7 @@ impl Relay {
                 daemon(command);
             }
         });
-        Relay {
-            directory,
-            http,
-            readiness,
-            metrics,
-            stop,
-            serving,
-            answering,
-        }
+        Relay { directory, http, readiness, metrics, stop, serving, answering }
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -144,10 +136,7 @@ async fn metrics_and_health_are_open_and_the_api_is_not() {
     let (status, head, body) = relay.tcp("GET /metrics").await;
     assert_eq!(status, 200);
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
-    assert!(
-        body.contains("posthaste_config_generation 7"),
-        "refreshed before rendering: {body}"
-    );
+    assert!(body.contains("posthaste_config_generation 7"), "refreshed before rendering: {body}");
     assert!(body.contains("process_resident_memory_bytes "), "{body}");
     assert_eq!(relay.tcp("GET /healthz").await.0, 200);
     assert_eq!(relay.tcp("GET /readyz").await.0, 200);
@@ -166,16 +155,10 @@ async fn metrics_and_health_are_open_and_the_api_is_not() {
 #[tokio::test]
 async fn readiness_follows_the_daemon() {
     let relay = Relay::start(nobody);
-    relay
-        .readiness
-        .send(Readiness::NotReady("draining".to_owned()))
-        .unwrap();
+    relay.readiness.send(Readiness::NotReady("draining".to_owned())).unwrap();
     let (status, head, body) = relay.unix("GET /readyz").await;
     assert_eq!((status, code(&body).as_str()), (503, "not_ready"));
-    assert!(
-        body.contains("draining") && head.contains("retry-after: 1"),
-        "{head} {body}"
-    );
+    assert!(body.contains("draining") && head.contains("retry-after: 1"), "{head} {body}");
     assert_eq!(relay.unix("GET /healthz").await.0, 200);
     relay.end().await;
 }
@@ -194,12 +177,7 @@ async fn status_is_what_the_daemon_says() {
         },
         connections: Vec::new(),
         orphaned: Vec::new(),
-        store: Store {
-            path: "/var/lib/posthaste".to_owned(),
-            bytes: 1,
-            max_bytes: 2,
-            segments: 3,
-        },
+        store: Store { path: "/var/lib/posthaste".to_owned(), bytes: 1, max_bytes: 2, segments: 3 },
     };
     let answer = expected.clone();
     let relay = Relay::start(move |command| match command {
@@ -215,62 +193,33 @@ async fn status_is_what_the_daemon_says() {
 #[tokio::test]
 async fn dead_letters_are_listed_and_shown() {
     let relay = Relay::start(|command| match command {
-        Command::DeadList {
-            connection,
-            after,
-            limit,
-            reply,
-        } => {
+        Command::DeadList { connection, after, limit, reply } => {
             assert_eq!(connection.as_deref(), Some("crm"));
             assert_eq!((after.as_deref(), limit), (Some("c1"), 7));
             let page = Page {
-                pagination: Pagination {
-                    limit,
-                    next: Some("c2".to_owned()),
-                },
+                pagination: Pagination { limit, next: Some("c2".to_owned()) },
                 count: 1,
                 models: vec![dead_letter()],
             };
             reply.send(Ok(page)).unwrap();
         }
-        Command::DeadShow {
-            connection,
-            event: id,
-            reply,
-        } => {
-            let found = (connection == "crm" && id == event().id).then(|| DeadEvent {
-                dead_letter: dead_letter(),
-                event: Arc::new(event()),
-            });
-            let missing = Refusal::NoSuchDeadLetter {
-                connection,
-                event: id,
-            };
+        Command::DeadShow { connection, event: id, reply } => {
+            let found = (connection == "crm" && id == event().id)
+                .then(|| DeadEvent { dead_letter: dead_letter(), event: Arc::new(event()) });
+            let missing = Refusal::NoSuchDeadLetter { connection, event: id };
             reply.send(found.ok_or(missing)).unwrap();
         }
         other => nobody(other),
     });
-    let (_, _, body) = relay
-        .unix("GET /v1/dead?connection=crm&limit=7&after=c1")
-        .await;
+    let (_, _, body) = relay.unix("GET /v1/dead?connection=crm&limit=7&after=c1").await;
     let page: Page<DeadLetter> = serde_json::from_str(&body).unwrap();
-    assert_eq!(
-        (page.models, page.pagination.next.as_deref()),
-        (vec![dead_letter()], Some("c2"))
-    );
+    assert_eq!((page.models, page.pagination.next.as_deref()), (vec![dead_letter()], Some("c2")));
 
-    let (_, _, body) = relay
-        .unix(&format!("GET /v1/connections/crm/dead/{ID}"))
-        .await;
+    let (_, _, body) = relay.unix(&format!("GET /v1/connections/crm/dead/{ID}")).await;
     let detail: DeadDetail = serde_json::from_str(&body).unwrap();
-    assert_eq!(
-        (detail.kind.as_str(), detail.body_bytes),
-        ("order.created", 7)
-    );
+    assert_eq!((detail.kind.as_str(), detail.body_bytes), ("order.created", 7));
     assert_eq!(detail.headers[0].name, "content-type");
-    let (_, head, body) = relay
-        .unix(&format!("GET /v1/connections/crm/dead/{ID}/body"))
-        .await;
+    let (_, head, body) = relay.unix(&format!("GET /v1/connections/crm/dead/{ID}/body")).await;
     assert_eq!(body, "{\"a\":1}");
     assert!(head.contains("nosniff"), "{head}");
 
@@ -280,11 +229,7 @@ async fn dead_letters_are_listed_and_shown() {
         ("GET /v1/dead?limit=many", 400, "malformed"),
         ("GET /v1/dead?conection=crm", 400, "malformed"),
         ("GET /v1/connections/crm/dead/evt_1", 400, "malformed"),
-        (
-            &format!("GET /v1/connections/erp/dead/{ID}"),
-            404,
-            "no_such_dead_letter",
-        ),
+        (&format!("GET /v1/connections/erp/dead/{ID}"), 404, "no_such_dead_letter"),
     ] {
         let (got, _, body) = relay.unix(request).await;
         assert_eq!((got, code(&body).as_str()), (status, expected), "{request}");
@@ -295,11 +240,7 @@ async fn dead_letters_are_listed_and_shown() {
 #[tokio::test]
 async fn one_dead_letter_is_replayed_or_the_refusal_is_named() {
     let relay = Relay::start(|command| match command {
-        Command::Replay {
-            connection,
-            event,
-            reply,
-        } => {
+        Command::Replay { connection, event, reply } => {
             let answer = match connection.as_str() {
                 "crm" => Ok(()),
                 "live" => Err(Refusal::StillLive(event)),
@@ -310,18 +251,15 @@ async fn one_dead_letter_is_replayed_or_the_refusal_is_named() {
         }
         other => nobody(other),
     });
-    let (status, _, body) = relay
-        .unix(&format!("POST /v1/connections/crm/dead/{ID}/replay"))
-        .await;
+    let (status, _, body) = relay.unix(&format!("POST /v1/connections/crm/dead/{ID}/replay")).await;
     assert_eq!((status, body.as_str()), (200, r#"{"replayed":1}"#));
     for (name, status, expected) in [
         ("live", 409, "still_live"),
         ("sick", 503, "store_failed"),
         ("what", 404, "unknown_connection"),
     ] {
-        let (got, _, body) = relay
-            .unix(&format!("POST /v1/connections/{name}/dead/{ID}/replay"))
-            .await;
+        let (got, _, body) =
+            relay.unix(&format!("POST /v1/connections/{name}/dead/{ID}/replay")).await;
         assert_eq!((got, code(&body).as_str()), (status, expected), "{name}");
     }
     relay.end().await;
@@ -332,12 +270,7 @@ async fn one_dead_letter_is_replayed_or_the_refusal_is_named() {
 async fn a_bulk_replay_goes_page_by_page_and_ends() {
     let mut pages = 0;
     let relay = Relay::start(move |command| match command {
-        Command::ReplayPage {
-            connection,
-            after,
-            limit,
-            reply,
-        } => {
+        Command::ReplayPage { connection, after, limit, reply } => {
             assert_eq!(connection, "crm");
             pages += 1;
             assert_eq!(after.is_none(), pages == 1);
@@ -352,10 +285,7 @@ async fn a_bulk_replay_goes_page_by_page_and_ends() {
     });
     let (status, _, body) = relay.unix("POST /v1/dead/replay?connection=crm").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(
-        serde_json::from_str::<Replayed>(&body).unwrap().replayed,
-        600
-    );
+    assert_eq!(serde_json::from_str::<Replayed>(&body).unwrap().replayed, 600);
     let (status, _, body) = relay.unix("POST /v1/dead/replay").await;
     assert_eq!((status, code(&body).as_str()), (400, "malformed"));
     relay.end().await;
@@ -370,32 +300,20 @@ async fn a_reload_is_taken_or_refused_with_all_errors() {
                 message: message.to_owned(),
                 rendered: format!("{message}\n  ^"),
             };
-            let refused = ReloadRefused {
-                errors: vec![error("a.toml:1:1: x"), error("b.toml:2:2: y")],
-            };
-            let taken = Reloaded {
-                generation: 2,
-                ..Reloaded::default()
-            };
-            reply
-                .send(if refuse { Err(refused) } else { Ok(taken) })
-                .unwrap();
+            let refused =
+                ReloadRefused { errors: vec![error("a.toml:1:1: x"), error("b.toml:2:2: y")] };
+            let taken = Reloaded { generation: 2, ..Reloaded::default() };
+            reply.send(if refuse { Err(refused) } else { Ok(taken) }).unwrap();
             refuse = true;
         }
         other => nobody(other),
     });
     let (status, _, body) = relay.unix("POST /v1/reload").await;
     assert_eq!(status, 200);
-    assert_eq!(
-        serde_json::from_str::<Reloaded>(&body).unwrap().generation,
-        2
-    );
+    assert_eq!(serde_json::from_str::<Reloaded>(&body).unwrap().generation, 2);
     let (status, _, body) = relay.unix("POST /v1/reload").await;
     let problem: ProblemDocument = serde_json::from_str(&body).unwrap();
-    assert_eq!(
-        (status, problem.code.as_str(), problem.errors.len()),
-        (422, "config_invalid", 2)
-    );
+    assert_eq!((status, problem.code.as_str(), problem.errors.len()), (422, "config_invalid", 2));
     relay.end().await;
 }
 
@@ -421,16 +339,10 @@ async fn a_removed_connection_leaves_the_scrape() {
 async fn a_taken_address_and_a_bad_path_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let options = Options {
-        http: Some(address),
-        unix: None,
-    };
+    let options = Options { http: Some(address), unix: None };
     let error = Admin::bind(&options).unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
-    let options = Options {
-        http: None,
-        unix: Some(Path::new("/proc/x/admin.sock").to_owned()),
-    };
+    let options = Options { http: None, unix: Some(Path::new("/proc/x/admin.sock").to_owned()) };
     let error = Admin::bind(&options).unwrap_err().to_string();
     assert!(error.contains("/proc/x/admin.sock"), "{error}");
 }

@@ -37,12 +37,9 @@ pub(super) struct Admin {
 
 impl Admin {
     pub(super) fn new(which: Which) -> Admin {
-        let path = which
-            .admin
-            .unwrap_or_else(|| settings::locate(which.config.as_deref()).admin_socket);
-        Admin {
-            endpoint: Endpoint::Unix(path),
-        }
+        let path =
+            which.admin.unwrap_or_else(|| settings::locate(which.config.as_deref()).admin_socket);
+        Admin { endpoint: Endpoint::Unix(path) }
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Failure> {
@@ -64,11 +61,7 @@ impl Admin {
             .body(Full::default())
             .context("the request cannot be written")?;
         let answer = exchange(&self.endpoint, request, TIMEOUT).await?;
-        if answer.status.is_success() {
-            Ok(answer.body)
-        } else {
-            Err(refusal(&answer))
-        }
+        if answer.status.is_success() { Ok(answer.body) } else { Err(refusal(&answer)) }
     }
 }
 
@@ -93,21 +86,13 @@ pub(super) fn refusal(answer: &Answer) -> Failure {
         "" => problem.title,
         detail => detail.to_owned(),
     };
-    if let Some(wait) = answer
-        .headers
-        .get(RETRY_AFTER)
-        .and_then(|wait| wait.to_str().ok())
-    {
+    if let Some(wait) = answer.headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()) {
         detail += &format!(" (try again in {wait} s)");
     }
     if problem.errors.is_empty() {
         return anyhow!("{}", crate::logging::escape(&detail)).into();
     }
-    let errors: Vec<&str> = problem
-        .errors
-        .iter()
-        .map(|error| error.rendered.trim_end())
-        .collect();
+    let errors: Vec<&str> = problem.errors.iter().map(|error| error.rendered.trim_end()).collect();
     Failure::Config(anyhow!("{detail}\n\n{}", errors.join("\n\n")))
 }
 
@@ -168,10 +153,7 @@ mod tests {
     async fn the_socket_is_spoken_to_as_it_speaks() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("admin.sock");
-        let options = admin::Options {
-            http: None,
-            unix: Some(socket.clone()),
-        };
+        let options = admin::Options { http: None, unix: Some(socket.clone()) };
         let listener = admin::Admin::bind(&options).unwrap();
         let (commands, mut asked) = admin::commands();
         let context = admin::Context {
@@ -186,25 +168,17 @@ mod tests {
         let answering = tokio::spawn(async move {
             while let Some(command) = asked.recv().await {
                 match command {
-                    Command::Replay {
-                        connection, reply, ..
-                    } if connection == "crm" => {
+                    Command::Replay { connection, reply, .. } if connection == "crm" => {
                         reply.send(Ok(())).unwrap();
                     }
-                    Command::Replay {
-                        connection, reply, ..
-                    } => {
-                        reply
-                            .send(Err(Refusal::UnknownConnection(connection)))
-                            .unwrap();
+                    Command::Replay { connection, reply, .. } => {
+                        reply.send(Err(Refusal::UnknownConnection(connection))).unwrap();
                     }
                     other => panic!("{other:?}"),
                 }
             }
         });
-        let client = Admin {
-            endpoint: Endpoint::Unix(socket),
-        };
+        let client = Admin { endpoint: Endpoint::Unix(socket) };
         let event = "evt_019ab3c4-5d6e-7f80-9123-456789abcdef";
         let path = |name| target(&["connections", name, "dead", event, "replay"], &[]).unwrap();
         let replayed: Replayed = client.post(&path("crm")).await.unwrap();

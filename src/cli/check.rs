@@ -82,10 +82,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         Err(refused) => {
             say_warnings(&refused.warnings);
             output::say(refused.render().trim_end());
-            Err(Failure::Config(anyhow!(
-                "{refused} (read from {})",
-                root.path.display()
-            )))
+            Err(Failure::Config(anyhow!("{refused} (read from {})", root.path.display())))
         }
     }
 }
@@ -131,12 +128,8 @@ mod tests {
         let report = checked("drain_timeout = 20\n[store]\nmax_byte = \"1GiB\"\n");
         assert_eq!(report["ok"], false);
         assert_eq!(report["summary"], serde_json::Value::Null);
-        let lines: Vec<_> = report["errors"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|error| &error["line"])
-            .collect();
+        let lines: Vec<_> =
+            report["errors"].as_array().unwrap().iter().map(|error| &error["line"]).collect();
         assert_eq!(lines, [1, 3]);
     }
 
@@ -159,10 +152,7 @@ mod tests {
             rest.split_once(end).unwrap().0
         };
         let texts = [
-            (
-                "posthaste.toml",
-                between("relay/posthaste.toml <<'END'\n", "END\n"),
-            ),
+            ("posthaste.toml", between("relay/posthaste.toml <<'END'\n", "END\n")),
             (
                 "connections.d/orders.toml",
                 between("relay/connections.d/orders.toml <<'END'\n", "END\n"),

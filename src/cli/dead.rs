@@ -113,12 +113,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 fn list(arguments: ListArguments) -> Result<(), Failure> {
     let limit = arguments.limit.to_string();
     let mut query = vec![("limit", limit.as_str())];
-    query.extend(
-        arguments
-            .connection
-            .as_deref()
-            .map(|name| ("connection", name)),
-    );
+    query.extend(arguments.connection.as_deref().map(|name| ("connection", name)));
     query.extend(arguments.after.as_deref().map(|cursor| ("after", cursor)));
     let target = target(&["dead"], &query)?;
     let admin = Admin::new(arguments.which);
@@ -138,23 +133,14 @@ fn list(arguments: ListArguments) -> Result<(), Failure> {
 }
 
 fn table(letters: &[DeadLetter]) -> String {
-    let mut table = Table::new(&[
-        "EVENT",
-        "CONNECTION",
-        "CAUSE",
-        "STATUS",
-        "ATTEMPTS",
-        "ACCEPTED",
-        "SIZE",
-    ]);
+    let mut table =
+        Table::new(&["EVENT", "CONNECTION", "CAUSE", "STATUS", "ATTEMPTS", "ACCEPTED", "SIZE"]);
     for letter in letters {
         table.row([
             letter.id.clone(),
             letter.connection.clone(),
             letter.cause.clone(),
-            letter
-                .status
-                .map_or("-".to_owned(), |status| status.to_string()),
+            letter.status.map_or("-".to_owned(), |status| status.to_string()),
             letter.attempts.to_string(),
             letter.accepted_at.clone(),
             output::bytes(letter.bytes),
@@ -165,12 +151,7 @@ fn table(letters: &[DeadLetter]) -> String {
 
 fn show(arguments: ShowArguments) -> Result<(), Failure> {
     let event = arguments.event.to_string();
-    let mut path = vec![
-        "connections",
-        arguments.connection.as_str(),
-        "dead",
-        event.as_str(),
-    ];
+    let mut path = vec!["connections", arguments.connection.as_str(), "dead", event.as_str()];
     let admin = Admin::new(arguments.which);
     if arguments.body {
         path.push("body");
@@ -178,18 +159,12 @@ fn show(arguments: ShowArguments) -> Result<(), Failure> {
         return output::write(&body);
     }
     let detail: DeadDetail = block_on(admin.get(&target(&path, &[])?))?;
-    if arguments.json {
-        output::json(&detail)
-    } else {
-        output::write(describe(&detail).as_bytes())
-    }
+    if arguments.json { output::json(&detail) } else { output::write(describe(&detail).as_bytes()) }
 }
 
 fn describe(detail: &DeadDetail) -> String {
     let letter = &detail.dead_letter;
-    let status = letter
-        .status
-        .map_or(String::new(), |status| format!(" {status}"));
+    let status = letter.status.map_or(String::new(), |status| format!(" {status}"));
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
@@ -235,15 +210,8 @@ fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
     if arguments.json {
         return output::json(&Replayed { replayed });
     }
-    let verb = if arguments.dry_run {
-        "would be queued"
-    } else {
-        "queued"
-    };
-    output::line(&format!(
-        "{} {verb} again for {name}",
-        output::plural(replayed, "dead letter")
-    ))
+    let verb = if arguments.dry_run { "would be queued" } else { "queued" };
+    output::line(&format!("{} {verb} again for {name}", output::plural(replayed, "dead letter")))
 }
 
 /// One after the other; what was replayed before a refusal stays so, and is said.
@@ -268,21 +236,11 @@ async fn replay_each(admin: &Admin, name: &str, events: &[EventId]) -> Result<u6
 
 async fn dead_count(admin: &Admin, name: &str) -> Result<u64, Failure> {
     let status: Status = admin.get("/v1/status").await?;
-    let connections = status
-        .connections
-        .iter()
-        .map(|found| (&found.name, found.dead));
-    let orphaned = status
-        .orphaned
-        .iter()
-        .map(|found| (&found.name, found.dead));
-    connections
-        .chain(orphaned)
-        .find(|(found, _)| *found == name)
-        .map(|(_, dead)| dead)
-        .ok_or_else(|| {
-            anyhow::anyhow!("there is no connection {name:?}; `posthaste status` lists them").into()
-        })
+    let connections = status.connections.iter().map(|found| (&found.name, found.dead));
+    let orphaned = status.orphaned.iter().map(|found| (&found.name, found.dead));
+    connections.chain(orphaned).find(|(found, _)| *found == name).map(|(_, dead)| dead).ok_or_else(
+        || anyhow::anyhow!("there is no connection {name:?}; `posthaste status` lists them").into(),
+    )
 }
 
 #[cfg(test)]
@@ -305,10 +263,7 @@ mod tests {
             },
             source: "default".to_owned(),
             kind: String::new(),
-            headers: vec![Header {
-                name: "x-note".to_owned(),
-                value: "\u{1b}[31mred".to_owned(),
-            }],
+            headers: vec![Header { name: "x-note".to_owned(), value: "\u{1b}[31mred".to_owned() }],
             body_bytes: 20,
             body_excerpt: Some("{\n\"a\": \"\u{7}\"\n}".to_owned()),
         };
@@ -328,9 +283,6 @@ body        20 B
 ";
         assert_eq!(describe(&detail), expected);
         let listed = table(&[detail.dead_letter]);
-        assert!(
-            listed.lines().nth(1).unwrap().starts_with("evt_1  crm"),
-            "{listed}"
-        );
+        assert!(listed.lines().nth(1).unwrap().starts_with("evt_1  crm"), "{listed}");
     }
 }

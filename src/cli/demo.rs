@@ -59,10 +59,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let quiet = logging::Settings {
-        level: LevelFilter::WARN,
-        ..logging::Settings::default()
-    };
+    let quiet = logging::Settings { level: LevelFilter::WARN, ..logging::Settings::default() };
     logging::init(quiet).map_err(|error| anyhow!("cannot log: {error}"))?;
     let place = Place::new().context("cannot make a directory for the demo")?;
     block_on(demo(&arguments, &place))
@@ -73,9 +70,7 @@ async fn demo(arguments: &Arguments, place: &Place) -> Result<(), Failure> {
         .await
         .context("cannot open a port for the receiver")?;
     let target = format!("http://{}/hook", receiver.address());
-    let config = place
-        .configure(&target)
-        .context("cannot write the demo's configuration")?;
+    let config = place.configure(&target).context("cannot write the demo's configuration")?;
     let (sender, reports) = mpsc::channel(REPORTS_MAX);
     let stop_receiver = CancellationToken::new();
     let mut receiving = JoinSet::new();
@@ -84,10 +79,7 @@ async fn demo(arguments: &Arguments, place: &Place) -> Result<(), Failure> {
     let relay = Relay::start(config).await?;
     output::line(&format!("relay     http://{}/v1/events", relay.ingress))?;
     output::line(&format!("receiver  {target}"))?;
-    output::line(&format!(
-        "files     {} (removed at the end)\n",
-        place.0.display()
-    ))?;
+    output::line(&format!("files     {} (removed at the end)\n", place.0.display()))?;
     let shown = play(arguments, place, &relay, reports).await;
     // The relay drains before the receiver goes; a demo that was interrupted still ends both.
     let stopped = relay.stop().await;
@@ -103,11 +95,8 @@ async fn play(
     relay: &Relay,
     mut reports: mpsc::Receiver<Received>,
 ) -> Result<(), Failure> {
-    let mut screen = Screen {
-        verbose: arguments.verbose,
-        paint: Paint::for_stdout(),
-        clock: Clock::system(),
-    };
+    let mut screen =
+        Screen { verbose: arguments.verbose, paint: Paint::for_stdout(), clock: Clock::system() };
     let interrupted = interrupted()?;
     let story = async {
         let posted = post_all(relay).await?;
@@ -186,7 +175,7 @@ async fn arrive(
             Ok(None) | Err(_) => {
                 let count = output::plural(missing.len() as u64, "event");
                 return Err(
-                    anyhow!("{count} did not arrive within {} s", PATIENCE.as_secs()).into(),
+                    anyhow!("{count} did not arrive within {} s", PATIENCE.as_secs()).into()
                 );
             }
         };
@@ -249,19 +238,11 @@ impl Relay {
             Ok(Err(_)) | Err(_) => None,
         };
         match ingress {
-            Some(ingress) => Ok(Relay {
-                ingress,
-                shutdown,
-                thread,
-            }),
+            Some(ingress) => Ok(Relay { ingress, shutdown, thread }),
             None => {
                 shutdown.cancel();
                 end(thread).await?;
-                Err(anyhow!(
-                    "the relay did not get ready within {} s",
-                    PATIENCE.as_secs()
-                )
-                .into())
+                Err(anyhow!("the relay did not get ready within {} s", PATIENCE.as_secs()).into())
             }
         }
     }
@@ -286,11 +267,7 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> std::io::Result<Place> {
-        let name = format!(
-            "posthaste-demo-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
+        let name = format!("posthaste-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = std::env::temp_dir().join(name);
         // Fails if it is there, so nobody can have prepared it.
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
@@ -357,10 +334,7 @@ mod tests {
     fn the_invitation_can_be_pasted() {
         let place = Place::new().unwrap();
         let text = invitation("127.0.0.1:4000".parse().unwrap(), &place);
-        assert!(
-            text.contains("curl -i http://127.0.0.1:4000/v1/events -H"),
-            "{text}"
-        );
+        assert!(text.contains("curl -i http://127.0.0.1:4000/v1/events -H"), "{text}");
         assert!(text.contains(r#"-d '{"hello":"world"}'"#), "{text}");
     }
 }

@@ -52,11 +52,8 @@ impl FromStr for Endpoint {
             };
         }
         let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
-        let authority: http::uri::Authority = rest
-            .strip_suffix('/')
-            .unwrap_or(rest)
-            .parse()
-            .map_err(|_| wrong())?;
+        let authority: http::uri::Authority =
+            rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| wrong())?;
         match (authority.host(), authority.port_u16()) {
             ("", _) => Err(wrong()),
             (host, port) => Ok(Endpoint::Tcp(format!("{host}:{}", port.unwrap_or(80)))),
@@ -99,10 +96,7 @@ pub(super) async fn exchange(
     };
     match tokio::time::timeout(timeout, answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(anyhow!(
-            "{endpoint} did not answer within {} s",
-            timeout.as_secs()
-        )),
+        Err(_) => Err(anyhow!("{endpoint} did not answer within {} s", timeout.as_secs())),
     }
 }
 
@@ -139,11 +133,7 @@ where
         .collect()
         .await
         .map_err(|error| anyhow!("the answer broke off: {error}"))?;
-    Ok(Answer {
-        status: head.status,
-        headers: head.headers,
-        body: body.to_bytes(),
-    })
+    Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
 }
 
 #[cfg(test)]
@@ -159,18 +149,8 @@ mod tests {
         check("http://127.0.0.1:8377", tcp("127.0.0.1:8377"));
         check("http://[::1]:8377/", tcp("[::1]:8377"));
         check("http://relay", tcp("relay:80"));
-        check(
-            "unix:/run/x.sock",
-            Some(Endpoint::Unix("/run/x.sock".into())),
-        );
-        for wrong in [
-            "",
-            "unix:",
-            "http://",
-            "https://x",
-            "127.0.0.1:8377",
-            "http://x/y",
-        ] {
+        check("unix:/run/x.sock", Some(Endpoint::Unix("/run/x.sock".into())));
+        for wrong in ["", "unix:", "http://", "https://x", "127.0.0.1:8377", "http://x/y"] {
             check(wrong, None);
         }
     }
@@ -179,9 +159,7 @@ mod tests {
     async fn a_missing_daemon_is_named_with_the_mend() {
         let endpoint = Endpoint::Unix("/nonexistent/admin.sock".into());
         let request = Request::get("/v1/status").body(Full::default()).unwrap();
-        let error = exchange(&endpoint, request, Duration::from_secs(5))
-            .await
-            .unwrap_err();
+        let error = exchange(&endpoint, request, Duration::from_secs(5)).await.unwrap_err();
         assert!(error.to_string().contains("posthaste run"), "{error}");
     }
 }

@@ -134,9 +134,7 @@ impl<'a> Line<'a> {
             method: received.method.as_str(),
             target: &received.target,
             status: received.status.as_u16(),
-            headers: headers
-                .map(|(name, value)| (name.as_str(), text(value)))
-                .collect(),
+            headers: headers.map(|(name, value)| (name.as_str(), text(value))).collect(),
             body_bytes: received.body.len(),
             body: std::str::from_utf8(&received.body).ok(),
         }
@@ -159,10 +157,7 @@ pub(super) fn render(at: &str, received: &Received, verbose: bool, paint: Paint)
     if let Some(id) = received.header("webhook-id") {
         text += &format!(" {}", escape(id));
     }
-    if let Some(attempt) = received
-        .header("posthaste-attempt")
-        .filter(|attempt| *attempt != "1")
-    {
+    if let Some(attempt) = received.header("posthaste-attempt").filter(|attempt| *attempt != "1") {
         text += &format!(" attempt {}", escape(attempt));
     }
     text.push('\n');
@@ -178,10 +173,7 @@ fn describe(text: &mut String, received: &Received) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name}: {}", escape(&value));
     }
-    let shown = received
-        .body
-        .get(..SHOWN_BYTES_MAX)
-        .unwrap_or(&received.body);
+    let shown = received.body.get(..SHOWN_BYTES_MAX).unwrap_or(&received.body);
     let body = String::from_utf8_lossy(shown);
     for line in body.lines() {
         let _ = writeln!(text, "  | {}", escape(line));
@@ -203,9 +195,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
 }
 
 fn parse_delay(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .map(|HumanDuration(delay)| delay)
-        .map_err(|error| error.to_string())
+    text.parse().map(|HumanDuration(delay)| delay).map_err(|error| error.to_string())
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -248,16 +238,10 @@ mod tests {
     fn programs_get_the_whole_body_or_none() {
         let text = received(b"{}");
         let line = serde_json::to_value(Line::new("now", &text)).unwrap();
-        assert_eq!(
-            (&line["body"], &line["status"]),
-            (&"{}".into(), &200.into())
-        );
+        assert_eq!((&line["body"], &line["status"]), (&"{}".into(), &200.into()));
         let binary = received(b"\xff");
         let line = serde_json::to_value(Line::new("now", &binary)).unwrap();
-        assert_eq!(
-            (&line["body"], &line["body_bytes"]),
-            (&serde_json::Value::Null, &1.into())
-        );
+        assert_eq!((&line["body"], &line["body_bytes"]), (&serde_json::Value::Null, &1.into()));
     }
 
     #[test]

@@ -11,13 +11,10 @@ use crate::logging::{colours, escape};
 /// Writes bytes to stdout as they are.
 pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::StdoutClosed,
-            _ => Failure::Failed(anyhow::Error::new(error).context("cannot write to stdout")),
-        })
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::StdoutClosed,
+        _ => Failure::Failed(anyhow::Error::new(error).context("cannot write to stdout")),
+    })
 }
 
 /// Writes one line to stdout.
@@ -73,11 +70,7 @@ impl Paint {
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
-        if self.0 {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
 
@@ -89,19 +82,11 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(headings: &[&str]) -> Table {
-        Table {
-            rows: vec![
-                headings
-                    .iter()
-                    .map(|heading| (*heading).to_owned())
-                    .collect(),
-            ],
-        }
+        Table { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows
-            .push(cells.into_iter().map(|cell| escape(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| escape(&cell)).collect());
     }
 
     pub(super) fn render(&self) -> String {
@@ -178,10 +163,7 @@ mod tests {
         let spans = [0, 59, 60, 3_661, 90_061, 86_400].map(seconds);
         assert_eq!(spans, ["0s", "59s", "1m", "1h 1m", "1d 1h", "1d"]);
         let sizes = [0, 1023, 1024, 67_108_864, u64::MAX].map(bytes);
-        assert_eq!(
-            sizes,
-            ["0 B", "1023 B", "1.0 KiB", "64.0 MiB", "17179869183.9 GiB"]
-        );
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "64.0 MiB", "17179869183.9 GiB"]);
         assert_eq!(plural(1, "event"), "1 event");
         assert_eq!(plural(0, "event"), "0 events");
     }

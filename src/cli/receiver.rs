@@ -49,12 +49,7 @@ pub(super) struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
-        Behaviour {
-            status: StatusCode::OK,
-            delay: Duration::ZERO,
-            fail: 0.0,
-            count: None,
-        }
+        Behaviour { status: StatusCode::OK, delay: Duration::ZERO, fail: 0.0, count: None }
     }
 }
 
@@ -110,12 +105,8 @@ impl Receiver {
         reports: mpsc::Sender<Received>,
         stop: CancellationToken,
     ) {
-        let shared = Arc::new(Shared {
-            behaviour,
-            begun: AtomicU64::new(0),
-            reports,
-            stop: stop.clone(),
-        });
+        let shared =
+            Arc::new(Shared { behaviour, begun: AtomicU64::new(0), reports, stop: stop.clone() });
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let tasks = TaskTracker::new();
         let accept_one = async || {
@@ -147,9 +138,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     let stop = shared.stop.clone();
     let service = service_fn(move |request| answer(Arc::clone(&shared), request));
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // Both branches are cancel safe: the connection is polled on below.
     let ended = tokio::select! {
@@ -161,9 +150,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(CLOSE_GRACE, connection)
-                .await
-                .unwrap_or(Ok(()))
+            tokio::time::timeout(CLOSE_GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -175,12 +162,7 @@ async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let Behaviour {
-        status,
-        delay,
-        fail,
-        count,
-    } = shared.behaviour;
+    let Behaviour { status, delay, fail, count } = shared.behaviour;
     let number = shared.begun.fetch_add(1, Ordering::Relaxed);
     if count.is_some_and(|count| number >= count) {
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE));
@@ -218,9 +200,7 @@ mod tests {
     async fn started(
         behaviour: Behaviour,
     ) -> (Endpoint, mpsc::Receiver<Received>, CancellationToken) {
-        let receiver = Receiver::bind("127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
+        let receiver = Receiver::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let endpoint = Endpoint::Tcp(receiver.address().to_string());
         let (sender, reports) = mpsc::channel(8);
         let stop = CancellationToken::new();
@@ -234,26 +214,18 @@ mod tests {
             .header("webhook-id", "evt_1")
             .body(Full::from(body))
             .unwrap();
-        let answer = exchange(endpoint, request, Duration::from_secs(5))
-            .await
-            .unwrap();
+        let answer = exchange(endpoint, request, Duration::from_secs(5)).await.unwrap();
         answer.status.as_u16()
     }
 
     #[tokio::test]
     async fn what_comes_is_reported_and_answered_as_told() {
         let status = StatusCode::IM_A_TEAPOT;
-        let (endpoint, mut reports, stop) = started(Behaviour {
-            status,
-            ..Behaviour::default()
-        })
-        .await;
+        let (endpoint, mut reports, stop) =
+            started(Behaviour { status, ..Behaviour::default() }).await;
         assert_eq!(post(&endpoint, "{}").await, 418);
         let received = reports.recv().await.unwrap();
-        assert_eq!(
-            (received.method.as_str(), received.target.as_str()),
-            ("POST", "/hook?x=1")
-        );
+        assert_eq!((received.method.as_str(), received.target.as_str()), ("POST", "/hook?x=1"));
         assert_eq!(
             (received.header("webhook-id"), &received.body[..]),
             (Some("evt_1"), &b"{}"[..])
@@ -264,18 +236,11 @@ mod tests {
 
     #[tokio::test]
     async fn it_fails_when_told_and_counts() {
-        let behaviour = Behaviour {
-            fail: 1.0,
-            count: Some(1),
-            ..Behaviour::default()
-        };
+        let behaviour = Behaviour { fail: 1.0, count: Some(1), ..Behaviour::default() };
         let (endpoint, mut reports, _stop) = started(behaviour).await;
         assert_eq!(post(&endpoint, "a").await, 503);
         assert_eq!(reports.recv().await.unwrap().body, "a");
         assert_eq!(post(&endpoint, "b").await, 503);
-        assert!(
-            reports.try_recv().is_err(),
-            "past the count nothing is reported"
-        );
+        assert!(reports.try_recv().is_err(), "past the count nothing is reported");
     }
 }

@@ -48,11 +48,7 @@ fn render(reloaded: &Reloaded) -> String {
     .into_iter()
     .flatten()
     .collect();
-    let what = if parts.is_empty() {
-        "no connection changed".to_owned()
-    } else {
-        parts.join("; ")
-    };
+    let what = if parts.is_empty() { "no connection changed".to_owned() } else { parts.join("; ") };
     format!("configuration {} is in force: {what}", reloaded.generation)
 }
 
@@ -62,19 +58,10 @@ mod tests {
 
     #[test]
     fn changes_are_named() {
-        let mut reloaded = Reloaded {
-            generation: 4,
-            ..Reloaded::default()
-        };
-        assert_eq!(
-            render(&reloaded),
-            "configuration 4 is in force: no connection changed"
-        );
+        let mut reloaded = Reloaded { generation: 4, ..Reloaded::default() };
+        assert_eq!(render(&reloaded), "configuration 4 is in force: no connection changed");
         reloaded.added = vec!["a".to_owned(), "b".to_owned()];
         reloaded.removed = vec!["c".to_owned()];
-        assert_eq!(
-            render(&reloaded),
-            "configuration 4 is in force: added a, b; removed c"
-        );
+        assert_eq!(render(&reloaded), "configuration 4 is in force: added a, b; removed c");
     }
 }

@@ -28,11 +28,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     // The daemon applies what the configuration says as soon as it has read it.
     logging::init(logging::Settings::default()).map_err(|error| anyhow!("cannot log: {error}"))?;
-    let options = daemon::Options {
-        config_file: arguments.config,
-        ready: None,
-        shutdown: None,
-    };
+    let options = daemon::Options { config_file: arguments.config, ready: None, shutdown: None };
     daemon::run(options).map_err(failure)
 }
 
@@ -54,25 +50,10 @@ mod tests {
     #[test]
     fn ends_have_their_exit_codes() {
         let path = PathBuf::from("/store");
-        let unknown = OpenError::UnknownVersion {
-            file: "st".to_owned(),
-            version: 9,
-        };
+        let unknown = OpenError::UnknownVersion { file: "st".to_owned(), version: 9 };
         let codes = [
-            (
-                RunError::StoreVersion {
-                    path: path.clone(),
-                    error: unknown,
-                },
-                78,
-            ),
-            (
-                RunError::Store {
-                    path,
-                    error: OpenError::Locked,
-                },
-                74,
-            ),
+            (RunError::StoreVersion { path: path.clone(), error: unknown }, 78),
+            (RunError::Store { path, error: OpenError::Locked }, 74),
             (RunError::Failed("ingress"), 1),
         ];
         for (error, code) in codes {

@@ -100,11 +100,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn describe(accepted: &Accepted) -> String {
-    let durable = if accepted.durable {
-        "on disk"
-    } else {
-        "accepted, not yet on disk"
-    };
+    let durable = if accepted.durable { "on disk" } else { "accepted, not yet on disk" };
     let count = output::plural(accepted.connections, "connection");
     let full = match accepted.full.as_slice() {
         [] => String::new(),
@@ -133,10 +129,7 @@ fn body(arguments: &Arguments) -> anyhow::Result<Bytes> {
 fn read_bounded(input: impl Read, body: &mut Vec<u8>) -> anyhow::Result<()> {
     input.take(BODY_BYTES_MAX + 1).read_to_end(body)?;
     if body.len() as u64 > BODY_BYTES_MAX {
-        bail!(
-            "more than {}, which no daemon takes",
-            output::bytes(BODY_BYTES_MAX)
-        );
+        bail!("more than {}, which no daemon takes", output::bytes(BODY_BYTES_MAX));
     }
     Ok(())
 }
@@ -149,10 +142,8 @@ fn request(arguments: &Arguments, body: Bytes) -> Result<Request<Full<Bytes>>, F
     };
     let mut request = Request::post(target).body(()).context("the request")?;
     let headers = request.headers_mut();
-    for (name, value) in [
-        ("posthaste-type", &arguments.kind),
-        ("idempotency-key", &arguments.key),
-    ] {
+    for (name, value) in [("posthaste-type", &arguments.kind), ("idempotency-key", &arguments.key)]
+    {
         if let Some(value) = value {
             let value = HeaderValue::from_str(value)
                 .map_err(|_| anyhow!("{value:?} cannot be the header {name}"))?;
@@ -198,9 +189,7 @@ mod tests {
     }
 
     fn parse(line: &[&str]) -> Arguments {
-        Line::try_parse_from(std::iter::once(&"send").chain(line))
-            .unwrap()
-            .send
+        Line::try_parse_from(std::iter::once(&"send").chain(line)).unwrap().send
     }
 
     #[tokio::test]
@@ -223,31 +212,19 @@ mod tests {
         assert_eq!(request.uri(), "/v1/sources/shop/events");
         let header = |name: &str| {
             let values = request.headers().get_all(name).iter();
-            values
-                .map(|value| value.to_str().unwrap())
-                .collect::<Vec<_>>()
-                .join(",")
+            values.map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join(",")
         };
         assert_eq!(header("posthaste-type"), "order.created");
         assert_eq!(header("idempotency-key"), "k1");
         assert_eq!(header("x-a"), "1,2");
         assert_eq!(header("content-type"), "application/json");
-        assert_eq!(
-            request.into_body().collect().await.unwrap().to_bytes(),
-            "{\"a\":1}"
-        );
+        assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "{\"a\":1}");
     }
 
     #[test]
     fn a_given_content_type_wins_and_names_are_encoded() {
-        let arguments = parse(&[
-            "--connection",
-            "a/b",
-            "--data",
-            "x",
-            "--header",
-            "content-type: text/plain",
-        ]);
+        let arguments =
+            parse(&["--connection", "a/b", "--data", "x", "--header", "content-type: text/plain"]);
         let request = request(&arguments, Bytes::from_static(b"x")).unwrap();
         assert_eq!(request.uri(), "/v1/connections/a%2Fb/events");
         assert_eq!(request.headers()["content-type"], "text/plain");

@@ -36,11 +36,7 @@ pub(super) fn locate(config_file: Option<&Path>) -> Settings {
 type Found = (Option<PathBuf>, Option<Endpoint>);
 
 fn of_daemon(daemon: config::Daemon) -> Found {
-    let http = daemon
-        .ingress
-        .http
-        .first()
-        .map(|address| Endpoint::Tcp(address.to_string()));
+    let http = daemon.ingress.http.first().map(|address| Endpoint::Tcp(address.to_string()));
     let unix = daemon.ingress.unix.map(|unix| Endpoint::Unix(unix.path));
     (daemon.admin.unix, http.or(unix))
 }
@@ -50,19 +46,12 @@ fn glance(root: &Path) -> Option<Found> {
     let text = std::fs::read_to_string(root).ok()?;
     let table: toml::Table = text.parse().ok()?;
     let value = |section: &str, key: &str| table.get(section)?.get(key);
-    let path = |value: &toml::Value| {
-        value
-            .as_str()
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let path =
+        |value: &toml::Value| value.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
     let http = value("ingress", "http").and_then(|list| list.get(0)?.as_str()?.parse().ok());
     let unix = value("ingress", "unix").and_then(|unix| path(unix.get("path")?));
     let http = http.map(|address: SocketAddr| Endpoint::Tcp(address.to_string()));
-    Some((
-        value("admin", "unix").and_then(path),
-        http.or(unix.map(Endpoint::Unix)),
-    ))
+    Some((value("admin", "unix").and_then(path), http.or(unix.map(Endpoint::Unix))))
 }
 
 /// The daemon's file and how to load it, as `run` would.

@@ -45,17 +45,9 @@ fn render(status: &Status, paint: Paint) -> String {
         output::seconds(daemon.uptime_seconds),
         daemon.generation,
     );
-    if let Some(reload) = daemon
-        .last_reload
-        .as_ref()
-        .filter(|reload| !reload.successful)
-    {
+    if let Some(reload) = daemon.last_reload.as_ref().filter(|reload| !reload.successful) {
         let error = crate::logging::escape(reload.error.as_deref().unwrap_or("no reason given"));
-        text += &format!(
-            "{} at {}: {error}\n",
-            paint.bad("last reload refused"),
-            reload.at
-        );
+        text += &format!("{} at {}: {error}\n", paint.bad("last reload refused"), reload.at);
     }
     let store = &status.store;
     text += &format!(
@@ -93,31 +85,16 @@ fn connections(status: &Status) -> String {
             queue.held.to_string(),
             queue.in_flight.to_string(),
             connection.dead.to_string(),
-            connection
-                .oldest_age_seconds
-                .map_or("-".to_owned(), output::seconds),
+            connection.oldest_age_seconds.map_or("-".to_owned(), output::seconds),
             last_error(connection),
         ]);
     }
     for orphan in &status.orphaned {
-        let (name, held, dead) = (
-            orphan.name.clone(),
-            orphan.held.to_string(),
-            orphan.dead.to_string(),
-        );
+        let (name, held, dead) =
+            (orphan.name.clone(), orphan.held.to_string(), orphan.dead.to_string());
         let none = || "-".to_owned();
         let state = "orphaned".to_owned();
-        table.row([
-            name,
-            state,
-            none(),
-            none(),
-            held,
-            none(),
-            dead,
-            none(),
-            none(),
-        ]);
+        table.row([name, state, none(), none(), held, none(), dead, none(), none()]);
     }
     table.render()
 }
@@ -156,13 +133,7 @@ mod tests {
             connections: vec![Connection {
                 name: "crm".to_owned(),
                 state: "active".to_owned(),
-                queue: Queue {
-                    queued: 1,
-                    scheduled: 22,
-                    held: 0,
-                    in_flight: 4,
-                    bytes: 9,
-                },
+                queue: Queue { queued: 1, scheduled: 22, held: 0, in_flight: 4, bytes: 9 },
                 dead: 5,
                 oldest_age_seconds: Some(61),
                 last_error: Some(LastError {
@@ -171,11 +142,7 @@ mod tests {
                     at: "2025-11-21T00:00:01.000Z".to_owned(),
                 }),
             }],
-            orphaned: vec![Orphaned {
-                name: "old".to_owned(),
-                held: 7,
-                dead: 0,
-            }],
+            orphaned: vec![Orphaned { name: "old".to_owned(), held: 7, dead: 0 }],
             store: Store {
                 path: "/var/lib/posthaste".to_owned(),
                 bytes: 134_217_728,

@@ -37,11 +37,7 @@ struct State {
 
 impl Lookup {
     pub(super) fn new(host: &str, port: u16) -> Lookup {
-        Lookup {
-            host: host.to_owned(),
-            port,
-            state: Mutex::default(),
-        }
+        Lookup { host: host.to_owned(), port, state: Mutex::default() }
     }
 
     /// Cancel safe: the system's call goes on and its answer is there for the next one.
@@ -55,9 +51,7 @@ impl Lookup {
         {
             return Ok(found.clone());
         }
-        let running = state
-            .running
-            .get_or_insert_with(|| resolve(self.host.clone(), self.port));
+        let running = state.running.get_or_insert_with(|| resolve(self.host.clone(), self.port));
         let answer = running.as_mut().await;
         state.running = None;
         let found = answer?;

@@ -42,17 +42,11 @@ enum Kind {
 
 impl Stream {
     pub(super) fn plain(tcp: TcpStream) -> Stream {
-        Stream {
-            kind: Kind::Plain(tcp),
-            heard: Heard::default(),
-        }
+        Stream { kind: Kind::Plain(tcp), heard: Heard::default() }
     }
 
     pub(super) fn tls(tls: Secured) -> Stream {
-        Stream {
-            kind: Kind::Tls(Box::new(tls)),
-            heard: Heard::default(),
-        }
+        Stream { kind: Kind::Tls(Box::new(tls)), heard: Heard::default() }
     }
 
     /// The note of what the peer has said.

@@ -47,10 +47,7 @@ async fn tls_peer(name: &str, expired: bool) -> Peer {
             }
         }
     });
-    Peer {
-        port,
-        ca_pem: ca.pem().into_bytes(),
-    }
+    Peer { port, ca_pem: ca.pem().into_bytes() }
 }
 
 async fn dial(url: &str, tls: Tls) -> Result<Stream, Cause> {
@@ -58,27 +55,15 @@ async fn dial(url: &str, tls: Tls) -> Result<Stream, Cause> {
     connection.target = Target::parse(url).unwrap();
     connection.tls = tls;
     let client = Client::new(&connection).unwrap();
-    client
-        .dial(Duration::from_secs(5), &Rc::default())
-        .await
-        .map_err(|error| error.cause)
+    client.dial(Duration::from_secs(5), &Rc::default()).await.map_err(|error| error.cause)
 }
 
 fn trusting(peer: &Peer) -> Tls {
-    Tls {
-        ca: Some(CaFile {
-            path: "ca.pem".into(),
-            pem: peer.ca_pem.clone(),
-        }),
-        ..Tls::default()
-    }
+    Tls { ca: Some(CaFile { path: "ca.pem".into(), pem: peer.ca_pem.clone() }), ..Tls::default() }
 }
 
 fn local<F: Future<Output = ()>>(test: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
 
@@ -103,10 +88,7 @@ fn bad_certificates_have_their_own_causes() {
         let good = tls_peer("localhost", false).await;
         let other = tls_peer("example.com", false).await;
         let old = tls_peer("localhost", true).await;
-        let renamed = Tls {
-            server_name: Some("example.com".to_owned()),
-            ..trusting(&other)
-        };
+        let renamed = Tls { server_name: Some("example.com".to_owned()), ..trusting(&other) };
         for (peer, tls, expected) in [
             (&good, trusting(&old), Some(Cause::TlsUntrusted)),
             (&other, trusting(&other), Some(Cause::TlsName)),
@@ -127,9 +109,7 @@ fn a_peer_that_does_not_speak_tls_is_a_protocol_error() {
         let port = listener.local_addr().unwrap().port();
         tokio::task::spawn_local(async move {
             while let Ok((mut tcp, _)) = listener.accept().await {
-                let _ = tcp
-                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n and more")
-                    .await;
+                let _ = tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n and more").await;
                 let _ = tcp.read(&mut [0; 1024]).await;
             }
         });
@@ -157,10 +137,7 @@ fn sockets_that_cannot_be_opened_say_why() {
 #[test]
 fn what_cannot_be_used_is_refused_before_the_first_dial() {
     let mut connection = connection("tls", "https://localhost/");
-    connection.tls.ca = Some(CaFile {
-        path: "ca.pem".into(),
-        pem: b"nonsense".to_vec(),
-    });
+    connection.tls.ca = Some(CaFile { path: "ca.pem".into(), pem: b"nonsense".to_vec() });
     let error = Client::new(&connection).unwrap_err();
     assert!(error.to_string().contains("ca.pem"), "{error}");
     connection.tls.ca = None;

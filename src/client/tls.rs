@@ -193,9 +193,7 @@ fn innermost(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
         return outer;
     }
     let kind = outer.kind();
-    let inner = outer
-        .into_inner()
-        .and_then(|inner| inner.downcast::<io::Error>().ok());
+    let inner = outer.into_inner().and_then(|inner| inner.downcast::<io::Error>().ok());
     inner.map_or_else(|| kind.into(), |inner| *inner)
 }
 
@@ -236,16 +234,11 @@ fn roots(tls: &Tls) -> Result<Arc<RootCertStore>, ClientError> {
     let Some(ca) = &tls.ca else {
         return system_roots();
     };
-    let fail = |detail: String| ClientError::CaFile {
-        path: ca.path.display().to_string(),
-        detail,
-    };
+    let fail = |detail: String| ClientError::CaFile { path: ca.path.display().to_string(), detail };
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&ca.pem) {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-        store
-            .add(certificate)
-            .map_err(|error| fail(error.to_string()))?;
+        store.add(certificate).map_err(|error| fail(error.to_string()))?;
     }
     if store.is_empty() {
         return Err(fail("no certificate found".to_owned()));

@@ -33,19 +33,13 @@ impl Build<'_> {
         for draft in &drafts.connections {
             connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
         }
-        Config {
-            daemon,
-            connections,
-        }
+        Config { daemon, connections }
     }
 
     /// An error at the place where a value was written; for a built-in default, at `otherwise`.
     fn error_at(&mut self, item: Option<&Item>, otherwise: &Place, path: &str, message: String) {
-        let written = item
-            .map(|item| &item.place)
-            .filter(|place| !place.is_builtin());
-        self.report
-            .error(written.unwrap_or(otherwise), &Reveal::Value, path, message);
+        let written = item.map(|item| &item.place).filter(|place| !place.is_builtin());
+        self.report.error(written.unwrap_or(otherwise), &Reveal::Value, path, message);
     }
 
     /// Reads a file that a setting names, and has it watched.

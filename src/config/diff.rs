@@ -37,17 +37,11 @@ impl ConfigDiff {
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let by_name = |config: &Config| -> HashMap<String, Arc<Connection>> {
         let connections = config.connections.iter();
-        connections
-            .map(|connection| (connection.name.clone(), Arc::clone(connection)))
-            .collect()
+        connections.map(|connection| (connection.name.clone(), Arc::clone(connection))).collect()
     };
     let mut before = by_name(old);
     let (needs_restart, daemon_changed) = daemon_changes(&old.daemon, &new.daemon);
-    let mut diff = ConfigDiff {
-        needs_restart,
-        daemon_changed,
-        ..ConfigDiff::default()
-    };
+    let mut diff = ConfigDiff { needs_restart, daemon_changed, ..ConfigDiff::default() };
     for connection in &new.connections {
         let connection = Arc::clone(connection);
         match before.remove(&connection.name) {
@@ -77,54 +71,24 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("admin.http", old.admin.http == new.admin.http),
         ("admin.unix", old.admin.unix == new.admin.unix),
         ("store.path", old.store.path == new.store.path),
-        (
-            "store.segment_bytes",
-            old.store.segment_bytes == new.store.segment_bytes,
-        ),
-        (
-            "store.idempotency",
-            old.store.idempotency == new.store.idempotency,
-        ),
+        ("store.segment_bytes", old.store.segment_bytes == new.store.segment_bytes),
+        ("store.idempotency", old.store.idempotency == new.store.idempotency),
         ("limits.memory", old.limits.memory == new.limits.memory),
         ("log.format", old.log.format == new.log.format),
-        (
-            "runtime.ingress_threads",
-            old.runtime.ingress_threads == new.runtime.ingress_threads,
-        ),
-        (
-            "runtime.egress_threads",
-            old.runtime.egress_threads == new.runtime.egress_threads,
-        ),
+        ("runtime.ingress_threads", old.runtime.ingress_threads == new.runtime.ingress_threads),
+        ("runtime.egress_threads", old.runtime.egress_threads == new.runtime.egress_threads),
     ]);
     let live = names(&[
         ("environment", old.environment == new.environment),
         ("reload", old.reload == new.reload),
         ("drain_timeout", old.drain_timeout == new.drain_timeout),
-        (
-            "ingress.max_connections",
-            old.ingress.max_connections == new.ingress.max_connections,
-        ),
-        (
-            "ingress.header_timeout",
-            old.ingress.header_timeout == new.ingress.header_timeout,
-        ),
-        (
-            "ingress.body_timeout",
-            old.ingress.body_timeout == new.ingress.body_timeout,
-        ),
-        (
-            "ingress.idle_timeout",
-            old.ingress.idle_timeout == new.ingress.idle_timeout,
-        ),
+        ("ingress.max_connections", old.ingress.max_connections == new.ingress.max_connections),
+        ("ingress.header_timeout", old.ingress.header_timeout == new.ingress.header_timeout),
+        ("ingress.body_timeout", old.ingress.body_timeout == new.ingress.body_timeout),
+        ("ingress.idle_timeout", old.ingress.idle_timeout == new.ingress.idle_timeout),
         ("ingress.hosts", old.ingress.hosts == new.ingress.hosts),
-        (
-            "store.max_bytes",
-            old.store.max_bytes == new.store.max_bytes,
-        ),
-        (
-            "limits.max_body",
-            old.limits.max_body == new.limits.max_body,
-        ),
+        ("store.max_bytes", old.store.max_bytes == new.store.max_bytes),
+        ("limits.max_body", old.limits.max_body == new.limits.max_body),
         ("log.level", old.log.level == new.log.level),
     ]);
     (restart, live)

@@ -42,13 +42,7 @@ pub struct Snippet {
 
 impl ConfigError {
     pub(super) fn of_file(file: String, message: String) -> ConfigError {
-        ConfigError {
-            file,
-            position: None,
-            key_path: String::new(),
-            message,
-            snippet: None,
-        }
+        ConfigError { file, position: None, key_path: String::new(), message, snippet: None }
     }
 
     /// The error, its line and a caret. `word` comes first: `error` or `warning`.

@@ -89,12 +89,7 @@ use Kind::*;
 use Standard::{Computed, Required, Toml};
 
 const fn field(key: &'static str, kind: Kind, default: Standard, doc: &'static str) -> Field {
-    Field {
-        key,
-        kind,
-        default,
-        doc,
-    }
+    Field { key, kind, default, doc }
 }
 
 const fn ms(ms: u64) -> Duration {

@@ -53,10 +53,7 @@ pub(super) fn read_all(
     let mut daemon = builtin(fields::ROOT);
     if let Some(file) = read_root(root, &base, options, files, report) {
         let (tree, syntax) = parse(&file, report);
-        let mut reader = Reader {
-            file: &file,
-            report,
-        };
+        let mut reader = Reader { file: &file, report };
         daemon.merge(&reader.table(fields::ROOT, tree.get_ref(), ""));
         syntax.drop_consequences(&file, report);
     }
@@ -76,12 +73,7 @@ pub(super) fn read_all(
     let mut below = builtin(fields::CONNECTION);
     below.merge(&daemon.table("defaults"));
     let layered = whole.map(|written| layered(written.draft, &below, environment.as_deref()));
-    Drafts {
-        connections: layered.collect(),
-        environment,
-        connections_dir,
-        daemon,
-    }
+    Drafts { connections: layered.collect(), environment, connections_dir, daemon }
 }
 
 fn read_root(
@@ -101,10 +93,7 @@ fn read_root(
 
 /// How errors call a file: relative to the daemon's file where it lies below.
 fn shown(path: &Path, base: &Path) -> String {
-    path.strip_prefix(base)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(base).unwrap_or(path).display().to_string()
 }
 
 fn list(directory: &Path, base: &Path, report: &mut Report) -> Vec<PathBuf> {
@@ -151,12 +140,7 @@ fn read_source(
             );
             file.broken.set(true);
             let place = Place { file, span: at..at };
-            report.error(
-                &place,
-                &Reveal::Value,
-                "",
-                "the file is not UTF-8 here".to_owned(),
-            );
+            report.error(&place, &Reveal::Value, "", "the file is not UTF-8 here".to_owned());
             None
         }
     }
@@ -178,11 +162,8 @@ fn parse<'f>(
     report: &mut Report,
 ) -> (toml::Spanned<DeTable<'f>>, Syntax) {
     let (tree, errors) = DeTable::parse_recoverable(&file.text);
-    let mut syntax = Syntax {
-        lines: Vec::with_capacity(errors.len()),
-        header: usize::MAX,
-        before: 0,
-    };
+    let mut syntax =
+        Syntax { lines: Vec::with_capacity(errors.len()), header: usize::MAX, before: 0 };
     file.broken.set(!errors.is_empty());
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
@@ -191,10 +172,7 @@ fn parse<'f>(
         if file.is_header(span.start) {
             syntax.header = syntax.header.min(line);
         }
-        let place = Place {
-            file: Rc::clone(file),
-            span,
-        };
+        let place = Place { file: Rc::clone(file), span };
         report.error(&place, &Reveal::Value, "", error.message().to_owned());
     }
     syntax.before = report.errors.len();
@@ -235,12 +213,7 @@ fn read_connections(file: &Rc<SourceFile>, report: &mut Report, written: &mut Ve
         }
         let Some(array) = value.get_ref().as_array() else {
             let message = format!("{}, write [[connection]] with double brackets", is_a(value));
-            reader.error(
-                key.span(),
-                &Reveal::Key(value.span()),
-                "connection",
-                message,
-            );
+            reader.error(key.span(), &Reveal::Key(value.span()), "connection", message);
             continue;
         };
         for (index, node) in array.iter().enumerate() {
@@ -298,27 +271,17 @@ fn unused_environment(
     let Some(environment) = environment else {
         return;
     };
-    let named: Vec<&str> = written
-        .iter()
-        .flat_map(|written| environments(&written.draft.table))
-        .collect();
-    if written.is_empty()
-        || named
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(environment))
-    {
+    let named: Vec<&str> =
+        written.iter().flat_map(|written| environments(&written.draft.table)).collect();
+    if written.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(environment)) {
         return;
     }
-    let nearest = named
-        .iter()
-        .min_by_key(|name| strsim::damerau_levenshtein(name, environment));
+    let nearest = named.iter().min_by_key(|name| strsim::damerau_levenshtein(name, environment));
     let hint = nearest.map_or(String::new(), |name| format!(", the nearest is {name:?}"));
     let message = format!(
         "no connection has an overlay [connection.env.{environment}] for the environment {environment:?}{hint}"
     );
-    report
-        .warnings
-        .push(ConfigError::of_file(shown(root, base), message));
+    report.warnings.push(ConfigError::of_file(shown(root, base), message));
 }
 
 fn environments(table: &Table) -> Vec<&str> {
@@ -355,10 +318,7 @@ pub(super) fn builtin(fields: &'static [Field]) -> Table {
             continue;
         };
         let file = SourceFile::new(PathBuf::new(), "built-in".to_owned(), text.to_owned());
-        let place = Place {
-            span: 0..text.len(),
-            file: Rc::clone(&file),
-        };
+        let place = Place { span: 0..text.len(), file: Rc::clone(&file) };
         let value = match &field.kind {
             Kind::Table(fields) => Some(Value::Table(builtin(fields))),
             _ => builtin_value(&file, field),
@@ -374,9 +334,6 @@ pub(super) fn builtin(fields: &'static [Field]) -> Table {
 fn builtin_value(file: &Rc<SourceFile>, field: &'static Field) -> Option<Value> {
     let node = DeValue::parse(&file.text).ok()?;
     let mut report = Report::default();
-    let mut reader = Reader {
-        file,
-        report: &mut report,
-    };
+    let mut reader = Reader { file, report: &mut report };
     reader.value(&field.kind, &node, field.key)
 }

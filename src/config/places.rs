@@ -43,10 +43,7 @@ impl Places {
     pub fn root_file(&self, argument: Option<&Path>) -> RootFile {
         let from_env = || self.env.get("POSTHASTE_CONFIG").map(PathBuf::from);
         if let Some(path) = argument.map(Path::to_owned).or_else(from_env) {
-            return RootFile {
-                path: in_directory(path),
-                named: true,
-            };
+            return RootFile { path: in_directory(path), named: true };
         }
         let system = Path::new("/etc/posthaste").join(FILE_NAME);
         let path = match self.first_of("CONFIGURATION_DIRECTORY") {
@@ -103,11 +100,7 @@ impl Places {
 }
 
 fn in_directory(path: PathBuf) -> PathBuf {
-    if path.is_dir() {
-        path.join(FILE_NAME)
-    } else {
-        path
-    }
+    if path.is_dir() { path.join(FILE_NAME) } else { path }
 }
 
 #[cfg(test)]
@@ -115,29 +108,20 @@ mod tests {
     use super::*;
 
     fn places(variables: &[(&str, &str)], privileged: bool) -> Places {
-        let pairs = variables
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()));
+        let pairs = variables.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         Places::new(Env::Fixed(pairs.collect()), privileged)
     }
 
     fn check(variables: &[(&str, &str)], privileged: bool, expected: [&str; 3]) {
         let places = places(variables, privileged);
-        let found = [
-            places.root_file(None).path,
-            places.store(),
-            places.admin_socket(),
-        ];
+        let found = [places.root_file(None).path, places.store(), places.admin_socket()];
         assert_eq!(found.map(|path| path.display().to_string()), expected);
     }
 
     #[test]
     fn defaults_depend_on_who_runs_it() {
-        let root = [
-            "/etc/posthaste/posthaste.toml",
-            "/var/lib/posthaste",
-            "/run/posthaste/admin.sock",
-        ];
+        let root =
+            ["/etc/posthaste/posthaste.toml", "/var/lib/posthaste", "/run/posthaste/admin.sock"];
         check(&[("HOME", "/root")], true, root);
         let systemd = [
             ("CONFIGURATION_DIRECTORY", "/etc/ph:/etc/other"),
@@ -145,17 +129,10 @@ mod tests {
             ("RUNTIME_DIRECTORY", "/run/ph"),
             ("HOME", "/h"),
         ];
-        let expected = [
-            "/etc/ph/posthaste.toml",
-            "/var/lib/ph",
-            "/run/ph/admin.sock",
-        ];
+        let expected = ["/etc/ph/posthaste.toml", "/var/lib/ph", "/run/ph/admin.sock"];
         check(&systemd, false, expected);
-        let home = [
-            ("HOME", "/h"),
-            ("XDG_RUNTIME_DIR", "/run/user/7"),
-            ("XDG_STATE_HOME", "relative"),
-        ];
+        let home =
+            [("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/7"), ("XDG_STATE_HOME", "relative")];
         let expected = [
             "/h/.config/posthaste/posthaste.toml",
             "/h/.local/state/posthaste",
@@ -173,22 +150,11 @@ mod tests {
 
     #[test]
     fn what_is_named_wins_and_must_exist() {
-        let places = places(
-            &[
-                ("POSTHASTE_CONFIG", "/e.toml"),
-                ("CONFIGURATION_DIRECTORY", "/c"),
-            ],
-            true,
-        );
-        let named = |path: &str| RootFile {
-            path: path.into(),
-            named: true,
-        };
+        let places =
+            places(&[("POSTHASTE_CONFIG", "/e.toml"), ("CONFIGURATION_DIRECTORY", "/c")], true);
+        let named = |path: &str| RootFile { path: path.into(), named: true };
         assert_eq!(places.root_file(None), named("/e.toml"));
-        assert_eq!(
-            places.root_file(Some(Path::new("/a.toml"))),
-            named("/a.toml")
-        );
+        assert_eq!(places.root_file(Some(Path::new("/a.toml"))), named("/a.toml"));
         let directory = places.root_file(Some(Path::new("/")));
         assert_eq!(directory, named("/posthaste.toml"));
     }

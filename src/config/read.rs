@@ -98,8 +98,7 @@ impl Reader<'_> {
                         other.place.name()
                     );
                     let key_path = format!("{path}{alias}");
-                    self.report
-                        .error(&item.place, &Reveal::Value, &key_path, message);
+                    self.report.error(&item.place, &Reveal::Value, &key_path, message);
                 } else {
                     table.insert(long, long_form(alias, item.clone()));
                 }
@@ -131,11 +130,8 @@ impl Reader<'_> {
             _ => match scalar::read(kind, node.get_ref(), self.file.path.parent()) {
                 Ok(value) => Some(value),
                 Err(message) => {
-                    let reveal = if matches!(kind, Kind::Url) {
-                        Reveal::Nothing
-                    } else {
-                        Reveal::Value
-                    };
+                    let reveal =
+                        if matches!(kind, Kind::Url) { Reveal::Nothing } else { Reveal::Value };
                     self.error(node.span(), &reveal, path, message);
                     None
                 }
@@ -191,11 +187,8 @@ impl Reader<'_> {
     fn labels(&mut self, node: &Node<'_>, path: &str) -> Option<Value> {
         let table = self.expect_table(node, path)?;
         if table.len() > fields::LABELS_MAX {
-            let message = format!(
-                "has {} labels, at most {} are allowed",
-                table.len(),
-                fields::LABELS_MAX
-            );
+            let message =
+                format!("has {} labels, at most {} are allowed", table.len(), fields::LABELS_MAX);
             self.error(node.span(), &Reveal::Value, path, message);
         }
         static LABEL: Kind = Kind::Text(fields::LABEL_CHARS_MAX);
@@ -204,18 +197,13 @@ impl Reader<'_> {
             let name = key.get_ref();
             let path = format!("{path}.{name}");
             if name.is_empty() || name.chars().count() > fields::LABEL_CHARS_MAX {
-                let message = format!(
-                    "a label's key has 1 to {} characters",
-                    fields::LABEL_CHARS_MAX
-                );
+                let message =
+                    format!("a label's key has 1 to {} characters", fields::LABEL_CHARS_MAX);
                 self.error(key.span(), &Reveal::Value, &path, message);
             }
             if let Some(value) = self.value(&LABEL, node, &path) {
                 let place = self.place(node.span());
-                entries.push(Entry {
-                    key: name.to_string(),
-                    item: Item { value, place },
-                });
+                entries.push(Entry { key: name.to_string(), item: Item { value, place } });
             }
         }
         Some(Value::Map(entries))
@@ -278,10 +266,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn place(&self, span: Range<usize>) -> Place {
-        Place {
-            file: Rc::clone(self.file),
-            span,
-        }
+        Place { file: Rc::clone(self.file), span }
     }
 
     pub(super) fn error(
@@ -303,10 +288,7 @@ fn long_form(alias: &str, item: Item) -> Item {
         ("enabled", Value::Bool(enabled)) => {
             Value::Text(if enabled { "active" } else { "disabled" }.to_owned())
         }
-        ("source", value) => Value::List(vec![Item {
-            value,
-            place: place.clone(),
-        }]),
+        ("source", value) => Value::List(vec![Item { value, place: place.clone() }]),
         (_, value) => value,
     };
     Item { value, place }
@@ -324,10 +306,8 @@ fn hint(fields: &'static [Field], name: &str) -> String {
     let keys = fields.iter().map(|field| field.key);
     let near =
         |key: &&str| strsim::damerau_levenshtein(key, name) <= 1 + key.len().min(name.len()) / 4;
-    let nearest = keys
-        .clone()
-        .filter(near)
-        .min_by_key(|key| strsim::damerau_levenshtein(key, name));
+    let nearest =
+        keys.clone().filter(near).min_by_key(|key| strsim::damerau_levenshtein(key, name));
     match nearest {
         Some(key) => format!(", did you mean {key:?}?"),
         None if fields.len() <= 12 => {

@@ -74,9 +74,7 @@ impl SourceFile {
 
     /// Whether the line around `at` is the header of a table, or was meant to be one.
     pub(super) fn is_header(&self, at: usize) -> bool {
-        self.slice(self.line_range(at))
-            .trim_start()
-            .starts_with('[')
+        self.slice(self.line_range(at)).trim_start().starts_with('[')
     }
 
     fn slice(&self, range: Range<usize>) -> &str {
@@ -159,11 +157,7 @@ impl Place {
             }
         }
         let caret = caret_at.unwrap_or(shown);
-        Snippet {
-            line: text,
-            caret,
-            width: caret_end.saturating_sub(caret).max(1),
-        }
+        Snippet { line: text, caret, width: caret_end.saturating_sub(caret).max(1) }
     }
 
     /// The strings of the file, except the one that this place is.
@@ -204,9 +198,7 @@ fn syntax_hidden(line: &str, start: usize) -> Range<usize> {
     } else if fields::is_key(last) {
         let equals = trimmed.find('=').map(|at| at + 1);
         // One blank after the sign belongs to the layout, not to the value.
-        equals.map_or(key_end, |at| {
-            at + usize::from(trimmed.as_bytes().get(at) == Some(&b' '))
-        })
+        equals.map_or(key_end, |at| at + usize::from(trimmed.as_bytes().get(at) == Some(&b' ')))
     } else {
         0
     };
@@ -293,10 +285,7 @@ mod tests {
         let text = text.replace(['«', '»'], "");
         let file = SourceFile::new("x.toml".into(), "x.toml".into(), text);
         file.broken.set(broken);
-        let place = Place {
-            file,
-            span: start..end,
-        };
+        let place = Place { file, span: start..end };
         let shown = place.error(reveal, "", String::new()).snippet.unwrap();
         let marked: String = shown
             .line
@@ -320,11 +309,7 @@ mod tests {
             &Reveal::Value,
             "x = { b = \"…\", a = «\"30\"» } #…",
         );
-        check(
-            "«hedaers» = { A = \"pass\", B = 17 }",
-            &Reveal::Key(10..33),
-            "«hedaers» = …",
-        );
+        check("«hedaers» = { A = \"pass\", B = 17 }", &Reveal::Key(10..33), "«hedaers» = …");
         check("A = «17» # x", &Reveal::Nothing, "A = «…» #…");
         check("A = «\"pa\\\"ss\"»", &Reveal::Nothing, "A = «…»");
         check("A = \"\"\"\nthe «»pass\n\"\"\"", &Reveal::Value, "«…»");

@@ -122,9 +122,7 @@ pub fn check_report(loaded: &Loaded) -> Summary {
 
 fn listeners(daemon: &Daemon) -> Vec<String> {
     let http = daemon.ingress.http.iter();
-    let mut listeners: Vec<String> = http
-        .map(|address| format!("events http {address}"))
-        .collect();
+    let mut listeners: Vec<String> = http.map(|address| format!("events http {address}")).collect();
     if let Some(unix) = &daemon.ingress.unix {
         listeners.push(format!("events unix {}", unix.path.display()));
     }
@@ -138,16 +136,9 @@ fn listeners(daemon: &Daemon) -> Vec<String> {
 }
 
 fn memory(loaded: &Loaded) -> Memory {
-    let Daemon {
-        limits,
-        ingress,
-        store,
-        ..
-    } = &loaded.config.daemon;
+    let Daemon { limits, ingress, store, .. } = &loaded.config.daemon;
     let connections = &loaded.config.connections;
-    let pooled = connections
-        .iter()
-        .map(|connection| u64::from(connection.effective_pool()));
+    let pooled = connections.iter().map(|connection| u64::from(connection.effective_pool()));
     let per_connection = WINDOW_EVENTS * WINDOW_EVENT_BYTES;
     Memory {
         ingress_payloads: limits.memory / 2,
@@ -162,12 +153,7 @@ fn memory(loaded: &Loaded) -> Memory {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections {
-            total,
-            active,
-            paused,
-            disabled,
-        } = self.connections;
+        let Connections { total, active, paused, disabled } = self.connections;
         writeln!(f, "configuration {} is fine", self.content_hash)?;
         writeln!(
             f,
@@ -177,38 +163,19 @@ impl fmt::Display for Summary {
         if let Some(environment) = &self.environment {
             writeln!(f, "environment: {environment}")?;
         }
-        writeln!(
-            f,
-            "reload: {}",
-            if self.watched { "auto" } else { "manual" }
-        )?;
+        writeln!(f, "reload: {}", if self.watched { "auto" } else { "manual" })?;
         for listener in &self.listeners {
             writeln!(f, "listens for {listener}")?;
         }
-        writeln!(
-            f,
-            "store: {}, at most {}",
-            self.store_path,
-            ByteSize(self.store_max_bytes)
-        )?;
-        writeln!(
-            f,
-            "memory: at most {} besides the program itself:",
-            mib(self.memory.total())
-        )?;
+        writeln!(f, "store: {}, at most {}", self.store_path, ByteSize(self.store_max_bytes))?;
+        writeln!(f, "memory: at most {} besides the program itself:", mib(self.memory.total()))?;
         for (bytes, what) in [
             (self.memory.ingress_payloads, "events being received"),
             (self.memory.egress_payloads, "events being delivered"),
             (self.memory.hot_cache, "events kept until delivery"),
-            (
-                self.memory.idempotency_keys,
-                "idempotency keys, if that many are in use",
-            ),
+            (self.memory.idempotency_keys, "idempotency keys, if that many are in use"),
             (self.memory.windows, "windows of deliveries"),
-            (
-                self.memory.ingress_buffers,
-                "buffers, if all producers' connections are open",
-            ),
+            (self.memory.ingress_buffers, "buffers, if all producers' connections are open"),
             (self.memory.egress_buffers, "buffers, if all pools are full"),
         ] {
             writeln!(f, "  {:>10}  {what}", mib(bytes))?;

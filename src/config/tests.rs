@@ -12,9 +12,7 @@ mod values;
 
 /// An environment of nobody, with these variables.
 fn options(variables: &[(&str, &str)]) -> LoadOptions {
-    let pairs = variables
-        .iter()
-        .map(|(k, v)| (k.to_string(), v.to_string()));
+    let pairs = variables.iter().map(|(k, v)| (k.to_string(), v.to_string()));
     let env = Env::Fixed(pairs.collect::<BTreeMap<_, _>>());
     LoadOptions {
         places: Places::new(env.clone(), true),

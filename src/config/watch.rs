@@ -83,9 +83,7 @@ impl Watch {
     pub async fn changed(&mut self) -> ContentHash {
         loop {
             if !self.rung {
-                self.rung = timeout_at(self.next_poll, self.bell.notified())
-                    .await
-                    .is_ok();
+                self.rung = timeout_at(self.next_poll, self.bell.notified()).await.is_ok();
             }
             if self.rung {
                 self.quiet().await;
@@ -169,9 +167,7 @@ impl Watch {
 
 fn identity_of(directory: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::metadata(directory).ok()?;
-    metadata
-        .is_dir()
-        .then_some((metadata.dev(), metadata.ino()))
+    metadata.is_dir().then_some((metadata.dev(), metadata.ino()))
 }
 
 /// Reading is no change; otherwise our own look at the files would ring the bell.

@@ -62,9 +62,7 @@ impl Limiter {
 
     fn with_tokens(rate: RateLimit, clock: &Clock, tokens: u32) -> Limiter {
         let limit = u64::from(rate.limit.max(1));
-        let per = u64::try_from(rate.per.as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let per = u64::try_from(rate.per.as_nanos()).unwrap_or(u64::MAX).max(1);
         let shared = gcd(limit, per);
         let scaled = ScaledClock {
             clock: clock.clone(),
@@ -80,12 +78,7 @@ impl Limiter {
             // A new limiter is full, so this many can always be taken from it.
             let _ = inner.check_n(spent);
         }
-        Limiter {
-            rate,
-            clock: clock.clone(),
-            scaled,
-            inner,
-        }
+        Limiter { rate, clock: clock.clone(), scaled, inner }
     }
 
     /// Takes every token that is left and counts them, from large pieces to small ones.
@@ -126,11 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rate(limit: u32, per_ms: u64, burst: u32) -> RateLimit {
-        RateLimit {
-            limit,
-            per: Duration::from_millis(per_ms),
-            burst,
-        }
+        RateLimit { limit, per: Duration::from_millis(per_ms), burst }
     }
 
     fn take_all(limiter: &mut Limiter) -> u32 {
@@ -180,10 +169,7 @@ mod tests {
                 sent += take_all(&mut limiter);
             }
             let expected = u64::from(limit) * run_s * 1000 / per_ms;
-            assert!(
-                u64::from(sent).abs_diff(expected) <= 1,
-                "{sent} of {expected}"
-            );
+            assert!(u64::from(sent).abs_diff(expected) <= 1, "{sent} of {expected}");
         }
     }
 

@@ -82,10 +82,7 @@ impl RetryPolicy {
             Outcome::Response { status, .. } if facts.success.contains(status) => {
                 return Disposition::Delivered;
             }
-            Outcome::Response {
-                status,
-                retry_after,
-            } => {
+            Outcome::Response { status, retry_after } => {
                 let cause = cause_of_status(status);
                 let retried = self.on_status.contains(status);
                 (Disposition::Dead { cause, status }, retried, retry_after)
@@ -114,11 +111,7 @@ impl RetryPolicy {
         let retry = attempts.saturating_sub(1);
         let in_count = attempts < self.count;
         match &self.strategy {
-            Strategy::Exponential {
-                interval,
-                factor,
-                max_interval,
-            } => in_count.then(|| {
+            Strategy::Exponential { interval, factor, max_interval } => in_count.then(|| {
                 let factor = factor.powi(i32::try_from(retry).unwrap_or(i32::MAX));
                 Duration::try_from_secs_f64(interval.as_secs_f64() * factor)
                     .unwrap_or(*max_interval)
@@ -228,19 +221,13 @@ mod tests {
     }
 
     fn response(status: u16, retry_after: Option<u64>) -> Outcome {
-        Outcome::Response {
-            status,
-            retry_after: retry_after.map(Duration::from_secs),
-        }
+        Outcome::Response { status, retry_after: retry_after.map(Duration::from_secs) }
     }
 
     fn decide(policy: &RetryPolicy, attempts: u32, age: u64, outcome: &Outcome) -> Disposition {
         let success = StatusSet::success();
-        let facts = Facts {
-            attempts,
-            since_first_attempt: Duration::from_secs(age),
-            success: &success,
-        };
+        let facts =
+            Facts { attempts, since_first_attempt: Duration::from_secs(age), success: &success };
         policy.decide(facts, outcome, &mut fastrand::Rng::with_seed(7))
     }
 
@@ -276,9 +263,7 @@ mod tests {
     #[test]
     fn waits_grow_as_the_strategy_says() {
         let schedule = Strategy::Schedule(vec![SECOND, 60 * SECOND]);
-        let linear = Strategy::Linear {
-            interval: 9 * SECOND,
-        };
+        let linear = Strategy::Linear { interval: 9 * SECOND };
         let failed = response(500, None);
         for (strategy, attempts, expected) in [
             (exponential(), 1, retry(5)),
@@ -308,10 +293,7 @@ mod tests {
         let policy = policy(exponential(), Jitter::None);
         assert_eq!(decide(&policy, 1, 0, &response(503, Some(2))), retry(5));
         assert_eq!(decide(&policy, 1, 0, &response(503, Some(60))), retry(60));
-        assert_eq!(
-            decide(&policy, 1, 0, &response(429, Some(u64::MAX))),
-            retry(3600)
-        );
+        assert_eq!(decide(&policy, 1, 0, &response(429, Some(u64::MAX))), retry(3600));
     }
 
     #[test]
@@ -320,10 +302,7 @@ mod tests {
         let failed = response(500, None);
         let limit = 72 * 3600;
         assert_eq!(decide(&policy, 1, limit - 5, &failed), retry(5));
-        assert_eq!(
-            decide(&policy, 1, limit - 4, &failed),
-            dead(Cause::HttpStatus, 500)
-        );
+        assert_eq!(decide(&policy, 1, limit - 4, &failed), dead(Cause::HttpStatus, 500));
     }
 
     #[test]

@@ -70,15 +70,10 @@ impl StatusSet {
         for ((bit, yes), no) in bits.iter_mut().zip(included).zip(excluded) {
             *bit = yes & !no;
         }
-        let set = StatusSet {
-            entries: list.iter().map(|entry| (*entry).to_owned()).collect(),
-            bits,
-        };
+        let set =
+            StatusSet { entries: list.iter().map(|entry| (*entry).to_owned()).collect(), bits };
         if bits == [0; 8] {
-            return refuse(
-                0,
-                "the list includes no status; name some, as in \"5xx\"".to_owned(),
-            );
+            return refuse(0, "the list includes no status; name some, as in \"5xx\"".to_owned());
         }
         if purpose == Purpose::Retry && (200..300).any(|status| set.contains(status)) {
             return refuse(
@@ -114,10 +109,7 @@ impl StatusSet {
     }
 
     fn empty() -> StatusSet {
-        StatusSet {
-            entries: Vec::new(),
-            bits: [0; 8],
-        }
+        StatusSet { entries: Vec::new(), bits: [0; 8] }
     }
 
     /// The first entry that brings a 2xx in.
@@ -165,9 +157,7 @@ fn range(text: &str) -> Result<(u16, u16), String> {
     if let Some((first, last)) = text.split_once('-') {
         let (first, last) = (number(first)?, number(last)?);
         if first > last {
-            return Err(format!(
-                "the range {text:?} is backwards, write \"{last}-{first}\""
-            ));
+            return Err(format!("the range {text:?} is backwards, write \"{last}-{first}\""));
         }
         return Ok((first, last));
     }
@@ -256,10 +246,7 @@ mod tests {
             (100u16..600).prop_map(|a| a.to_string()),
             (100u16..600, 0u16..100).prop_map(|(a, n)| format!("{a}-{}", (a + n).min(599))),
             (1u16..6).prop_map(|c| format!("{c}xx")),
-            (
-                prop::sample::select(vec![">", ">=", "<", "<="]),
-                100u16..600
-            )
+            (prop::sample::select(vec![">", ">=", "<", "<="]), 100u16..600)
                 .prop_map(|(sign, a)| format!("{sign}{a}")),
         ]
     }

@@ -19,41 +19,21 @@ impl Daemon {
                     let _ = reply.send(status);
                 }
             }
-            Command::DeadList {
-                connection,
-                after,
-                limit,
-                reply,
-            } => {
+            Command::DeadList { connection, after, limit, reply } => {
                 let _ = reply.send(self.dead_list(connection, after, limit).await);
             }
-            Command::DeadShow {
-                connection,
-                event,
-                reply,
-            } => {
-                let shown = self
-                    .dead_event(&connection, event)
-                    .await
-                    .map(|(dead, event)| DeadEvent {
+            Command::DeadShow { connection, event, reply } => {
+                let shown =
+                    self.dead_event(&connection, event).await.map(|(dead, event)| DeadEvent {
                         dead_letter: describe(&connection, &dead, &event),
                         event: event.into(),
                     });
                 let _ = reply.send(shown);
             }
-            Command::Replay {
-                connection,
-                event,
-                reply,
-            } => {
+            Command::Replay { connection, event, reply } => {
                 let _ = reply.send(self.replay(&connection, event).await);
             }
-            Command::ReplayPage {
-                connection,
-                after,
-                limit,
-                reply,
-            } => {
+            Command::ReplayPage { connection, after, limit, reply } => {
                 let _ = reply.send(self.replay_page(&connection, after, limit).await);
             }
             Command::Reload(reply) => {
@@ -64,11 +44,8 @@ impl Daemon {
 
     async fn status(&self) -> Result<api::Status, store::Closed> {
         let status = self.store.status().await?;
-        let mut connections: Vec<_> = self
-            .live
-            .iter()
-            .map(|live| self.describe_connection(live))
-            .collect();
+        let mut connections: Vec<_> =
+            self.live.iter().map(|live| self.describe_connection(live)).collect();
         connections.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(api::Status {
             daemon: self.describe_daemon(),
@@ -92,18 +69,10 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state,
-            uptime_seconds: self
-                .clock
-                .monotonic()
-                .saturating_sub(self.started)
-                .as_secs(),
+            uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs(),
             generation: self.generation,
             last_reload: self.last_reload.clone(),
-            config_file: self
-                .root
-                .path
-                .exists()
-                .then(|| self.root.path.display().to_string()),
+            config_file: self.root.path.exists().then(|| self.root.path.display().to_string()),
         }
     }
 
@@ -141,21 +110,15 @@ impl Daemon {
             held: queue.live.load(Ordering::Relaxed),
             dead: queue.dead.load(Ordering::Relaxed),
         });
-        orphaned
-            .filter(|orphaned| orphaned.held + orphaned.dead > 0)
-            .collect()
+        orphaned.filter(|orphaned| orphaned.held + orphaned.dead > 0).collect()
     }
 
     /// The names whose dead letters can be asked for, with their numbers: configured connections and orphaned queues.
     async fn known(&self) -> Result<Vec<(String, ConnectionId)>, Refusal> {
         let status = self.store.status().await.map_err(closed)?;
         let ids = (0..).map(ConnectionId);
-        let mut known: Vec<_> = status
-            .queues
-            .into_iter()
-            .zip(ids)
-            .map(|((name, _), id)| (name, id))
-            .collect();
+        let mut known: Vec<_> =
+            status.queues.into_iter().zip(ids).map(|((name, _), id)| (name, id)).collect();
         let orphaned = |name: &str| self.live.iter().all(|live| live.connection.name != name);
         known.retain(|(name, _)| !name.starts_with('\0') || !orphaned(name));
         known.sort();
@@ -165,9 +128,7 @@ impl Daemon {
     async fn id_of(&self, connection: &str) -> Result<ConnectionId, Refusal> {
         let known = self.known().await?;
         let found = known.into_iter().find(|(name, _)| name == connection);
-        found
-            .map(|(_, id)| id)
-            .ok_or_else(|| Refusal::UnknownConnection(connection.to_owned()))
+        found.map(|(_, id)| id).ok_or_else(|| Refusal::UnknownConnection(connection.to_owned()))
     }
 
     async fn dead_list(
@@ -204,11 +165,7 @@ impl Daemon {
             }
         }
         let next = last.filter(|_| more).map(DeliveryId::to_cursor);
-        Ok(Page {
-            pagination: Pagination { limit, next },
-            count: models.len(),
-            models,
-        })
+        Ok(Page { pagination: Pagination { limit, next }, count: models.len(), models })
     }
 
     /// A dead letter with its event's id, for which its record must be read.
@@ -217,11 +174,7 @@ impl Daemon {
         name: &str,
         letter: &DeadLetter,
     ) -> Result<api::DeadLetter, Refusal> {
-        let loaded = self
-            .store
-            .load(letter.id, letter.size)
-            .await
-            .map_err(closed)?;
+        let loaded = self.store.load(letter.id, letter.size).await.map_err(closed)?;
         Ok(match loaded {
             Ok(event) => describe(name, letter, &event),
             Err(error) => {
@@ -239,10 +192,7 @@ impl Daemon {
     ) -> Result<(DeadLetter, Event), Refusal> {
         let id = self.id_of(connection).await?;
         let found = self.store.find_dead(id, event).await.map_err(closed)?;
-        found.ok_or_else(|| Refusal::NoSuchDeadLetter {
-            connection: connection.to_owned(),
-            event,
-        })
+        found.ok_or_else(|| Refusal::NoSuchDeadLetter { connection: connection.to_owned(), event })
     }
 
     async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
@@ -254,11 +204,7 @@ impl Daemon {
         };
         let replayed = self.replay_letters(connection, vec![letter.id]).await?;
         // Somebody else may have replayed it in between.
-        if replayed == 1 {
-            Ok(())
-        } else {
-            Err(Refusal::StillLive(event))
-        }
+        if replayed == 1 { Ok(()) } else { Err(Refusal::StillLive(event)) }
     }
 
     async fn is_live(&self, connection: &str, event: EventId) -> Result<bool, Refusal> {
@@ -274,22 +220,11 @@ impl Daemon {
     ) -> Result<ReplayedPage, Refusal> {
         let after = after.as_deref().map(cursor).transpose()?;
         let id = self.id_of(connection).await?;
-        let page = self
-            .store
-            .dead(id, after, limit as usize)
-            .await
-            .map_err(closed)?;
+        let page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
         let letters: Vec<_> = page.letters.iter().map(|letter| letter.id).collect();
-        let next = letters
-            .last()
-            .filter(|_| page.more)
-            .map(|id| id.to_cursor());
+        let next = letters.last().filter(|_| page.more).map(|id| id.to_cursor());
         let replayed = self.replay_letters(connection, letters).await?;
-        Ok(ReplayedPage {
-            replayed,
-            dead_before: page.total as u64,
-            next,
-        })
+        Ok(ReplayedPage { replayed, dead_before: page.total as u64, next })
     }
 
     async fn replay_letters(
@@ -299,11 +234,7 @@ impl Daemon {
     ) -> Result<u64, Refusal> {
         let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
         let replayed = replayed as u64;
-        if let Some(live) = self
-            .live
-            .iter()
-            .find(|live| live.connection.name == connection)
-        {
+        if let Some(live) = self.live.iter().find(|live| live.connection.name == connection) {
             live.metrics.replayed.increment(replayed);
         }
         durable.map_err(|error| Refusal::Store(error.to_string()))?;

@@ -54,26 +54,12 @@ impl States {
     pub(super) fn of(queue: &QueueCounters, status: Option<&Status>, state: State) -> States {
         let live = queue.live.load(Ordering::Relaxed);
         let in_flight = status
-            .map_or(0, |status| {
-                u64::from(status.in_flight.load(Ordering::Relaxed))
-            })
+            .map_or(0, |status| u64::from(status.in_flight.load(Ordering::Relaxed)))
             .min(live);
-        let scheduled = queue
-            .scheduled
-            .load(Ordering::Relaxed)
-            .min(live - in_flight);
+        let scheduled = queue.scheduled.load(Ordering::Relaxed).min(live - in_flight);
         let rest = live - in_flight - scheduled;
-        let (queued, held) = if state == State::Active {
-            (rest, 0)
-        } else {
-            (0, rest)
-        };
-        States {
-            queued,
-            scheduled,
-            held,
-            in_flight,
-        }
+        let (queued, held) = if state == State::Active { (rest, 0) } else { (0, rest) };
+        States { queued, scheduled, held, in_flight }
     }
 }
 
@@ -89,10 +75,8 @@ impl Gauges {
 
     /// Which connections there are from now on.
     pub(super) fn watch(&self, live: &[Live], dispatcher: &Dispatcher) {
-        let connections = live
-            .iter()
-            .map(|live| OfConnection::new(live, dispatcher.status(live.id)))
-            .collect();
+        let connections =
+            live.iter().map(|live| OfConnection::new(live, dispatcher.status(live.id))).collect();
         *lock(&self.connections) = connections;
     }
 
@@ -118,9 +102,7 @@ impl Gauges {
     pub(super) fn oldest_seconds(&self, id: ConnectionId) -> u64 {
         let connections = lock(&self.connections);
         let connection = connections.iter().find(|connection| connection.id == id);
-        connection.map_or(0, |connection| {
-            connection.oldest_seconds.load(Ordering::Relaxed)
-        })
+        connection.map_or(0, |connection| connection.oldest_seconds.load(Ordering::Relaxed))
     }
 
     /// Sets all gauges when called.
@@ -142,14 +124,8 @@ impl Gauges {
 
 impl OfConnection {
     fn new(live: &Live, status: Option<Arc<Status>>) -> OfConnection {
-        let state = |state| {
-            live.metrics
-                .gauge("posthaste_queue_events", Some(("state", state)))
-        };
-        let pool = |state| {
-            live.metrics
-                .gauge("posthaste_pool_connections", Some(("state", state)))
-        };
+        let state = |state| live.metrics.gauge("posthaste_queue_events", Some(("state", state)));
+        let pool = |state| live.metrics.gauge("posthaste_pool_connections", Some(("state", state)));
         let plain = |metric| live.metrics.gauge(metric, None);
         OfConnection {
             id: live.id,
@@ -175,17 +151,12 @@ impl OfConnection {
         self.scheduled.set(states.scheduled as f64);
         self.held.set(states.held as f64);
         self.in_flight.set(states.in_flight as f64);
-        self.bytes
-            .set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
-        self.oldest
-            .set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
-        self.dead
-            .set(self.queue.dead.load(Ordering::Relaxed) as f64);
+        self.bytes.set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
+        self.oldest.set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
+        self.dead.set(self.queue.dead.load(Ordering::Relaxed) as f64);
         if let Some(status) = &self.status {
-            self.open
-                .set(f64::from(status.open.load(Ordering::Relaxed)));
-            self.idle
-                .set(f64::from(status.idle.load(Ordering::Relaxed)));
+            self.open.set(f64::from(status.open.load(Ordering::Relaxed)));
+            self.idle.set(f64::from(status.idle.load(Ordering::Relaxed)));
         }
     }
 }

@@ -42,20 +42,12 @@ impl Daemon {
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(errors) => {
-                self.watch
-                    .set_paths(errors.watched.clone(), errors.content_hash);
-                return Err(ReloadRefused {
-                    errors: errors.errors.iter().map(problem).collect(),
-                });
+                self.watch.set_paths(errors.watched.clone(), errors.content_hash);
+                return Err(ReloadRefused { errors: errors.errors.iter().map(problem).collect() });
             }
         };
         say_warnings(&loaded);
-        let Loaded {
-            config,
-            warnings,
-            content_hash,
-            watched,
-        } = loaded;
+        let Loaded { config, warnings, content_hash, watched } = loaded;
         self.watch.set_paths(watched, content_hash);
         let diff = diff(&self.config, &config);
         if !diff.needs_restart.is_empty() {
@@ -65,47 +57,28 @@ impl Daemon {
                 self.root.path.display()
             )));
         }
-        let changed = diff
-            .added
-            .iter()
-            .chain(diff.changed.iter().map(|(_, new)| new));
+        let changed = diff.added.iter().chain(diff.changed.iter().map(|(_, new)| new));
         let prepared = changed.map(prepare).collect::<Result<_, _>>()?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok(Plan {
-            config,
-            diff,
-            prepared,
-            warnings,
-        })
+        Ok(Plan { config, diff, prepared, warnings })
     }
 
     /// Swaps the routing table and moves the egress to the new settings.
     async fn put_in_force(&mut self, plan: Plan) -> Reloaded {
-        let Plan {
-            config,
-            diff,
-            mut prepared,
-            warnings,
-        } = plan;
+        let Plan { config, diff, mut prepared, warnings } = plan;
         let names =
             |connections: &[Arc<Connection>]| connections.iter().map(|c| c.name.clone()).collect();
         let reloaded = Reloaded {
             generation: self.generation + 1,
             added: names(&diff.added),
-            changed: diff
-                .changed
-                .iter()
-                .map(|(_, new)| new.name.clone())
-                .collect(),
+            changed: diff.changed.iter().map(|(_, new)| new.name.clone()).collect(),
             removed: names(&diff.removed),
             warnings,
         };
         self.generation += 1;
         let before = std::mem::take(&mut self.live);
-        let mut known: HashMap<String, Live> = before
-            .into_iter()
-            .map(|live| (live.connection.name.clone(), live))
-            .collect();
+        let mut known: HashMap<String, Live> =
+            before.into_iter().map(|live| (live.connection.name.clone(), live)).collect();
         self.config = config;
         let mut replaced = Vec::new();
         for connection in self.config.connections.clone() {
@@ -143,17 +116,11 @@ impl Daemon {
 
     /// Stops delivering for a connection that is gone. Its queue stays, unless it says otherwise.
     async fn retire(&mut self, live: Live) {
-        let Live {
-            connection,
-            id,
-            metrics,
-            ..
-        } = live;
+        let Live { connection, id, metrics, .. } = live;
         self.store.detach(id);
         self.dispatcher.detach(id).await;
         if connection.on_remove == OnRemove::Discard {
-            self.discard(&connection.name, id, &metrics.deliveries.cancelled)
-                .await;
+            self.discard(&connection.name, id, &metrics.deliveries.cancelled).await;
         }
         self.metrics.remove_connection(&connection.name);
     }
@@ -180,17 +147,10 @@ impl Daemon {
     /// Says how a reload went, everywhere.
     fn note_reload(&mut self, result: &Result<Reloaded, ReloadRefused>) {
         let label = if result.is_ok() { "taken" } else { "refused" };
-        self.metrics
-            .counter("posthaste_config_reloads_total", &[("result", label)])
-            .increment(1);
-        let successful = self
-            .metrics
-            .gauge("posthaste_config_last_reload_successful", &[]);
+        self.metrics.counter("posthaste_config_reloads_total", &[("result", label)]).increment(1);
+        let successful = self.metrics.gauge("posthaste_config_last_reload_successful", &[]);
         successful.set(f64::from(u8::from(result.is_ok())));
-        let error = result
-            .as_ref()
-            .err()
-            .and_then(|refused| refused.errors.first());
+        let error = result.as_ref().err().and_then(|refused| refused.errors.first());
         let error = error.map(|error| error.message.clone());
         match result {
             Ok(taken) => tracing::info!(
@@ -212,10 +172,9 @@ impl Daemon {
         }
         let status = match &error {
             None => self.status_line(),
-            Some(error) => format!(
-                "{}; the configuration was refused: {error}",
-                self.status_line()
-            ),
+            Some(error) => {
+                format!("{}; the configuration was refused: {error}", self.status_line())
+            }
         };
         self.last_reload = Some(LastReload {
             at: rfc3339(self.clock.wall_ms()),
@@ -227,16 +186,9 @@ impl Daemon {
 
     /// Gauges of the configuration in force.
     pub(super) fn note_config_in_force(&self) {
-        self.metrics
-            .gauge("posthaste_config_generation", &[])
-            .set(self.generation as f64);
-        self.metrics
-            .gauge("posthaste_config_last_reload_successful", &[])
-            .set(1.0);
-        let at = self.metrics.gauge(
-            "posthaste_config_last_reload_success_timestamp_seconds",
-            &[],
-        );
+        self.metrics.gauge("posthaste_config_generation", &[]).set(self.generation as f64);
+        self.metrics.gauge("posthaste_config_last_reload_successful", &[]).set(1.0);
+        let at = self.metrics.gauge("posthaste_config_last_reload_success_timestamp_seconds", &[]);
         at.set(self.clock.wall_ms() as f64 / 1000.0);
         for result in ["taken", "refused"] {
             self.metrics
@@ -249,25 +201,16 @@ impl Daemon {
 fn prepare(connection: &Arc<Connection>) -> Result<(String, Prepared), ReloadRefused> {
     match delivery::prepare(connection) {
         Ok(prepared) => Ok((connection.name.clone(), prepared)),
-        Err(error) => Err(refused(format!(
-            "connection {:?}: {error}",
-            connection.name
-        ))),
+        Err(error) => Err(refused(format!("connection {:?}: {error}", connection.name))),
     }
 }
 
 fn problem(error: &config::ConfigError) -> ConfigProblem {
-    ConfigProblem {
-        message: error.to_string(),
-        rendered: error.render("error"),
-    }
+    ConfigProblem { message: error.to_string(), rendered: error.render("error") }
 }
 
 fn refused(message: String) -> ReloadRefused {
     ReloadRefused {
-        errors: vec![ConfigProblem {
-            rendered: format!("error: {message}\n"),
-            message,
-        }],
+        errors: vec![ConfigProblem { rendered: format!("error: {message}\n"), message }],
     }
 }

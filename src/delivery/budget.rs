@@ -33,10 +33,7 @@ pub(super) enum Room {
 
 impl Budget {
     pub(super) fn new(limit: u64) -> Budget {
-        Budget {
-            limit,
-            used: Cell::new(0),
-        }
+        Budget { limit, used: Cell::new(0) }
     }
 
     /// Whether a connection that holds `held` may take `size` more. Whoever holds nothing may always take one payload.

@@ -173,9 +173,7 @@ impl Http {
 
     fn failed(&self, error: &hyper::Error) -> SendError {
         let heard = self.heard.anything();
-        let io = error
-            .source()
-            .and_then(|inner| inner.downcast_ref::<io::Error>());
+        let io = error.source().and_then(|inner| inner.downcast_ref::<io::Error>());
         let cause = if let Some(io) = io {
             cause_of_io(io)
         } else if error.is_user() {
@@ -189,11 +187,7 @@ impl Http {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        SendError {
-            cause,
-            detail,
-            unanswered: !heard && cause != Cause::Internal,
-        }
+        SendError { cause, detail, unanswered: !heard && cause != Cause::Internal }
     }
 }
 

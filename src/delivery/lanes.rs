@@ -45,21 +45,13 @@ const RETRY: usize = Lane::Retry as usize;
 const REPLAY: usize = Lane::Replay as usize;
 
 /// Who goes first in each turn, and who if it has nothing.
-const TURNS: [[usize; 3]; 4] = [
-    [NEW, RETRY, REPLAY],
-    [RETRY, NEW, REPLAY],
-    [NEW, RETRY, REPLAY],
-    [REPLAY, NEW, RETRY],
-];
+const TURNS: [[usize; 3]; 4] =
+    [[NEW, RETRY, REPLAY], [RETRY, NEW, REPLAY], [NEW, RETRY, REPLAY], [REPLAY, NEW, RETRY]];
 
 impl Lanes {
     pub(super) fn push(&mut self, delivery: Delivery, since: Instant) {
         let lane = delivery.lane as usize;
-        let entry = Entry {
-            delivery,
-            since,
-            counted: false,
-        };
+        let entry = Entry { delivery, since, counted: false };
         if let Some(waiting) = self.waiting.get_mut(lane) {
             waiting.push_back(entry);
         }
@@ -68,11 +60,7 @@ impl Lanes {
     /// A payload has come; its bytes are accounted for.
     pub(super) fn push_loaded(&mut self, delivery: Delivery, event: Arc<Event>, since: Instant) {
         let lane = delivery.lane as usize;
-        let entry = Entry {
-            delivery,
-            since,
-            counted: false,
-        };
+        let entry = Entry { delivery, since, counted: false };
         if let Some(loaded) = self.loaded.get_mut(lane) {
             loaded.push_back((entry, event));
         }
@@ -93,9 +81,7 @@ impl Lanes {
 
     /// The one whose turn it is among those whose bytes are accounted for: sending it is what gives bytes back.
     pub(super) fn peek_loaded(&self) -> Option<Candidate> {
-        self.order()
-            .iter()
-            .find_map(|lane| self.peek_loaded_lane(*lane))
+        self.order().iter().find_map(|lane| self.peek_loaded_lane(*lane))
     }
 
     fn peek_loaded_lane(&self, lane: usize) -> Option<Candidate> {
@@ -158,10 +144,7 @@ impl Lanes {
 
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Delivery> + '_ {
-        self.waiting
-            .iter_mut()
-            .flat_map(|lane| lane.drain(..))
-            .map(|entry| entry.delivery)
+        self.waiting.iter_mut().flat_map(|lane| lane.drain(..)).map(|entry| entry.delivery)
     }
 
     /// All that wait, to look at how long they have.
@@ -183,11 +166,7 @@ mod tests {
     fn run(new: u32, retry: u32, replay: u32, turns: usize) -> String {
         let event = event(b"{}");
         let mut lanes = Lanes::default();
-        let waiting = [
-            (Lane::New, new),
-            (Lane::Retry, retry),
-            (Lane::Replay, replay),
-        ];
+        let waiting = [(Lane::New, new), (Lane::Retry, retry), (Lane::Replay, replay)];
         for (lane, count) in waiting {
             for slot in 0..count {
                 lanes.push(delivery(1, slot, lane, &event), Instant::now());
@@ -245,10 +224,7 @@ mod tests {
         assert_eq!(candidate.event, hot);
         assert!(lanes.pop_cold(|_| false).is_none());
         let entry = lanes.pop_cold(|_| true).unwrap();
-        assert!(
-            lanes.pop_cold(|_| true).is_none(),
-            "the hot one is not cold"
-        );
+        assert!(lanes.pop_cold(|_| true).is_none(), "the hot one is not cold");
         lanes.push_loaded(entry.delivery, Arc::new(kept), entry.since);
         assert_eq!((lanes.len(), lanes.loaded_len()), (2, 1));
         assert!(lanes.unload() > 0);

@@ -221,10 +221,7 @@ impl Outbox {
     fn release_waiting(&self, inner: &mut Inner) {
         let unloaded = inner.lanes.unload();
         self.give_bytes(unloaded);
-        inner
-            .lanes
-            .drain()
-            .for_each(|delivery| self.shared.feed.release(delivery));
+        inner.lanes.drain().for_each(|delivery| self.shared.feed.release(delivery));
     }
 
     /// A delivery is due. [`Outbox::pump`] starts it.
@@ -427,10 +424,7 @@ impl Outbox {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
         store(&self.status.idle, inner.idle.len());
-        store(
-            &self.status.waiting,
-            inner.lanes.len() + inner.loading.len(),
-        );
+        store(&self.status.waiting, inner.lanes.len() + inner.loading.len());
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
         self.status.open.store(inner.workers, Ordering::Relaxed);
     }

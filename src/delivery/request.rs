@@ -137,11 +137,8 @@ mod tests {
     use crate::delivery::testing::{connection, event};
 
     fn request(connection: &Connection, attempt: u32, lane: Lane) -> Request<Body> {
-        let particulars = Particulars {
-            attempt,
-            lane,
-            timestamp: HeaderValue::from_static("1700000000"),
-        };
+        let particulars =
+            Particulars { attempt, lane, timestamp: HeaderValue::from_static("1700000000") };
         Template::new(connection).request(&event(b"{\"a\":1}"), &particulars)
     }
 
@@ -172,16 +169,10 @@ mod tests {
     #[test]
     fn own_headers_replace_ours_and_repeat() {
         let mut connection = connection("crm", "http://example.com/");
-        for (name, value) in [
-            ("user-agent", "me"),
-            ("x-tag", "a"),
-            ("x-tag", "b"),
-            ("content-type", "text/plain"),
-        ] {
-            let header = (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+        for (name, value) in
+            [("user-agent", "me"), ("x-tag", "a"), ("x-tag", "b"), ("content-type", "text/plain")]
+        {
+            let header = (HeaderName::from_static(name), HeaderValue::from_static(value));
             connection.headers.push(header);
         }
         let made = request(&connection, 1, Lane::New);

@@ -34,12 +34,7 @@ const LOOKUP_THREADS: usize = 128;
 /// What the dispatcher asks of a runtime.
 #[derive(Debug)]
 pub(super) enum Command {
-    Attach(
-        ConnectionId,
-        Box<Prepared>,
-        Arc<ConnectionMetrics>,
-        Arc<Status>,
-    ),
+    Attach(ConnectionId, Box<Prepared>, Arc<ConnectionMetrics>, Arc<Status>),
     Replace(ConnectionId, Box<Prepared>),
     Detach(ConnectionId),
     SetPaused(ConnectionId, bool),
@@ -104,19 +99,17 @@ pub(super) fn spawn(number: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
         .enable_time()
         .max_blocking_threads(LOOKUP_THREADS)
         .build()?;
-    std::thread::Builder::new()
-        .name(format!("egress-{number}"))
-        .spawn(move || {
-            let local = LocalSet::new();
-            let done = local.block_on(&runtime, run(parts));
-            // Attempts that outlived the time to drain end here; their deliveries go back to the store.
-            drop(local);
-            // A name lookup that hangs cannot be stopped, and is not waited for.
-            runtime.shutdown_background();
-            if let Some(done) = done {
-                let _ = done.send(());
-            }
-        })
+    std::thread::Builder::new().name(format!("egress-{number}")).spawn(move || {
+        let local = LocalSet::new();
+        let done = local.block_on(&runtime, run(parts));
+        // Attempts that outlived the time to drain end here; their deliveries go back to the store.
+        drop(local);
+        // A name lookup that hangs cannot be stopped, and is not waited for.
+        runtime.shutdown_background();
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    })
 }
 
 /// One runtime's connections.
@@ -127,14 +120,7 @@ struct Runtime {
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
 pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
-    let Parts {
-        feed,
-        clock,
-        payload_bytes,
-        seed,
-        ticks,
-        mut inbox,
-    } = parts;
+    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox } = parts;
     let mut runtime = Runtime {
         shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
         outboxes: HashMap::new(),
@@ -177,11 +163,7 @@ impl Runtime {
         match command {
             Command::Attach(id, prepared, metrics, status) => {
                 let outbox = Outbox::new(&self.shared, id, *prepared, metrics, status);
-                drop(
-                    self.shared
-                        .tasks
-                        .spawn_local(Rc::clone(&outbox).run_alarm()),
-                );
+                drop(self.shared.tasks.spawn_local(Rc::clone(&outbox).run_alarm()));
                 if let Some(before) = self.outboxes.insert(id, outbox) {
                     before.close();
                 }

@@ -61,11 +61,7 @@ mod tests {
     fn the_last_failure_reads_back() {
         let status = Status::default();
         assert_eq!(status.last_failure(), None);
-        let failure = LastFailure {
-            at_ms: 7,
-            cause: Cause::Internal,
-            status: 65_535,
-        };
+        let failure = LastFailure { at_ms: 7, cause: Cause::Internal, status: 65_535 };
         status.note_failure(failure);
         assert_eq!(status.last_failure(), Some(failure));
     }

@@ -36,9 +36,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         max_in_flight: 4,
         rate_limit: None,
         retry: RetryPolicy {
-            strategy: Strategy::Linear {
-                interval: Duration::from_secs(5),
-            },
+            strategy: Strategy::Linear { interval: Duration::from_secs(5) },
             jitter: Jitter::None,
             count: 50,
             max_age: Duration::from_secs(72 * 3600),
@@ -73,12 +71,7 @@ pub(crate) fn event(body: &[u8]) -> Arc<Event> {
 /// A delivery of an event, hot as long as the event is kept.
 pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event>) -> Delivery {
     Delivery {
-        id: DeliveryId {
-            connection: ConnectionId(connection),
-            segment: 1,
-            slot,
-            offset: slot,
-        },
+        id: DeliveryId { connection: ConnectionId(connection), segment: 1, slot, offset: slot },
         lane,
         attempts: u32::from(lane == Lane::Retry),
         first_attempt: None,

@@ -107,8 +107,7 @@ impl Rig {
 
     async fn replace(&self, id: u32, connection: Connection) {
         let prepared = prepared(connection);
-        self.command(Command::Replace(ConnectionId(id), prepared))
-            .await;
+        self.command(Command::Replace(ConnectionId(id), prepared)).await;
     }
 
     async fn command(&self, command: Command) {
@@ -133,9 +132,7 @@ impl Rig {
             let slot = self.next_slot;
             self.next_slot += 1;
             assert!(self.out.insert(slot));
-            items.push(FeedItem::Due(testing::delivery(
-                connection, slot, lane, &event,
-            )));
+            items.push(FeedItem::Due(testing::delivery(connection, slot, lane, &event)));
         }
         self.events.push(event);
         self.port.send(&mut items);
@@ -149,16 +146,8 @@ impl Rig {
     /// Takes what came back. Nothing may come back twice.
     fn receive(&mut self) {
         let (settled, released, loads) = self.port.receive_for_test();
-        for id in settled
-            .iter()
-            .map(|settled| settled.id)
-            .chain(released.iter().map(|d| d.id))
-        {
-            assert!(
-                self.out.remove(&id.slot),
-                "slot {} came back twice",
-                id.slot
-            );
+        for id in settled.iter().map(|settled| settled.id).chain(released.iter().map(|d| d.id)) {
+            assert!(self.out.remove(&id.slot), "slot {} came back twice", id.slot);
         }
         self.settled.extend(settled);
         self.released.extend(released);
@@ -183,10 +172,7 @@ impl Rig {
             if enough(self) {
                 return;
             }
-            assert!(
-                start.elapsed() < Duration::from_secs(900),
-                "waited too long"
-            );
+            assert!(start.elapsed() < Duration::from_secs(900), "waited too long");
             sleep(Duration::from_millis(1)).await;
         }
     }

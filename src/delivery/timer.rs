@@ -17,10 +17,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn new(at: Instant) -> Deadline {
-        Deadline {
-            at,
-            sleep: Box::pin(sleep_until(at)),
-        }
+        Deadline { at, sleep: Box::pin(sleep_until(at)) }
     }
 
     pub(super) fn set(&mut self, at: Instant) {

@@ -163,11 +163,7 @@ impl Drop for Seat {
 impl Worker {
     /// Starts a worker with its first delivery.
     pub(super) fn spawn(outbox: &Rc<Outbox>, job: Job) {
-        let seat = Seat {
-            outbox: Rc::clone(outbox),
-            slot: Rc::default(),
-            busy: true,
-        };
+        let seat = Seat { outbox: Rc::clone(outbox), slot: Rc::default(), busy: true };
         let worker = Worker {
             seat,
             http: None,
@@ -198,10 +194,7 @@ impl Worker {
     /// Waits for a delivery; `None` when the worker is to end.
     async fn idle(&mut self, settings: &Settings) -> Option<Job> {
         let pool = settings.connection.pool;
-        let opened = self
-            .http
-            .as_ref()
-            .map_or_else(Instant::now, |http| http.opened);
+        let opened = self.http.as_ref().map_or_else(Instant::now, |http| http.opened);
         let until = (Instant::now() + pool.idle_timeout).min(opened + pool.max_lifetime);
         self.deadline.set(until);
         poll_fn(|cx| {
@@ -236,10 +229,7 @@ impl Worker {
         };
         let status = response.status().as_u16();
         let mut ended = Ended {
-            outcome: Outcome::Response {
-                status,
-                retry_after: None,
-            },
+            outcome: Outcome::Response { status, retry_after: None },
             code: cause_of_status(status),
             took: started.elapsed(),
             detail: None,
@@ -252,10 +242,7 @@ impl Worker {
             return;
         }
         let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
-        ended.outcome = Outcome::Response {
-            status,
-            retry_after,
-        };
+        ended.outcome = Outcome::Response { status, retry_after };
         ended.detail = location(response.headers());
         if let (429 | 503, Some(wait)) = (status, retry_after) {
             outbox.hold(wait, &settings.connection);
@@ -286,8 +273,7 @@ impl Worker {
                 timestamp: self.seat.outbox.shared.timestamp(),
             };
             let request = settings.template.request(job.event(), &particulars);
-            self.deadline
-                .set(Instant::now() + settings.connection.request_timeout);
+            self.deadline.set(Instant::now() + settings.connection.request_timeout);
             match http.send(request, &mut self.deadline).await {
                 Ok(response) => {
                     self.http = Some(http);
@@ -336,11 +322,7 @@ impl Worker {
 }
 
 fn not_sent(cause: Cause, detail: String) -> SendError {
-    SendError {
-        cause,
-        detail,
-        unanswered: false,
-    }
+    SendError { cause, detail, unanswered: false }
 }
 
 fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
@@ -351,8 +333,5 @@ fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
 fn location(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?;
     let text = String::from_utf8_lossy(location.as_bytes());
-    Some(format!(
-        "location: {}",
-        text.chars().take(LOCATION_MAX).collect::<String>()
-    ))
+    Some(format!("location: {}", text.chars().take(LOCATION_MAX).collect::<String>()))
 }

@@ -26,10 +26,7 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn new(metrics: &Metrics) -> Counts {
         let requests = |listener| {
-            metrics.counter(
-                "posthaste_ingress_requests_total",
-                &[("listener", listener)],
-            )
+            metrics.counter("posthaste_ingress_requests_total", &[("listener", listener)])
         };
         let rejected =
             |code| metrics.counter("posthaste_ingress_rejected_total", &[("code", code)]);

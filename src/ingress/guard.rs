@@ -23,11 +23,7 @@ pub(super) enum Door {
 pub(super) fn check(head: &request::Parts, door: Door, hosts: &[String]) -> Result<(), Refused> {
     unambiguous(&head.headers, head.version)?;
     if let Door::Unix { allowed } = door {
-        return if allowed {
-            Ok(())
-        } else {
-            Err(Refusal::UidForbidden.into())
-        };
+        return if allowed { Ok(()) } else { Err(Refusal::UidForbidden.into()) };
     }
     if head.headers.contains_key(ORIGIN) {
         return Err(Refusal::OriginForbidden.into());
@@ -65,9 +61,7 @@ fn host_allowed(headers: &HeaderMap, uri: &Uri, hosts: &[String]) -> bool {
         Some(host) => host.is_some_and(|host| allowed(without_port(host))),
     };
     header_allowed
-        && uri
-            .authority()
-            .is_none_or(|authority| allowed(without_port(authority.as_str())))
+        && uri.authority().is_none_or(|authority| allowed(without_port(authority.as_str())))
 }
 
 fn without_port(host: &str) -> &str {
@@ -79,12 +73,8 @@ fn without_port(host: &str) -> &str {
 
 fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback())
-        || host
-            .parse::<Ipv6Addr>()
-            .is_ok_and(|address| address.is_loopback())
+        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        || host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// What a path names; `None`: nothing.
@@ -94,9 +84,8 @@ pub(super) fn target(path: &str) -> Option<Target<'_>> {
         return Some(Target::Source("default"));
     }
     let (kind, rest) = rest.split_once('/')?;
-    let name = rest
-        .strip_suffix("/events")
-        .filter(|name| !name.is_empty() && !name.contains('/'))?;
+    let name =
+        rest.strip_suffix("/events").filter(|name| !name.is_empty() && !name.contains('/'))?;
     match kind {
         "sources" => Some(Target::Source(name)),
         "connections" => Some(Target::Connection(name)),
@@ -113,10 +102,7 @@ mod tests {
         let cases = [
             ("/v1/events", Some(Target::Source("default"))),
             ("/v1/sources/shop/events", Some(Target::Source("shop"))),
-            (
-                "/v1/connections/Crm/events",
-                Some(Target::Connection("Crm")),
-            ),
+            ("/v1/connections/Crm/events", Some(Target::Connection("Crm"))),
             ("/v1/events/", None),
             ("/v1/sources//events", None),
             ("/v1/sources/a/b/events", None),
@@ -176,53 +162,29 @@ mod tests {
     #[test]
     fn heads() {
         let unix = |allowed| Door::Unix { allowed };
-        type Case = (
-            Door,
-            &'static [(&'static str, &'static str)],
-            Option<Refusal>,
-        );
+        type Case = (Door, &'static [(&'static str, &'static str)], Option<Refusal>);
         let cases: &[Case] = &[
             (Door::Loopback, &[LOCAL], None),
             (Door::Loopback, &[FAR], Some(Refusal::HostForbidden)),
-            (
-                Door::Loopback,
-                &[LOCAL, ORIGIN_SENT],
-                Some(Refusal::OriginForbidden),
-            ),
+            (Door::Loopback, &[LOCAL, ORIGIN_SENT], Some(Refusal::OriginForbidden)),
             (Door::Network, &[FAR], None),
-            (
-                Door::Network,
-                &[FAR, ORIGIN_SENT],
-                Some(Refusal::OriginForbidden),
-            ),
+            (Door::Network, &[FAR, ORIGIN_SENT], Some(Refusal::OriginForbidden)),
             (unix(true), &[FAR, ORIGIN_SENT], None),
             (unix(false), &[LOCAL], Some(Refusal::UidForbidden)),
             (Door::Loopback, &[], Some(Refusal::Malformed)),
             (Door::Loopback, &[LOCAL, LOCAL], Some(Refusal::Malformed)),
             (unix(true), &[LOCAL, FAR], Some(Refusal::Malformed)),
             (Door::Loopback, &[LOCAL, CHUNKED], None),
-            (
-                Door::Loopback,
-                &[LOCAL, CHUNKED, CHUNKED],
-                Some(Refusal::Malformed),
-            ),
+            (Door::Loopback, &[LOCAL, CHUNKED, CHUNKED], Some(Refusal::Malformed)),
             (
                 Door::Loopback,
                 &[LOCAL, ("transfer-encoding", "gzip, chunked")],
                 Some(Refusal::Malformed),
             ),
-            (
-                Door::Loopback,
-                &[LOCAL, ("transfer-encoding", "identity")],
-                Some(Refusal::Malformed),
-            ),
+            (Door::Loopback, &[LOCAL, ("transfer-encoding", "identity")], Some(Refusal::Malformed)),
         ];
         for (door, headers, expected) in cases {
-            assert_eq!(
-                check_head(*door, headers),
-                *expected,
-                "{door:?} {headers:?}"
-            );
+            assert_eq!(check_head(*door, headers), *expected, "{door:?} {headers:?}");
         }
     }
 }

@@ -35,10 +35,8 @@ use crate::store::keys::{Fingerprint, KeyLimits, KeyRecord, Keys};
 use known::Known;
 
 /// The headers that name a key, the first one found wins.
-static KEY_HEADERS: [HeaderName; 2] = [
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("webhook-id"),
-];
+static KEY_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("idempotency-key"), HeaderName::from_static("webhook-id")];
 
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
@@ -93,10 +91,7 @@ impl Idempotency {
             known.insert(key, now);
         }
         Idempotency {
-            table: Mutex::new(Table {
-                known,
-                pending: HashMap::new(),
-            }),
+            table: Mutex::new(Table { known, pending: HashMap::new() }),
             clock,
             evicted: metrics.counter("posthaste_idempotency_keys_evicted_total", &[]),
             repeats: metrics.counter("posthaste_idempotency_repeats_total", &[]),
@@ -123,20 +118,12 @@ impl Idempotency {
         let (body, answer) = if let Some(key) = table.known.find(print.key, now) {
             (key.print.body, Answer::Known(key))
         } else if let Some(pending) = table.pending.get(&print.key) {
-            (
-                pending.body,
-                Answer::Pending(Waiter(pending.outcome.clone())),
-            )
+            (pending.body, Answer::Pending(Waiter(pending.outcome.clone())))
         } else {
             let (done, outcome) = watch::channel(None);
             let body = print.body;
             table.pending.insert(print.key, Pending { body, outcome });
-            return Answer::Claimed(Claim {
-                keys: self,
-                print,
-                done,
-                settled: None,
-            });
+            return Answer::Claimed(Claim { keys: self, print, done, settled: None });
         };
         if body != print.body {
             return Answer::Conflict;
@@ -175,9 +162,7 @@ impl Drop for Claim<'_> {
         let evicted = {
             let mut table = self.keys.lock();
             table.pending.remove(&self.print.key);
-            stored
-                .flatten()
-                .map_or(0, |key| table.known.insert(key, now))
+            stored.flatten().map_or(0, |key| table.known.insert(key, now))
         };
         self.keys.evicted.increment(evicted);
         if outcome.is_some() {
@@ -222,24 +207,15 @@ mod tests {
     use crate::event::EventId;
     use crate::store::keys::Floor;
 
-    const LIMITS: KeyLimits = KeyLimits {
-        window: Duration::from_secs(60),
-        max_keys: 100,
-    };
+    const LIMITS: KeyLimits = KeyLimits { window: Duration::from_secs(60), max_keys: 100 };
 
     fn table(clock: &Clock) -> Idempotency {
-        let keys = Keys {
-            found: Vec::new(),
-            floor: Floor::default(),
-        };
+        let keys = Keys { found: Vec::new(), floor: Floor::default() };
         Idempotency::new(LIMITS, keys, clock.clone(), &Metrics::new())
     }
 
     fn print(key: u8, body: u8) -> Fingerprint {
-        Fingerprint {
-            key: [key; 16],
-            body: [body; 8],
-        }
+        Fingerprint { key: [key; 16], body: [body; 8] }
     }
 
     fn record(print: Fingerprint, clock: &Clock) -> KeyRecord {
@@ -279,9 +255,7 @@ mod tests {
     fn what_failed_is_released_and_those_that_wait_hear_of_it() {
         let clock = Clock::manual(0);
         let keys = table(&clock);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let wait = |answer: Answer<'_>| match answer {
             Answer::Pending(waiter) => runtime.block_on(waiter.outcome()),
             other => panic!("not pending: {other:?}"),
@@ -312,9 +286,7 @@ mod tests {
                 let value = http::HeaderValue::from_bytes(value).unwrap();
                 map.append(*name, value);
             }
-            key_of(&map)
-                .map(str::to_owned)
-                .map_err(|refused| refused.why)
+            key_of(&map).map(str::to_owned).map_err(|refused| refused.why)
         };
         let bad = Err(Refusal::InvalidIdempotencyKey);
         assert_eq!(of(&[]), Ok(String::new()));

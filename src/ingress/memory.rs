@@ -16,10 +16,7 @@ pub struct MemoryBudget {
 impl MemoryBudget {
     /// A budget of `limit` bytes, none of them used.
     pub fn new(limit: u64) -> MemoryBudget {
-        MemoryBudget {
-            used: AtomicU64::new(0),
-            limit,
-        }
+        MemoryBudget { used: AtomicU64::new(0), limit }
     }
 
     /// Bytes reserved now.
@@ -29,10 +26,7 @@ impl MemoryBudget {
 
     /// Takes `bytes` out of the budget until the reservation is dropped; `None` when they do not fit.
     pub(super) fn reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
-        let mut reservation = Reservation {
-            budget: self,
-            bytes: 0,
-        };
+        let mut reservation = Reservation { budget: self, bytes: 0 };
         reservation.grow(bytes).then_some(reservation)
     }
 }

@@ -273,9 +273,8 @@ fn start_content(
     length: Option<u64>,
 ) -> ContentBuilder {
     let kept = || headers.iter().filter(|(name, _)| is_kept(name));
-    let header_bytes: usize = kept()
-        .map(|(name, value)| 4 + name.as_str().len() + value.len())
-        .sum();
+    let header_bytes: usize =
+        kept().map(|(name, value)| 4 + name.as_str().len() + value.len()).sum();
     let body_bytes = usize::try_from(length.unwrap_or(UNKNOWN_LENGTH_BYTES)).unwrap_or(0);
     let key = group.scoped(key);
     let mut builder = ContentBuilder::new(&group.source, kind, &key, header_bytes + body_bytes);
@@ -306,10 +305,7 @@ fn answer_json(group: &Group, plan: &Plan, id: EventId) -> String {
         write!(json, "{{\"connections\":0")
     } else {
         let queued = plan.queued();
-        write!(
-            json,
-            "{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}"
-        )
+        write!(json, "{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}")
     };
     for (member, wanted) in [("full", QueueFull), ("too_large", TooLarge)] {
         let mut before = "[";

@@ -18,10 +18,7 @@ const RETRY_AFTER_SPACE: u32 = 30;
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-#[expect(
-    missing_docs,
-    reason = "the texts of Refusal::words are the documentation"
-)]
+#[expect(missing_docs, reason = "the texts of Refusal::words are the documentation")]
 pub enum Refusal {
     Malformed,
     InvalidIdempotencyKey,
@@ -168,10 +165,7 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn with(why: Refusal, detail: impl Into<Cow<'static, str>>) -> Refused {
-        Refused {
-            why,
-            detail: Some(detail.into()),
-        }
+        Refused { why, detail: Some(detail.into()) }
     }
 
     pub(super) fn problem(self) -> Problem {

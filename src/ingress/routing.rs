@@ -15,12 +15,7 @@ use crate::store::intake::{Fate, Route};
 use crate::store::queue::QueueCounters;
 
 /// One connection as the daemon hands it over: its settings, its number in the store, its counters, its metrics.
-pub type Entry = (
-    Arc<Connection>,
-    ConnectionId,
-    Arc<QueueCounters>,
-    Arc<ConnectionMetrics>,
-);
+pub type Entry = (Arc<Connection>, ConnectionId, Arc<QueueCounters>, Arc<ConnectionMetrics>);
 
 /// All ways in: by source and by connection. The daemon builds a new one for each configuration and swaps it in.
 #[derive(Debug, Default)]
@@ -80,10 +75,7 @@ impl RoutingTable {
             })
             .collect();
         connections.sort_by(|a, b| ignoring_case(a.first_name(), b.first_name()));
-        RoutingTable {
-            sources,
-            connections,
-        }
+        RoutingTable { sources, connections }
     }
 
     /// The connections behind a target.
@@ -110,20 +102,11 @@ impl Group {
     fn new(source: &str, direct: bool, entries: Vec<Entry>) -> Arc<Group> {
         let largest = |disabled_too: bool| {
             let takes = |entry: &&Entry| disabled_too || entry.0.state != State::Disabled;
-            entries
-                .iter()
-                .filter(takes)
-                .map(|entry| entry.0.max_body)
-                .max()
+            entries.iter().filter(takes).map(|entry| entry.0.max_body).max()
         };
         // A disabled connection must not let bodies in that all the others would have to bury.
         let max_body = largest(false).or_else(|| largest(true)).unwrap_or(0);
-        Arc::new(Group {
-            source: source.to_owned(),
-            max_body,
-            direct,
-            entries,
-        })
+        Arc::new(Group { source: source.to_owned(), max_body, direct, entries })
     }
 
     /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that
@@ -148,11 +131,8 @@ impl Group {
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
     /// reserves that room. On a refusal nothing stays reserved.
     pub(super) fn decide(&self, body: u64, content: u64) -> Result<Plan, Refused> {
-        let mut plan = Plan {
-            routes: Vec::with_capacity(self.entries.len()),
-            dead: Vec::new(),
-            ignored: 0,
-        };
+        let mut plan =
+            Plan { routes: Vec::with_capacity(self.entries.len()), dead: Vec::new(), ignored: 0 };
         let mut rejected = false;
         for (at, (connection, id, queue, _)) in self.entries.iter().enumerate() {
             let limits = &connection.queue;
@@ -170,11 +150,7 @@ impl Group {
             if let Fate::Dead(cause) = fate {
                 plan.dead.push((at, cause));
             }
-            plan.routes.push(Route {
-                connection: *id,
-                queue: Arc::clone(queue),
-                fate,
-            });
+            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate });
         }
         match self.refusal(&plan, rejected) {
             None => Ok(plan),
@@ -189,10 +165,7 @@ impl Group {
         if self.direct && plan.ignored > 0 {
             return Some(Refusal::ConnectionDisabled.into());
         }
-        let full = plan
-            .dead
-            .iter()
-            .any(|(_, cause)| *cause == Cause::QueueFull);
+        let full = plan.dead.iter().any(|(_, cause)| *cause == Cause::QueueFull);
         if rejected || (full && plan.queued() == 0) {
             return Some(Refusal::QueueFull.into());
         }

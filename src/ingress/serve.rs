@@ -88,15 +88,9 @@ pub(super) async fn run(
     closing.cancel();
     connections.close();
     let grace = stop.grace.get().copied().unwrap_or_default();
-    if tokio::time::timeout(grace, connections.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(grace, connections.wait()).await.is_err() {
         let open = connections.len();
-        tracing::warn!(
-            open,
-            "Closed connections of producers that did not end in time"
-        );
+        tracing::warn!(open, "Closed connections of producers that did not end in time");
     }
 }
 
@@ -168,18 +162,13 @@ impl Listener {
 }
 
 fn peer_is_in(stream: &UnixStream, allow_uids: &[u32]) -> bool {
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| allow_uids.contains(&peer.uid()))
+    stream.peer_cred().is_ok_and(|peer| allow_uids.contains(&peer.uid()))
 }
 
 /// Whether only the connection that was to be accepted is lost, and the next may be fine.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Counts an open connection and holds its place in the limit.
@@ -192,10 +181,7 @@ struct OpenConnection {
 impl OpenConnection {
     fn new(slot: Slot, counts: &Counts) -> OpenConnection {
         counts.connections.increment(1.0);
-        OpenConnection {
-            _slot: slot,
-            counts: counts.clone(),
-        }
+        OpenConnection { _slot: slot, counts: counts.clone() }
     }
 }
 
@@ -214,18 +200,8 @@ async fn connection(
 ) {
     let progress = Rc::new(Progress::default());
     let limits = shared.limits.load_full();
-    let socket = Socket::new(
-        stream,
-        Rc::clone(&progress),
-        Rc::clone(&shared),
-        Arc::clone(&limits),
-    );
-    let peer = Rc::new(Peer {
-        shared: Rc::clone(&shared),
-        progress,
-        limits,
-        door,
-    });
+    let socket = Socket::new(stream, Rc::clone(&progress), Rc::clone(&shared), Arc::clone(&limits));
+    let peer = Rc::new(Peer { shared: Rc::clone(&shared), progress, limits, door });
     let service = service_fn(move |request: Request<Incoming>| {
         let peer = Rc::clone(&peer);
         async move { Ok::<_, Infallible>(peer.answer(request).await) }

@@ -163,9 +163,8 @@ impl Socket {
         if !before_service {
             return false;
         }
-        let Some(status) = bytes
-            .strip_prefix(b"HTTP/1.1 ")
-            .or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))
+        let Some(status) =
+            bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))
         else {
             return self.progress.swallowed.get().is_some();
         };
@@ -274,9 +273,7 @@ impl Limit {
             _ => Instant::now() + allowed,
         };
         self.current = Some((turn, deadline));
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -304,11 +301,7 @@ mod tests {
         poll_fn(|cx| limit.poll_over(cx, 1, 10 * second)).await;
         assert_eq!(begin.elapsed().as_secs(), 10);
         // Waiting in pieces does not prolong a turn.
-        let pieces = timeout(
-            4 * second,
-            poll_fn(|cx| limit.poll_over(cx, 2, 10 * second)),
-        )
-        .await;
+        let pieces = timeout(4 * second, poll_fn(|cx| limit.poll_over(cx, 2, 10 * second))).await;
         assert!(pieces.is_err());
         poll_fn(|cx| limit.poll_over(cx, 2, 10 * second)).await;
         assert_eq!(begin.elapsed().as_secs(), 20);

@@ -65,11 +65,7 @@ pub(super) fn connection(name: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(60),
         },
-        queue: QueueLimits {
-            max_events: 10,
-            max_bytes: 1 << 20,
-            when_full: WhenFull::DeadLetter,
-        },
+        queue: QueueLimits { max_events: 10, max_bytes: 1 << 20, when_full: WhenFull::DeadLetter },
         max_body: 1024,
         success_status: StatusSet::success(),
         tls: Tls::default(),
@@ -95,14 +91,8 @@ pub(super) fn entries(metrics: &Metrics, connections: Vec<Connection>) -> Vec<En
 
 /// An empty table of idempotency keys.
 pub(super) fn keys(metrics: &Metrics) -> Arc<Idempotency> {
-    let limits = KeyLimits {
-        window: Duration::from_secs(3600),
-        max_keys: 100,
-    };
-    let found = Keys {
-        found: Vec::new(),
-        floor: Floor::default(),
-    };
+    let limits = KeyLimits { window: Duration::from_secs(3600), max_keys: 100 };
+    let found = Keys { found: Vec::new(), floor: Floor::default() };
     Arc::new(Idempotency::new(limits, found, Clock::system(), metrics))
 }
 
@@ -210,9 +200,7 @@ impl Relay {
     }
 
     fn rejected(&self, code: &str) -> f64 {
-        self.metric(&format!(
-            "posthaste_ingress_rejected_total{{code=\"{code}\"}}"
-        ))
+        self.metric(&format!("posthaste_ingress_rejected_total{{code=\"{code}\"}}"))
     }
 
     fn live(&self, entry: usize) -> u64 {
@@ -272,10 +260,7 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        let line = |line: &'_ str| {
-            line.split_once(": ")
-                .is_some_and(|(found, _)| found == name)
-        };
+        let line = |line: &'_ str| line.split_once(": ").is_some_and(|(found, _)| found == name);
         let found = self.head.lines().find(|found| line(found))?;
         found.split_once(": ").map(|(_, value)| value)
     }
@@ -318,14 +303,8 @@ impl<S: Read + Write> Producer<S> {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        let mut answer = Answer {
-            status: head[9..12].parse().unwrap(),
-            head,
-            body: String::new(),
-        };
-        let length = answer
-            .header("content-length")
-            .map_or(0, |length| length.parse().unwrap());
+        let mut answer = Answer { status: head[9..12].parse().unwrap(), head, body: String::new() };
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).unwrap();
         answer.body = String::from_utf8(body).unwrap();
@@ -339,7 +318,5 @@ impl<S: Read + Write> Producer<S> {
 }
 
 fn is_event_id(value: &Value) -> bool {
-    value
-        .as_str()
-        .is_some_and(|id| id.parse::<crate::event::EventId>().is_ok())
+    value.as_str().is_some_and(|id| id.parse::<crate::event::EventId>().is_ok())
 }

@@ -20,9 +20,7 @@ impl Bits {
 
     /// Whether `index` is in the set.
     pub fn contains(&self, index: u32) -> bool {
-        self.words
-            .get(index as usize / 64)
-            .is_some_and(|word| word >> (index % 64) & 1 == 1)
+        self.words.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// Adds `index`; whether it is new.
@@ -50,12 +48,8 @@ impl Bits {
     /// How many below `end` are in the set.
     pub fn count_below(&self, end: u32) -> u64 {
         let whole = end as usize / 64;
-        let mut count: u64 = self
-            .words
-            .iter()
-            .take(whole)
-            .map(|word| u64::from(word.count_ones()))
-            .sum();
+        let mut count: u64 =
+            self.words.iter().take(whole).map(|word| u64::from(word.count_ones())).sum();
         if let Some(word) = self.words.get(whole) {
             let mask = (1u64 << (end % 64)) - 1;
             count += u64::from((word & mask).count_ones());

@@ -107,27 +107,18 @@ impl OsDisk {
     /// As the operating system says.
     pub fn open(directory: &Path) -> io::Result<OsDisk> {
         let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(directory.join(super::QUARANTINE))?;
+        builder.recursive(true).mode(0o700).create(directory.join(super::QUARANTINE))?;
         // A directory that was just made must be there after a power cut: everything else stands on it.
         for made in [directory, directory.parent().unwrap_or(directory)] {
             File::open(made)?.sync_all()?;
         }
-        Ok(OsDisk {
-            directory: directory.to_owned(),
-        })
+        Ok(OsDisk { directory: directory.to_owned() })
     }
 
     fn options() -> OpenOptions {
         let mut options = OpenOptions::new();
         // A symlink in the store's directory could point anywhere: it is not followed.
-        options
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nofollow());
+        options.read(true).write(true).mode(0o600).custom_flags(nofollow());
         options
     }
 }
@@ -140,18 +131,13 @@ impl Disk for OsDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OsDisk::options().open(self.directory.join(name))?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         Ok(Arc::new(OsFile(file)))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OsDisk::options()
-            .create_new(true)
-            .open(self.directory.join(name))?;
+        let file = OsDisk::options().create_new(true).open(self.directory.join(name))?;
         Ok(Arc::new(OsFile(file)))
     }
 

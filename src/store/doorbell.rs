@@ -34,13 +34,7 @@ impl Doorbell {
     pub fn new() -> (std::sync::Arc<Doorbell>, Parker) {
         let parker = Parker::new();
         let unparker = parker.unparker().clone();
-        (
-            std::sync::Arc::new(Doorbell {
-                state: AtomicU8::new(AWAKE),
-                unparker,
-            }),
-            parker,
-        )
+        (std::sync::Arc::new(Doorbell { state: AtomicU8::new(AWAKE), unparker }), parker)
     }
 
     /// Something has arrived.
@@ -72,11 +66,7 @@ impl Doorbell {
         timeout: Option<Duration>,
         nothing_waits: impl FnOnce() -> bool,
     ) {
-        let state = if what == SleepFor::Anything {
-            ASLEEP
-        } else {
-            GATHERING
-        };
+        let state = if what == SleepFor::Anything { ASLEEP } else { GATHERING };
         self.state.store(state, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if nothing_waits() {

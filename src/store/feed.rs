@@ -122,35 +122,19 @@ const BACK_WAKE: usize = 128;
 /// Makes the two ends. `doorbell` wakes the writer, `reader` loads payloads.
 pub(super) fn feed(doorbell: Arc<Doorbell>, reader: ReadQueue) -> (Feed, FeedPort) {
     let port = port(doorbell);
-    (
-        Feed {
-            shared: Arc::clone(&port.shared),
-            loads: Loads::Reader(reader),
-        },
-        port,
-    )
+    (Feed { shared: Arc::clone(&port.shared), loads: Loads::Reader(reader) }, port)
 }
 
 /// Makes the two ends for a test that stands in for the store: see [`FeedPort::receive_for_test`].
 #[cfg(test)]
 pub fn feed_for_test() -> (Feed, FeedPort) {
     let port = port(Doorbell::new().0);
-    (
-        Feed {
-            shared: Arc::clone(&port.shared),
-            loads: Loads::Kept(Arc::clone(&port.loads)),
-        },
-        port,
-    )
+    (Feed { shared: Arc::clone(&port.shared), loads: Loads::Kept(Arc::clone(&port.loads)) }, port)
 }
 
 fn port(doorbell: Arc<Doorbell>) -> FeedPort {
-    let shared = Shared {
-        out: Mutex::default(),
-        arrived: Notify::new(),
-        back: Mutex::default(),
-        doorbell,
-    };
+    let shared =
+        Shared { out: Mutex::default(), arrived: Notify::new(), back: Mutex::default(), doorbell };
     FeedPort {
         shared: Arc::new(shared),
         #[cfg(test)]
@@ -247,7 +231,5 @@ impl FeedPort {
 
 /// No code panics while it holds one of these locks; if it did, the data is still whole (they are plain lists).
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -96,19 +96,9 @@ pub struct ScanReport {
 /// As the disk says.
 pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Result<ScanReport> {
     let length = file.file.length()?;
-    let mut window = Window {
-        file,
-        length,
-        start: FILE_HEADER,
-        bytes: Vec::new(),
-        unreadable: Vec::new(),
-    };
-    let mut report = ScanReport {
-        end: FILE_HEADER,
-        damaged: Vec::new(),
-        gaps: 0,
-        unreadable: 0,
-    };
+    let mut window =
+        Window { file, length, start: FILE_HEADER, bytes: Vec::new(), unreadable: Vec::new() };
+    let mut report = ScanReport { end: FILE_HEADER, damaged: Vec::new(), gaps: 0, unreadable: 0 };
     let mut gaps: Vec<(u64, u64)> = Vec::new();
     let mut at = FILE_HEADER;
     let mut last_commit = 0;
@@ -135,17 +125,9 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
         };
         at += step;
     }
-    let known = |place: &(u64, u64)| {
-        report
-            .damaged
-            .iter()
-            .any(|gap| gap.0 <= place.0 && place.1 <= gap.1)
-    };
-    let unreadable: Vec<_> = window
-        .unreadable
-        .into_iter()
-        .filter(|place| !known(place))
-        .collect();
+    let known =
+        |place: &(u64, u64)| report.damaged.iter().any(|gap| gap.0 <= place.0 && place.1 <= gap.1);
+    let unreadable: Vec<_> = window.unreadable.into_iter().filter(|place| !known(place)).collect();
     report.gaps += unreadable.len();
     report.unreadable = unreadable.len();
     report.damaged.extend(unreadable);
@@ -184,17 +166,9 @@ impl Window<'_> {
         let rest = self.rest(at);
         let found = (8..rest.len().saturating_sub(RECORD_HEADER))
             .step_by(8)
-            .find(|skip| {
-                rest.get(*skip..)
-                    .and_then(|head| peek_length(head, seed))
-                    .is_some()
-            });
-        Ok(found.unwrap_or(
-            rest.len()
-                .saturating_sub(RECORD_HEADER)
-                .next_multiple_of(8)
-                .max(8),
-        ) as u64)
+            .find(|skip| rest.get(*skip..).and_then(|head| peek_length(head, seed)).is_some());
+        Ok(found.unwrap_or(rest.len().saturating_sub(RECORD_HEADER).next_multiple_of(8).max(8))
+            as u64)
     }
 
     fn rest(&self, at: u64) -> &[u8] {
@@ -211,8 +185,7 @@ impl Window<'_> {
             return Ok(());
         }
         let size = left.min(wanted.max(CHUNK) as u64);
-        self.bytes
-            .resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
+        self.bytes.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
         self.start = at;
         match self.file.file.read_exact_at(&mut self.bytes, at) {
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
@@ -341,12 +314,7 @@ pub fn classify(name: &str) -> Named {
 
 /// The header of a new file.
 pub fn new_header(kind: FileKind, number: u32, nonce: u64, created_ms: u64) -> FileHeader {
-    FileHeader {
-        kind,
-        number,
-        nonce,
-        created_ms,
-    }
+    FileHeader { kind, number, nonce, created_ms }
 }
 
 #[cfg(test)]
@@ -368,10 +336,7 @@ mod tests {
         let mut offsets = Vec::new();
         for (commit, length) in lengths.iter().enumerate() {
             let mut bytes = Vec::new();
-            let stamp = Stamp {
-                durable_upto: at,
-                commit: commit as u64,
-            };
+            let stamp = Stamp { durable_upto: at, commit: commit as u64 };
             encode_record(&mut bytes, file.seed(), 1, stamp, |out| {
                 out.resize(out.len() + length, 7)
             });
@@ -417,17 +382,9 @@ mod tests {
         assert_eq!(classify(&index_name(7)), Named::Index(7));
         assert_eq!(classify(&log_name(7)), Named::Log(7));
         assert_eq!(classify(&key_log_name(7)), Named::KeyLog(7));
-        assert_eq!(
-            classify(&snapshot_name(u32::MAX)),
-            Named::Snapshot(u32::MAX)
-        );
+        assert_eq!(classify(&snapshot_name(u32::MAX)), Named::Snapshot(u32::MAX));
         assert_eq!(classify("spare-0000000001.seg"), Named::Spare(1));
-        for foreign in [
-            "ev-1.seg",
-            "ev-00000000x1.seg",
-            "notes.txt",
-            "ev-0000000001.seg.bak",
-        ] {
+        for foreign in ["ev-1.seg", "ev-00000000x1.seg", "notes.txt", "ev-0000000001.seg.bak"] {
             assert_eq!(classify(foreign), Named::Foreign, "{foreign}");
         }
     }

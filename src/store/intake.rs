@@ -98,13 +98,8 @@ impl Intake {
         key: Option<Box<KeyRecord>>,
     ) -> Result<(), AppendError> {
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.queue.push(Append {
-            event,
-            routes,
-            key,
-            lane: self.lane,
-            reply,
-        }) {
+        if let Err(refused) = self.queue.push(Append { event, routes, key, lane: self.lane, reply })
+        {
             refused.give_back_room();
             return Err(AppendError::Busy);
         }
@@ -118,19 +113,14 @@ impl Append {
     pub(super) fn give_back_room(&self) {
         for route in &self.routes {
             if route.fate == Fate::Queued {
-                route
-                    .queue
-                    .give_back(self.event.content.as_bytes().len() as u64);
+                route.queue.give_back(self.event.content.as_bytes().len() as u64);
             }
         }
     }
 }
 
 /// An append's answer and who waits for it.
-pub(super) type Answer = (
-    oneshot::Sender<Result<(), AppendError>>,
-    Result<(), AppendError>,
-);
+pub(super) type Answer = (oneshot::Sender<Result<(), AppendError>>, Result<(), AppendError>);
 
 /// Answers on their way back to one ingress runtime.
 #[derive(Debug, Default)]
@@ -160,10 +150,7 @@ impl AckLane {
         if answers.is_empty() {
             return;
         }
-        self.answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(answers);
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).append(answers);
         self.arrived.notify_one();
     }
 }
@@ -183,11 +170,7 @@ pub(super) fn intake(
     let queue = Arc::new(ArrayQueue::new(INTAKE_EVENTS));
     let ways: Vec<_> = (0..lanes)
         .map(|lane| {
-            let intake = Intake {
-                queue: Arc::clone(&queue),
-                doorbell: Arc::clone(doorbell),
-                lane,
-            };
+            let intake = Intake { queue: Arc::clone(&queue), doorbell: Arc::clone(doorbell), lane };
             (intake, Arc::new(AckLane::default()))
         })
         .collect();

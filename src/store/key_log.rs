@@ -66,11 +66,7 @@ pub(super) struct KeyFile {
 impl KeyFile {
     /// A file without keys.
     pub(super) fn new(number: u32) -> KeyFile {
-        KeyFile {
-            number,
-            newest: Age(0),
-            bytes: FILE_HEADER,
-        }
+        KeyFile { number, newest: Age(0), bytes: FILE_HEADER }
     }
 
     /// Notes a record that was read; gives its keys to `take`.
@@ -155,18 +151,9 @@ impl KeyLog {
             None => self.begin(disk, fresh)?,
         };
         growing.commit += 1;
-        let stamp = Stamp {
-            durable_upto: growing.appender.end,
-            commit: growing.commit,
-        };
+        let stamp = Stamp { durable_upto: growing.appender.end, commit: growing.commit };
         let mut bytes = Vec::new();
-        encode_keys(
-            &mut bytes,
-            &growing.appender.file.header,
-            stamp,
-            KIND_KEYS,
-            keys,
-        );
+        encode_keys(&mut bytes, &growing.appender.file.header, stamp, KIND_KEYS, keys);
         growing.appender.append(&bytes)?;
         growing.appender.file.file.sync_data()?;
         if let Some(file) = self.files.last_mut() {
@@ -203,13 +190,7 @@ impl KeyLog {
         let header = new_header(FileKind::Keys, number, nonce, wall_ms);
         let file = StoreFile::start(file, header)?;
         disk.sync_dir()?;
-        Ok(Growing {
-            appender: Appender {
-                file,
-                end: FILE_HEADER,
-            },
-            commit: 0,
-        })
+        Ok(Growing { appender: Appender { file, end: FILE_HEADER }, commit: 0 })
     }
 }
 
@@ -228,12 +209,7 @@ mod tests {
     use crate::store::keys::key_for_tests;
 
     fn names(disk: &dyn Disk) -> Vec<String> {
-        let mut names: Vec<_> = disk
-            .list()
-            .unwrap()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+        let mut names: Vec<_> = disk.list().unwrap().into_iter().map(|(name, _)| name).collect();
         names.sort();
         names
     }
@@ -253,9 +229,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = OsDisk::open(directory.path()).unwrap();
         let mut log = KeyLog::open(&disk, Vec::new(), (&[], 250_000), (0, 0));
-        let keys: Vec<_> = (0..50_000)
-            .map(|number| key_for_tests(number, number))
-            .collect();
+        let keys: Vec<_> = (0..50_000).map(|number| key_for_tests(number, number)).collect();
         // The first file is over its size with the first batch, so the second batch begins another.
         log.keep(&disk, &keys[..45_000], (1, 0)).unwrap();
         log.keep(&disk, &keys[45_000..], (2, 0)).unwrap();
@@ -280,9 +254,8 @@ mod tests {
         let disk = OsDisk::open(directory.path()).unwrap();
         let mut log = KeyLog::open(&disk, Vec::new(), (&[], 5000), (0, 0));
         for round in 0..200 {
-            let keys: Vec<_> = (0..500)
-                .map(|number| key_for_tests(number, round * 500 + number))
-                .collect();
+            let keys: Vec<_> =
+                (0..500).map(|number| key_for_tests(number, round * 500 + number)).collect();
             log.keep(&disk, &keys, (round, 0)).unwrap();
             log.forget(&disk, Age((round * 500).saturating_sub(4500)));
             let most = 5000 * KEY_BYTES as u64 + 2 * (FILE_BYTES.0 + 500 * KEY_BYTES as u64);

@@ -108,12 +108,7 @@ impl KeyRecord {
         let content = Content::decode(Bytes::copy_from_slice(content)).ok()?;
         let queued = head.routes.iter().filter(|route| route.dead.is_none());
         let print = Fingerprint::of(&content)?;
-        Some(KeyRecord::new(
-            print,
-            head.id,
-            head.accepted_age,
-            queued.count(),
-        ))
+        Some(KeyRecord::new(print, head.id, head.accepted_age, queued.count()))
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -197,10 +192,7 @@ impl Default for Newest {
 
 impl Newest {
     pub(super) fn new(max: usize) -> Newest {
-        Newest {
-            keys: Vec::new(),
-            max,
-        }
+        Newest { keys: Vec::new(), max }
     }
 
     pub(super) fn push(&mut self, key: KeyRecord) {
@@ -225,8 +217,7 @@ impl Newest {
 
     fn cut(&mut self) {
         // The same key can be there twice: in its segment's index and, after a stop at the wrong moment, in a key log.
-        self.keys
-            .sort_unstable_by_key(|key| (std::cmp::Reverse(key.age()), key.id));
+        self.keys.sort_unstable_by_key(|key| (std::cmp::Reverse(key.age()), key.id));
         self.keys.dedup();
         self.keys.truncate(self.max);
     }
@@ -285,12 +276,7 @@ mod tests {
                 assert_eq!(other.body, first.body);
             }
         }
-        for (kind, body) in [
-            ("u", &b"body"[..]),
-            ("t", b"bodY"),
-            ("tb", b"ody"),
-            ("", b"tbody"),
-        ] {
+        for (kind, body) in [("u", &b"body"[..]), ("t", b"bodY"), ("tb", b"ody"), ("", b"tbody")] {
             let other = print("default", kind, "k", body).unwrap();
             assert_eq!(other.key, first.key);
             assert_ne!(other.body, first.body, "{kind}");

@@ -65,10 +65,7 @@ impl StateLog {
         file.allocate(capacity)?;
         let file = StoreFile::start(file, new_header(FileKind::StateLog, number, nonce, wall_ms))?;
         disk.sync_dir()?;
-        let appender = Appender {
-            file,
-            end: FILE_HEADER,
-        };
+        let appender = Appender { file, end: FILE_HEADER };
         Ok(StateLog {
             appender,
             commit: 0,
@@ -118,20 +115,11 @@ impl StateLog {
         }
         let mut record = Vec::with_capacity(self.pending.len() + 64);
         self.commit += 1;
-        let head = Stamp {
-            durable_upto: 0,
-            commit: self.commit,
-        };
-        encode_record(
-            &mut record,
-            self.appender.file.seed(),
-            KIND_MARKS,
-            head,
-            |out| {
-                encode_stamp(out, stamp);
-                out.extend_from_slice(&self.pending);
-            },
-        );
+        let head = Stamp { durable_upto: 0, commit: self.commit };
+        encode_record(&mut record, self.appender.file.seed(), KIND_MARKS, head, |out| {
+            encode_stamp(out, stamp);
+            out.extend_from_slice(&self.pending);
+        });
         self.pending.clear();
         self.unsynced = true;
         let written = self.appender.append(&record);
@@ -172,19 +160,10 @@ pub fn write_snapshot(
     let temporary = format!("{}.tmp", snapshot_name(number));
     let _ = disk.remove(&temporary);
     let file = disk.create(&temporary)?;
-    let file = StoreFile::start(
-        file,
-        new_header(FileKind::Snapshot, number, nonce, stamp.wall_ms),
-    )?;
-    let mut out = Out {
-        appender: Appender {
-            file,
-            end: FILE_HEADER,
-        },
-        records: 0,
-        marks: Vec::new(),
-        stamp,
-    };
+    let file =
+        StoreFile::start(file, new_header(FileKind::Snapshot, number, nonce, stamp.wall_ms))?;
+    let mut out =
+        Out { appender: Appender { file, end: FILE_HEADER }, records: 0, marks: Vec::new(), stamp };
     out.all(state)?;
     let Out { appender, .. } = out;
     if !defect!(SnapshotNotSynced) {
@@ -210,10 +189,7 @@ impl Out {
         }
         for (number, segment) in &state.segments {
             if let Entries::File(..) = segment.entries {
-                self.mark(&Mark::Sealed {
-                    segment: *number,
-                    end: segment.end,
-                })?;
+                self.mark(&Mark::Sealed { segment: *number, end: segment.end })?;
             }
             for (connection, part) in &segment.parts {
                 self.record(KIND_LEFT, |out| {
@@ -247,18 +223,12 @@ impl Out {
         }
         self.end_marks()?;
         let records = self.records;
-        self.record(KIND_END, |out| {
-            out.extend_from_slice(&records.to_le_bytes())
-        })
+        self.record(KIND_END, |out| out.extend_from_slice(&records.to_le_bytes()))
     }
 
     fn mark(&mut self, mark: &Mark) -> io::Result<()> {
         encode_mark(&mut self.marks, mark);
-        if self.marks.len() >= MARKS_BYTES {
-            self.end_marks()
-        } else {
-            Ok(())
-        }
+        if self.marks.len() >= MARKS_BYTES { self.end_marks() } else { Ok(()) }
     }
 
     /// Writes the marks gathered; the first record of marks is there even when empty, for its time stamp.
@@ -274,16 +244,7 @@ impl Out {
     fn record(&mut self, kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let seed: Seed = self.appender.file.seed();
         let mut bytes = Vec::new();
-        encode_record(
-            &mut bytes,
-            seed,
-            kind,
-            Stamp {
-                durable_upto: 0,
-                commit: 0,
-            },
-            body,
-        );
+        encode_record(&mut bytes, seed, kind, Stamp { durable_upto: 0, commit: 0 }, body);
         self.records += 1;
         self.appender.append(&bytes)
     }

@@ -54,11 +54,7 @@ pub struct Place {
 
 impl From<DeliveryId> for Place {
     fn from(id: DeliveryId) -> Place {
-        Place {
-            segment: id.segment,
-            connection: id.connection,
-            slot: id.slot,
-        }
+        Place { segment: id.segment, connection: id.connection, slot: id.slot }
     }
 }
 
@@ -190,11 +186,7 @@ pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
                 due: Age(reader.varint()?),
                 attempts: reader.varint32()?,
                 first_attempt: Age(reader.varint()?),
-                lane: if reader.u8()? == 2 {
-                    Lane::Replay
-                } else {
-                    Lane::Retry
-                },
+                lane: if reader.u8()? == 2 { Lane::Replay } else { Lane::Retry },
             })
         }
         4 => {
@@ -211,20 +203,11 @@ pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
         5 => {
             let connection = ConnectionId(reader.varint32()?);
             let length = usize::try_from(reader.varint()?).ok()?;
-            Mark::Name(
-                connection,
-                std::str::from_utf8(reader.take(length)?).ok()?.to_owned(),
-            )
+            Mark::Name(connection, std::str::from_utf8(reader.take(length)?).ok()?.to_owned())
         }
-        6 => Mark::Sealed {
-            segment: reader.varint32()?,
-            end: reader.varint()?,
-        },
+        6 => Mark::Sealed { segment: reader.varint32()?, end: reader.varint()? },
         7 => Mark::Discarded(take_place(reader)?),
-        8 => Mark::Moved {
-            from: take_place(reader)?,
-            to: take_delivery(reader)?.0,
-        },
+        8 => Mark::Moved { from: take_place(reader)?, to: take_delivery(reader)?.0 },
         _ => return None,
     })
 }
@@ -282,10 +265,7 @@ mod tests {
             any_id().prop_map(|id| Mark::Delivered(id.into())),
             any_id().prop_map(|id| Mark::Cancelled(id.into())),
             any_id().prop_map(|id| Mark::Discarded(id.into())),
-            (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved {
-                from: from.into(),
-                to
-            }),
+            (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved { from: from.into(), to }),
             (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
                 |(id, age, count, replay)| {
                     Mark::Scheduled(Scheduled {
@@ -301,14 +281,7 @@ mod tests {
             (any_id(), 1u8..28, any::<u16>(), any::<u64>()).prop_map(
                 |(id, cause, status, died_ms)| {
                     let cause = Cause::from_number(cause).unwrap();
-                    Mark::Dead(DeadLetter {
-                        id,
-                        size: 9,
-                        cause,
-                        status,
-                        attempts: 3,
-                        died_ms,
-                    })
+                    Mark::Dead(DeadLetter { id, size: 9, cause, status, attempts: 3, died_ms })
                 }
             ),
             (any::<u32>(), ".{0,20}").prop_map(|(id, name)| Mark::Name(ConnectionId(id), name)),

@@ -23,42 +23,26 @@ pub(super) struct Files(Arc<RwLock<HashMap<u32, StoreFile>>>);
 
 impl Files {
     pub(super) fn insert(&self, number: u32, file: StoreFile) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, file);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(number, file);
     }
 
     pub(super) fn remove(&self, number: u32) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&number);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 
     pub(super) fn get(&self, number: u32) -> Option<StoreFile> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-            .cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
     }
 
     /// Reads one delivery's event, and checks that the record there is really this delivery's.
     pub(super) fn load(&self, id: DeliveryId, size: u32) -> Result<Event, LoadError> {
         let file = self.get(id.segment).ok_or(LoadError::Missing)?;
-        let bytes = file
-            .read_record(u64::from(id.offset) * 8, size)
-            .map_err(LoadError::Io)?;
+        let bytes = file.read_record(u64::from(id.offset) * 8, size).map_err(LoadError::Io)?;
         let (event, routes) =
             decode_event(Bytes::from(bytes), file.seed()).ok_or(LoadError::Damaged)?;
         let is_it =
             |route: &RecordedRoute| route.connection == id.connection && route.slot == id.slot;
-        if routes.iter().any(is_it) {
-            Ok(event)
-        } else {
-            Err(LoadError::Damaged)
-        }
+        if routes.iter().any(is_it) { Ok(event) } else { Err(LoadError::Damaged) }
     }
 }
 

@@ -148,11 +148,7 @@ impl FileHeader {
 
     /// What checksums of this file's records start from.
     pub fn seed(&self) -> Seed {
-        let nonce = if defect!(ChecksumNotSeeded) {
-            0
-        } else {
-            self.nonce
-        };
+        let nonce = if defect!(ChecksumNotSeeded) { 0 } else { self.nonce };
         Seed(crc32c::crc32c(&nonce.to_le_bytes()))
     }
 }
@@ -189,31 +185,14 @@ pub fn encode_record(
     out.extend_from_slice(&[0; RECORD_HEADER]);
     body(out);
     let length = out.len() - start - RECORD_HEADER;
-    debug_assert!(
-        length <= MAX_BODY as usize,
-        "a record fits its length field"
-    );
+    debug_assert!(length <= MAX_BODY as usize, "a record fits its length field");
     let mut head = [0; RECORD_HEADER];
-    put(
-        &mut head,
-        0,
-        &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes(),
-    );
+    put(&mut head, 0, &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
     put(&mut head, 8, &[kind, 0]);
     put(&mut head, 10, &seed.marker());
-    put(
-        &mut head,
-        12,
-        &u32::try_from(stamp.durable_upto / 8)
-            .unwrap_or(0)
-            .to_le_bytes(),
-    );
+    put(&mut head, 12, &u32::try_from(stamp.durable_upto / 8).unwrap_or(0).to_le_bytes());
     put(&mut head, 16, &stamp.commit.to_le_bytes());
-    let crc = checksum(
-        seed,
-        &head,
-        out.get(start + RECORD_HEADER..).unwrap_or_default(),
-    );
+    let crc = checksum(seed, &head, out.get(start + RECORD_HEADER..).unwrap_or_default());
     put(&mut head, 4, &crc.to_le_bytes());
     put(out.get_mut(start..).unwrap_or_default(), 0, &head);
     out.resize(start + padded(RECORD_HEADER + length), 0);
@@ -244,18 +223,10 @@ pub fn decode_record(bytes: &[u8], seed: Seed) -> Option<Record<'_>> {
     if u32_at(head, 4)? != checksum(seed, head, body) {
         return None;
     }
-    let stamp = Stamp {
-        durable_upto: u64::from(u32_at(head, 12)?) * 8,
-        commit: u64_at(head, 16)?,
-    };
+    let stamp = Stamp { durable_upto: u64::from(u32_at(head, 12)?) * 8, commit: u64_at(head, 16)? };
     // Version 0 is the only one of each kind; a later one is another kind to this code, and skipped.
     let kind = if *head.get(9)? == 0 { *head.get(8)? } else { 0 };
-    Some(Record {
-        kind,
-        stamp,
-        body,
-        length: padded(RECORD_HEADER + length as usize),
-    })
+    Some(Record { kind, stamp, body, length: padded(RECORD_HEADER + length as usize) })
 }
 
 /// Bytes a record with this header would take, if the header looks like one. For reads that do not know the length.
@@ -327,10 +298,7 @@ pub struct EventHead {
 pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
     let id = EventId(Uuid::from_slice(body.get(..16)?).ok()?);
     let accepted_age = Age(u64_at(body, 16)?);
-    let mut reader = Reader {
-        bytes: body,
-        at: 24,
-    };
+    let mut reader = Reader { bytes: body, at: 24 };
     let count = reader.varint()?;
     let mut routes = Vec::with_capacity(usize::try_from(count).ok()?.min(body.len() / 3));
     for _ in 0..count {
@@ -340,18 +308,9 @@ pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
             0 => None,
             number => Some(Cause::from_number(number).unwrap_or(Cause::Internal)),
         };
-        routes.push(RecordedRoute {
-            connection,
-            slot,
-            dead,
-        });
+        routes.push(RecordedRoute { connection, slot, dead });
     }
-    Some(EventHead {
-        id,
-        accepted_age,
-        routes,
-        content_at: reader.at,
-    })
+    Some(EventHead { id, accepted_age, routes, content_at: reader.at })
 }
 
 /// Reads a whole event from the bytes of its record. The content shares `record`'s memory.
@@ -380,10 +339,7 @@ pub fn encode_name(out: &mut Vec<u8>, connection: ConnectionId, name: &str) {
 
 /// Reads a name's body.
 pub fn decode_name(body: &[u8]) -> Option<(ConnectionId, &str)> {
-    Some((
-        ConnectionId(u32_at(body, 0)?),
-        std::str::from_utf8(body.get(4..)?).ok()?,
-    ))
+    Some((ConnectionId(u32_at(body, 0)?), std::str::from_utf8(body.get(4..)?).ok()?))
 }
 
 /// Appends an unsigned integer in 7-bit groups, low ones first (LEB128).
@@ -491,19 +447,13 @@ mod tests {
         nonce: 0x1234_5678_9abc_def0,
         created_ms: 1,
     };
-    const STAMP: Stamp = Stamp {
-        durable_upto: 64,
-        commit: 3,
-    };
+    const STAMP: Stamp = Stamp { durable_upto: 64, commit: 3 };
 
     #[test]
     fn header_reads_back_and_damage_is_told_from_another_version() {
         let bytes = HEADER.encode();
         assert_eq!(FileHeader::decode(&bytes, FileKind::Segment), Ok(HEADER));
-        assert_eq!(
-            FileHeader::decode(&bytes, FileKind::StateLog),
-            Err(HeaderError::Damaged)
-        );
+        assert_eq!(FileHeader::decode(&bytes, FileKind::StateLog), Err(HeaderError::Damaged));
         for at in 0..bytes.len() {
             let mut bad = bytes;
             bad[at] ^= 1;
@@ -527,12 +477,7 @@ mod tests {
         let mut content = ContentBuilder::new("default", "t", "", body.len());
         content.body(body);
         let id = EventId::new(1_700_000_000_000, &mut fastrand::Rng::with_seed(1));
-        Event {
-            id,
-            accepted_ms: id.unix_ms(),
-            accepted_age: Age(99),
-            content: content.finish(),
-        }
+        Event { id, accepted_ms: id.unix_ms(), accepted_age: Age(99), content: content.finish() }
     }
 
     fn encoded(body: &[u8], routes: &[RecordedRoute]) -> Vec<u8> {
@@ -547,11 +492,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_seen() {
-        let routes = [RecordedRoute {
-            connection: ConnectionId(300),
-            slot: 5,
-            dead: None,
-        }];
+        let routes = [RecordedRoute { connection: ConnectionId(300), slot: 5, dead: None }];
         let whole = encoded(b"hello", &routes);
         let body_end = RECORD_HEADER + u32_at(&whole, 0).unwrap() as usize;
         for bit in 0..body_end * 8 {
@@ -560,11 +501,7 @@ mod tests {
             assert_eq!(decode_record(&bad, HEADER.seed()), None, "bit {bit}");
         }
         let other = FileHeader { nonce: 1, ..HEADER };
-        assert_eq!(
-            decode_record(&whole, other.seed()),
-            None,
-            "a record of the file's former life"
-        );
+        assert_eq!(decode_record(&whole, other.seed()), None, "a record of the file's former life");
     }
 
     proptest! {

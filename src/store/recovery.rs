@@ -79,17 +79,9 @@ pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, Ope
     };
     let mut marked = read_marks(disk, &listed, &mut recovered)?;
     recovered.stamp = marked.stamp;
-    recovered.log_number = listed
-        .logs
-        .iter()
-        .chain(&listed.snapshots)
-        .copied()
-        .max()
-        .unwrap_or(0);
-    let (cold, hot): (Vec<u32>, Vec<u32>) = listed
-        .segments
-        .iter()
-        .partition(|number| **number < FIRST_HOT);
+    recovered.log_number = listed.logs.iter().chain(&listed.snapshots).copied().max().unwrap_or(0);
+    let (cold, hot): (Vec<u32>, Vec<u32>) =
+        listed.segments.iter().partition(|number| **number < FIRST_HOT);
     recovered.next_segment = hot.last().map_or(FIRST_HOT, |last| last.saturating_add(1));
     recovered.next_cold = cold.last().map_or(1, |last| last.saturating_add(1));
     register_names(&mut recovered.state, &marked.names);
@@ -97,9 +89,7 @@ pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, Ope
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
     }
-    recovered.last_age = recovered
-        .last_age
-        .max(recovered.keys.latest().unwrap_or_default());
+    recovered.last_age = recovered.last_age.max(recovered.keys.latest().unwrap_or_default());
     place_marked(&mut marked, &mut recovered);
     count_live(&mut recovered);
     Ok(recovered)
@@ -131,10 +121,7 @@ impl Listed {
     fn new(disk: &dyn Disk) -> Result<Listed, OpenError> {
         let mut listed = Listed::default();
         let mut indexes = Vec::new();
-        for (name, _) in disk
-            .list()
-            .map_err(|error| OpenError::Io("list the directory", error))?
-        {
+        for (name, _) in disk.list().map_err(|error| OpenError::Io("list the directory", error))? {
             match classify(&name) {
                 Named::Segment(number) => listed.segments.push(number),
                 Named::Index(number) => indexes.push(number),
@@ -159,9 +146,7 @@ impl Listed {
         ] {
             list.sort_unstable();
         }
-        for number in indexes
-            .iter()
-            .filter(|number| listed.segments.binary_search(number).is_err())
+        for number in indexes.iter().filter(|number| listed.segments.binary_search(number).is_err())
         {
             let _ = disk.remove(&index_name(*number));
         }
@@ -261,10 +246,7 @@ fn open(
     match StoreFile::open(disk, name, kind) {
         Ok(file) => Ok(Some(file)),
         Err(FileError::Header(HeaderError::UnknownVersion(version))) => {
-            Err(OpenError::UnknownVersion {
-                file: name.to_owned(),
-                version,
-            })
+            Err(OpenError::UnknownVersion { file: name.to_owned(), version })
         }
         Err(FileError::Header(HeaderError::Damaged)) => {
             if is_blank(disk, name) {
@@ -290,12 +272,7 @@ fn reopen(disk: &dyn Disk, name: &str, number: u32) -> Option<StoreFile> {
         _ => return None,
     }
     let index = StoreFile::open(disk, &index_name(number), FileKind::Index).ok()?;
-    let header = new_header(
-        FileKind::Segment,
-        number,
-        index.header.nonce,
-        index.header.created_ms,
-    );
+    let header = new_header(FileKind::Segment, number, index.header.nonce, index.header.created_ms);
     let file = disk.open(name).ok()?;
     // If it cannot be mended, the next start does this again.
     let _ = file.write_all_at(&header.encode(), 0);
@@ -378,11 +355,9 @@ impl Marked {
         let (Some(slots), Some(_)) = (reader.u32(), reader.u32()) else {
             return;
         };
-        self.covered
-            .insert((segment, ConnectionId(connection)), slots);
+        self.covered.insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
-        self.left
-            .insert((segment, ConnectionId(connection)), Bits::from_words(words));
+        self.left.insert((segment, ConnectionId(connection)), Bits::from_words(words));
     }
 
     fn apply(&mut self, mark: Mark) {
@@ -419,28 +394,20 @@ impl Marked {
         self.scheduled.remove(&place);
         self.dead.remove(&place);
         self.moved.remove(&place);
-        self.left
-            .entry((place.segment, place.connection))
-            .or_default()
-            .insert(place.slot);
+        self.left.entry((place.segment, place.connection)).or_default().insert(place.slot);
     }
 
     /// What is in cold segments at this point of the log is cancelled at once: later ones may be moved there.
     fn discard(&mut self, end: Place) {
-        self.discarded
-            .insert(end.connection, (end.segment, end.slot));
+        self.discarded.insert(end.connection, (end.segment, end.slot));
         self.scheduled.retain(|place, _| {
             place.connection != end.connection
                 || (place.segment, place.slot) >= (end.segment, end.slot)
         });
-        self.moved
-            .retain(|place| place.connection != end.connection);
+        self.moved.retain(|place| place.connection != end.connection);
         for ((segment, connection), slots) in &self.covered {
             if *connection == end.connection && *segment < FIRST_HOT {
-                self.left
-                    .entry((*segment, *connection))
-                    .or_default()
-                    .insert_below(*slots);
+                self.left.entry((*segment, *connection)).or_default().insert_below(*slots);
             }
         }
     }
@@ -490,19 +457,12 @@ fn recover_segment(
         make_spare(disk, &name, number, recovered);
         return Ok(());
     }
-    let file_bytes = file
-        .file
-        .length()
-        .map_err(|error| OpenError::Io("read a segment", error))?;
+    let file_bytes = file.file.length().map_err(|error| OpenError::Io("read a segment", error))?;
     let (index, entries) = match SegmentIndex::read(disk, &file) {
         Some((index_file, index, starts)) => (index, Entries::File(index_file, starts)),
         None => rebuild(disk, &file, &name, recovered)?,
     };
-    if marked
-        .sealed
-        .get(&number)
-        .is_some_and(|end| *end > index.end)
-    {
+    if marked.sealed.get(&number).is_some_and(|end| *end > index.end) {
         recovered.corrupt += 1;
         tracing::error!(
             file = name,
@@ -517,18 +477,8 @@ fn recover_segment(
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
     note_born_dead(number, &index, marked);
     for (connection, entries) in &index.entries {
-        let left = marked
-            .left
-            .remove(&(number, *connection))
-            .unwrap_or_default();
-        let part = recover_part(
-            *connection,
-            number,
-            entries,
-            left,
-            marked,
-            &mut recovered.state,
-        );
+        let left = marked.left.remove(&(number, *connection)).unwrap_or_default();
+        let part = recover_part(*connection, number, entries, left, marked, &mut recovered.state);
         segment.parts.insert(*connection, part);
     }
     if let Entries::File(index, _) = &entries {
@@ -577,18 +527,9 @@ fn recover_part(
     let slots = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     if number < FIRST_HOT {
         // A delivery is in a cold segment only if a mark, or the snapshot, says so.
-        let covered = marked
-            .covered
-            .get(&(number, connection))
-            .copied()
-            .unwrap_or(0);
-        let moved = |slot: &u32| {
-            marked.moved.contains(&Place {
-                segment: number,
-                connection,
-                slot: *slot,
-            })
-        };
+        let covered = marked.covered.get(&(number, connection)).copied().unwrap_or(0);
+        let moved =
+            |slot: &u32| marked.moved.contains(&Place { segment: number, connection, slot: *slot });
         for slot in (covered..slots).filter(|slot| !moved(slot)) {
             left.insert(slot);
         }
@@ -621,33 +562,19 @@ fn recover_part(
 fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked) {
     let died_ms = index.times.map_or(0, |(first, _)| first);
     for (connection, slot, cause) in &index.born_dead {
-        let entry = index
-            .entries
-            .get(connection)
-            .and_then(|entries| entries.get(*slot as usize));
+        let entry = index.entries.get(connection).and_then(|entries| entries.get(*slot as usize));
         let Some(entry) = entry.filter(|entry| entry.size > 0) else {
             continue;
         };
-        if marked
-            .left
-            .entry((number, *connection))
-            .or_default()
-            .insert(*slot)
-        {
+        if marked.left.entry((number, *connection)).or_default().insert(*slot) {
             let id = DeliveryId {
                 connection: *connection,
                 segment: number,
                 slot: *slot,
                 offset: entry.offset,
             };
-            let dead = DeadLetter {
-                id,
-                size: entry.size,
-                cause: *cause,
-                status: 0,
-                attempts: 0,
-                died_ms,
-            };
+            let dead =
+                DeadLetter { id, size: entry.size, cause: *cause, status: 0, attempts: 0, died_ms };
             marked.dead.insert(Place::from(id), dead);
         }
     }
@@ -658,9 +585,7 @@ fn place_marked(marked: &mut Marked, recovered: &mut Recovered) {
     let state = &mut recovered.state;
     let mut lost = 0u64;
     let mut keep = |state: &mut State, place: Place| {
-        let there = state
-            .part(place)
-            .is_some_and(|(part, _)| place.slot < part.slots);
+        let there = state.part(place).is_some_and(|(part, _)| place.slot < part.slots);
         lost += u64::from(!there);
         there
     };
@@ -669,10 +594,7 @@ fn place_marked(marked: &mut Marked, recovered: &mut Recovered) {
             && let Some(stream) = state.stream(place.connection)
         {
             stream.counters.recover(1, u64::from(scheduled.size));
-            stream
-                .counters
-                .scheduled
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            stream.counters.scheduled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             state.schedule.insert(scheduled);
         }
     }

@@ -60,11 +60,7 @@ impl Schedule {
     /// When to look again.
     pub fn next_due(&self) -> Option<Age> {
         let near = self.near.peek().map(|Reverse(scheduled)| scheduled.due);
-        let far = self
-            .far
-            .keys()
-            .next()
-            .map(|bucket| Age(bucket << BUCKET_SHIFT));
+        let far = self.far.keys().next().map(|bucket| Age(bucket << BUCKET_SHIFT));
         near.into_iter().chain(far).min()
     }
 
@@ -88,10 +84,7 @@ impl Schedule {
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Scheduled> {
-        self.near
-            .iter()
-            .map(|Reverse(scheduled)| scheduled)
-            .chain(self.far.values().flatten())
+        self.near.iter().map(|Reverse(scheduled)| scheduled).chain(self.far.values().flatten())
     }
 
     /// Moves the bucket that `now` is in, and the next, to the heap.
@@ -118,12 +111,7 @@ mod tests {
     use crate::store::ConnectionId;
 
     fn scheduled(due: u64, slot: u32) -> Scheduled {
-        let id = DeliveryId {
-            connection: ConnectionId(slot % 3),
-            segment: 1,
-            slot,
-            offset: 8,
-        };
+        let id = DeliveryId { connection: ConnectionId(slot % 3), segment: 1, slot, offset: 8 };
         Scheduled {
             due: Age(due),
             id,

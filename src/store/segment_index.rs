@@ -119,19 +119,8 @@ impl SegmentIndex {
     }
 
     fn encode(&self, segment: &StoreFile) -> Vec<u8> {
-        let header = new_header(
-            FileKind::Index,
-            segment.header.number,
-            segment.header.nonce,
-            0,
-        );
-        let (seed, stamp) = (
-            header.seed(),
-            Stamp {
-                durable_upto: 0,
-                commit: 0,
-            },
-        );
+        let header = new_header(FileKind::Index, segment.header.number, segment.header.nonce, 0);
+        let (seed, stamp) = (header.seed(), Stamp { durable_upto: 0, commit: 0 });
         let mut out = header.encode().to_vec();
         encode_record(&mut out, seed, KIND_NAMES, stamp, |out| {
             for (connection, name) in &self.names {
@@ -220,8 +209,7 @@ impl SegmentIndex {
 
     fn decode_entries(&mut self, body: &[u8]) -> Option<ConnectionId> {
         let connection = ConnectionId(super::record::u32_at(body, 0)?);
-        self.entries
-            .insert(connection, decode_entries(body.get(4..)?));
+        self.entries.insert(connection, decode_entries(body.get(4..)?));
         Some(connection)
     }
 
@@ -291,21 +279,10 @@ mod tests {
         let disk = OsDisk::open(directory.path()).unwrap();
         let file = disk.create(&segment_name(3)).unwrap();
         let segment = StoreFile::start(file, new_header(FileKind::Segment, 3, 77, 0)).unwrap();
-        let mut index = SegmentIndex {
-            end: 4096,
-            events: 2,
-            times: Some((5, 9)),
-            ..SegmentIndex::default()
-        };
+        let mut index =
+            SegmentIndex { end: 4096, events: 2, times: Some((5, 9)), ..SegmentIndex::default() };
         index.names.insert(ConnectionId(4), "crm".to_owned());
-        index.note_slot(
-            ConnectionId(4),
-            2,
-            Entry {
-                offset: 8,
-                size: 64,
-            },
-        );
+        index.note_slot(ConnectionId(4), 2, Entry { offset: 8, size: 64 });
         index.born_dead.push((ConnectionId(4), 1, Cause::QueueFull));
         let key = crate::store::keys::key_for_tests;
         index.keys = (0..3).map(|number| key(number, number)).collect();
@@ -314,16 +291,8 @@ mod tests {
         assert_eq!(back, index);
         assert_eq!(SegmentIndex::read_keys(&file), Some(index.keys.clone()));
         let mut entry = [0; 8];
-        file.file
-            .read_exact_at(&mut entry, starts[&ConnectionId(4)] + 2 * ENTRY)
-            .unwrap();
-        assert_eq!(
-            decode_entries(&entry),
-            [Entry {
-                offset: 8,
-                size: 64
-            }]
-        );
+        file.file.read_exact_at(&mut entry, starts[&ConnectionId(4)] + 2 * ENTRY).unwrap();
+        assert_eq!(decode_entries(&entry), [Entry { offset: 8, size: 64 }]);
 
         let path = directory.path().join(index_name(3));
         let whole = std::fs::read(&path).unwrap();
@@ -341,10 +310,7 @@ mod tests {
         assert!(void > whole.len() / 2);
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            assert!(
-                SegmentIndex::read(&disk, &segment).is_none(),
-                "cut at {length}"
-            );
+            assert!(SegmentIndex::read(&disk, &segment).is_none(), "cut at {length}");
         }
     }
 }

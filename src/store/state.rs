@@ -143,8 +143,7 @@ impl State {
 
     /// Notes that a delivery no longer waits for its first attempt. Whether that is news.
     pub fn leave(&mut self, place: Place) -> bool {
-        self.part(place)
-            .is_some_and(|(part, _)| part.left.insert(place.slot))
+        self.part(place).is_some_and(|(part, _)| part.left.insert(place.slot))
     }
 
     /// Notes that nothing of a delivery needs its record any more.
@@ -235,15 +234,11 @@ impl Segment {
         };
         // A piece whose deliveries all left out of order gives nothing: look further on.
         while let Some(first) = part.left.first_absent(slot, part.slots) {
-            let count = u32::try_from(room)
-                .unwrap_or(u32::MAX)
-                .min(part.slots - first);
+            let count = u32::try_from(room).unwrap_or(u32::MAX).min(part.slots - first);
             let entries = self.entries(connection, first, count)?;
             let waits = |slot: u32, entry: &Entry| entry.size > 0 && !part.left.contains(slot);
-            let waiting: Vec<_> = (first..)
-                .zip(entries)
-                .filter(|(slot, entry)| waits(*slot, entry))
-                .collect();
+            let waiting: Vec<_> =
+                (first..).zip(entries).filter(|(slot, entry)| waits(*slot, entry)).collect();
             if !waiting.is_empty() {
                 return Ok(waiting);
             }
@@ -264,11 +259,7 @@ impl Segment {
     ) -> io::Result<Vec<Entry>> {
         match &self.entries {
             Entries::Memory(index) => {
-                let all = index
-                    .entries
-                    .get(&connection)
-                    .map(Vec::as_slice)
-                    .unwrap_or_default();
+                let all = index.entries.get(&connection).map(Vec::as_slice).unwrap_or_default();
                 let from = all.get(first as usize..).unwrap_or_default();
                 Ok(from.iter().take(count as usize).copied().collect())
             }
@@ -277,8 +268,7 @@ impl Segment {
                     return Ok(Vec::new());
                 };
                 let mut bytes = vec![0; count as usize * 8];
-                file.file
-                    .read_exact_at(&mut bytes, start + u64::from(first) * ENTRY)?;
+                file.file.read_exact_at(&mut bytes, start + u64::from(first) * ENTRY)?;
                 Ok(decode_entries(&bytes))
             }
         }
@@ -346,11 +336,7 @@ impl Stream {
     /// Brings the shared gauges up to date.
     pub fn publish(&self) {
         let handed: usize = self.out.iter().sum();
-        self.counters
-            .handed_out
-            .store(handed as u64, Ordering::Relaxed);
-        self.counters
-            .dead
-            .store(self.dead.len() as u64, Ordering::Relaxed);
+        self.counters.handed_out.store(handed as u64, Ordering::Relaxed);
+        self.counters.dead.store(self.dead.len() as u64, Ordering::Relaxed);
     }
 }

@@ -41,10 +41,7 @@ struct RigEnds {
 
 const MIB: u64 = 1 << 20;
 
-const KEY_LIMITS: KeyLimits = KeyLimits {
-    window: Duration::from_secs(3600),
-    max_keys: 1000,
-};
+const KEY_LIMITS: KeyLimits = KeyLimits { window: Duration::from_secs(3600), max_keys: 1000 };
 
 fn options(seed: u64) -> Options {
     Options {
@@ -70,32 +67,10 @@ impl Rig {
 
     fn open_on(disk: Arc<dyn Disk>, clock: &Clock, options: Options) -> Rig {
         let ends = Ends::new(disk, options, clock.clone(), &Metrics::new()).unwrap();
-        let Ends {
-            writer,
-            commands,
-            intakes,
-            feeds,
-            keys,
-            corrupt,
-            ..
-        } = ends;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let ends = RigEnds {
-            commands,
-            intakes,
-            feeds,
-            keys,
-            corrupt,
-        };
-        Rig {
-            clock: clock.clone(),
-            writer,
-            ends,
-            rng: fastrand::Rng::with_seed(7),
-            runtime,
-        }
+        let Ends { writer, commands, intakes, feeds, keys, corrupt, .. } = ends;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let ends = RigEnds { commands, intakes, feeds, keys, corrupt };
+        Rig { clock: clock.clone(), writer, ends, rng: fastrand::Rng::with_seed(7), runtime }
     }
 
     fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
@@ -109,13 +84,7 @@ impl Rig {
     fn connection(&mut self, name: &str) -> (ConnectionId, Arc<QueueCounters>) {
         let name = name.to_owned();
         let (id, counters) = self.ask(|reply| Command::Register { name, reply });
-        self.ends
-            .commands
-            .send(Command::Attach {
-                connection: id,
-                feed: 0,
-            })
-            .unwrap();
+        self.ends.commands.send(Command::Attach { connection: id, feed: 0 }).unwrap();
         (id, counters)
     }
 
@@ -142,19 +111,11 @@ impl Rig {
             if fate == Fate::Queued {
                 assert!(queue.try_reserve(content.as_bytes().len() as u64, u64::MAX, u64::MAX));
             }
-            Route {
-                connection: *id,
-                queue: Arc::clone(queue),
-                fate,
-            }
+            Route { connection: *id, queue: Arc::clone(queue), fate }
         });
         let routes = routes.collect();
-        let event = Event {
-            id,
-            accepted_ms: id.unix_ms(),
-            accepted_age: self.clock.age(),
-            content,
-        };
+        let event =
+            Event { id, accepted_ms: id.unix_ms(), accepted_age: self.clock.age(), content };
         let (intake, lane) = self.ends.intakes[0].clone();
         let writer = &mut self.writer;
         self.runtime.block_on(async {
@@ -225,12 +186,7 @@ impl Rig {
     }
 
     fn dead(&mut self, connection: ConnectionId) -> DeadPage {
-        self.ask(|reply| Command::Dead {
-            connection,
-            after: None,
-            limit: 1000,
-            reply,
-        })
+        self.ask(|reply| Command::Dead { connection, after: None, limit: 1000, reply })
     }
 }
 
@@ -250,10 +206,7 @@ fn bodies(count: usize) -> Vec<Vec<u8>> {
 }
 
 fn start() -> (tempfile::TempDir, Clock) {
-    (
-        tempfile::tempdir().unwrap(),
-        Clock::manual(1_700_000_000_000),
-    )
+    (tempfile::tempdir().unwrap(), Clock::manual(1_700_000_000_000))
 }
 
 #[test]
@@ -272,10 +225,7 @@ fn what_was_acknowledged_is_delivered_in_order_after_a_crash() {
     assert_eq!(queue.live.load(Ordering::Relaxed), 3000);
     assert_eq!(rig.deliver_all(), bodies);
     assert_eq!(
-        (
-            queue.live.load(Ordering::Relaxed),
-            queue.live_bytes.load(Ordering::Relaxed)
-        ),
+        (queue.live.load(Ordering::Relaxed), queue.live_bytes.load(Ordering::Relaxed)),
         (0, 0)
     );
 }
@@ -300,10 +250,7 @@ fn deliveries_settled_out_of_order_hide_none_of_the_others() {
     rig.connection("crm");
     let delivered = |slot: &usize| *slot < WINDOW_NEW && !slot.is_multiple_of(3);
     let all = bodies(2 * WINDOW_NEW).into_iter().enumerate();
-    let left: Vec<_> = all
-        .filter(|(slot, _)| !delivered(slot))
-        .map(|(_, body)| body)
-        .collect();
+    let left: Vec<_> = all.filter(|(slot, _)| !delivered(slot)).map(|(_, body)| body).collect();
     assert_eq!(rig.deliver_all(), left);
 }
 
@@ -374,15 +321,8 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     let (id, queue) = rig.connection("crm");
     rig.append(b"a", &[(id, queue.clone())]).unwrap();
     let due = rig.due();
-    rig.settle(
-        &due[0],
-        Disposition::Dead {
-            cause: Cause::HttpStatus,
-            status: 400,
-        },
-    );
-    rig.append_with(b"b", &[(id, queue.clone())], Fate::Dead(Cause::QueueFull))
-        .unwrap();
+    rig.settle(&due[0], Disposition::Dead { cause: Cause::HttpStatus, status: 400 });
+    rig.append_with(b"b", &[(id, queue.clone())], Fate::Dead(Cause::QueueFull)).unwrap();
     rig.pass(Duration::from_millis(25));
     assert_eq!(queue.live.load(Ordering::Relaxed), 0);
     drop(rig);
@@ -391,17 +331,10 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     let (id, queue) = rig.connection("crm");
     assert_eq!(rig.due().len(), 0);
     let page = rig.dead(id);
-    let causes: Vec<_> = page
-        .letters
-        .iter()
-        .map(|dead| (dead.cause, dead.status))
-        .collect();
+    let causes: Vec<_> = page.letters.iter().map(|dead| (dead.cause, dead.status)).collect();
     assert_eq!(causes, [(Cause::HttpStatus, 400), (Cause::QueueFull, 0)]);
     let letters = page.letters.iter().map(|dead| dead.id).collect();
-    assert_eq!(
-        rig.ask(|reply| Command::Replay { letters, reply }),
-        (2, Ok(()))
-    );
+    assert_eq!(rig.ask(|reply| Command::Replay { letters, reply }), (2, Ok(())));
     assert_eq!(rig.dead(id).total, 0);
     assert_eq!(queue.live.load(Ordering::Relaxed), 2);
     drop(rig);
@@ -410,35 +343,20 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     rig.connection("crm");
     let due = rig.due();
     assert_eq!(due.len(), 2, "a replay is durable when it is answered");
-    assert!(
-        due.iter()
-            .all(|delivery| delivery.lane == Lane::Replay && delivery.attempts == 0)
-    );
+    assert!(due.iter().all(|delivery| delivery.lane == Lane::Replay && delivery.attempts == 0));
     for delivery in &due {
         rig.settle(delivery, Disposition::Delivered);
     }
     rig.writer.turn();
-    assert_eq!(
-        queue.live.load(Ordering::Relaxed),
-        2,
-        "counters of the store before"
-    );
-    assert_eq!(
-        rig.writer.state.streams[0]
-            .counters
-            .live
-            .load(Ordering::Relaxed),
-        0
-    );
+    assert_eq!(queue.live.load(Ordering::Relaxed), 2, "counters of the store before");
+    assert_eq!(rig.writer.state.streams[0].counters.live.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn fan_out_is_stored_once_and_each_connection_has_its_own_delivery() {
     let (directory, clock) = start();
     let mut rig = Rig::open(directory.path(), &clock);
-    let all: Vec<_> = (0..8)
-        .map(|index| rig.connection(&format!("c{index}")))
-        .collect();
+    let all: Vec<_> = (0..8).map(|index| rig.connection(&format!("c{index}"))).collect();
     for body in bodies(100) {
         rig.append(&body, &all).unwrap();
     }
@@ -449,15 +367,10 @@ fn fan_out_is_stored_once_and_each_connection_has_its_own_delivery() {
             rig.settle(&delivery, Disposition::Delivered);
         }
     }
-    assert_eq!(
-        by_connection.values().copied().collect::<Vec<_>>(),
-        [100; 8]
-    );
+    assert_eq!(by_connection.values().copied().collect::<Vec<_>>(), [100; 8]);
     rig.stop();
     let mut rig = Rig::open(directory.path(), &clock);
-    let all: Vec<_> = (0..8)
-        .map(|index| rig.connection(&format!("c{index}")))
-        .collect();
+    let all: Vec<_> = (0..8).map(|index| rig.connection(&format!("c{index}"))).collect();
     let due = rig.due();
     assert_eq!(due.len(), 100, "only the one that had not delivered");
     assert!(due.iter().all(|delivery| delivery.connection() == all[3].0));
@@ -473,10 +386,7 @@ fn a_removed_connection_is_held_and_comes_back() {
         rig.append(body, &[(id, queue.clone())]).unwrap();
     }
     let due = rig.due();
-    rig.ends
-        .commands
-        .send(Command::Detach { connection: id })
-        .unwrap();
+    rig.ends.commands.send(Command::Detach { connection: id }).unwrap();
     rig.settle(&due[0], Disposition::RetryAfter(Duration::from_millis(1)));
     for delivery in due.into_iter().skip(1) {
         rig.ends.feeds[0].release(delivery);
@@ -484,19 +394,10 @@ fn a_removed_connection_is_held_and_comes_back() {
     rig.writer.turn();
     rig.pass(Duration::from_secs(1));
     assert_eq!(rig.due().len(), 0);
-    rig.ends
-        .commands
-        .send(Command::Attach {
-            connection: id,
-            feed: 0,
-        })
-        .unwrap();
+    rig.ends.commands.send(Command::Attach { connection: id, feed: 0 }).unwrap();
     let due = rig.due();
     assert_eq!(due.len(), 10);
-    let lanes = due
-        .iter()
-        .filter(|delivery| delivery.lane == Lane::New)
-        .count();
+    let lanes = due.iter().filter(|delivery| delivery.lane == Lane::New).count();
     assert_eq!(lanes, 9);
 }
 
@@ -510,26 +411,11 @@ fn discarding_ends_everything_for_good() {
     }
     let due = rig.due();
     rig.settle(&due[0], Disposition::RetryAfter(Duration::from_secs(9)));
-    rig.settle(
-        &due[1],
-        Disposition::Dead {
-            cause: Cause::Gone,
-            status: 410,
-        },
-    );
+    rig.settle(&due[1], Disposition::Dead { cause: Cause::Gone, status: 410 });
     rig.writer.turn();
+    assert_eq!(rig.ask(|reply| Command::Discard { connection: id, reply }), (499, Ok(())));
     assert_eq!(
-        rig.ask(|reply| Command::Discard {
-            connection: id,
-            reply
-        }),
-        (499, Ok(()))
-    );
-    assert_eq!(
-        (
-            queue.live.load(Ordering::Relaxed),
-            queue.live_bytes.load(Ordering::Relaxed)
-        ),
+        (queue.live.load(Ordering::Relaxed), queue.live_bytes.load(Ordering::Relaxed)),
         (0, 0)
     );
     rig.settle(&due[2], Disposition::RetryAfter(Duration::from_secs(9)));
@@ -547,14 +433,8 @@ fn discarding_ends_everything_for_good() {
 #[test]
 fn a_full_store_refuses_and_takes_events_again_after_a_drain() {
     let (directory, clock) = start();
-    let mut rig = Rig::open_with(
-        directory.path(),
-        &clock,
-        Options {
-            max_bytes: 4 * MIB,
-            ..options(1)
-        },
-    );
+    let mut rig =
+        Rig::open_with(directory.path(), &clock, Options { max_bytes: 4 * MIB, ..options(1) });
     let crm = rig.connection("crm");
     let mut accepted = 0;
     let error = loop {
@@ -565,11 +445,7 @@ fn a_full_store_refuses_and_takes_events_again_after_a_drain() {
     };
     assert_eq!(error, AppendError::Full);
     assert!(accepted > 1000, "{accepted}");
-    assert_eq!(
-        crm.1.live.load(Ordering::Relaxed),
-        accepted,
-        "a refusal leaves no trace"
-    );
+    assert_eq!(crm.1.live.load(Ordering::Relaxed), accepted, "a refusal leaves no trace");
     assert_eq!(rig.deliver_all().len() as u64, accepted);
     rig.pass(Duration::from_secs(2));
     rig.pass(Duration::from_secs(2));
@@ -584,12 +460,7 @@ fn a_burst_larger_than_a_segment_is_taken() {
     let mut rig = Rig::open(directory.path(), &clock);
     let (id, queue) = rig.connection("crm");
     let (intake, lane) = rig.ends.intakes[0].clone();
-    let Rig {
-        runtime,
-        writer,
-        rng,
-        ..
-    } = &mut rig;
+    let Rig { runtime, writer, rng, .. } = &mut rig;
     let answers = runtime.block_on(async {
         let posts = (0..30).map(|_| {
             let mut content = ContentBuilder::new("default", "", "", 0);
@@ -632,10 +503,7 @@ fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
     let (directory, clock) = start();
     let mut rig = Rig::open(directory.path(), &clock);
     let (busy, held) = (rig.connection("busy"), rig.connection("held"));
-    rig.ends
-        .commands
-        .send(Command::Detach { connection: held.0 })
-        .unwrap();
+    rig.ends.commands.send(Command::Detach { connection: held.0 }).unwrap();
     let all = bodies(12_000);
     let mut expected_held = Vec::new();
     for (index, body) in all.iter().enumerate() {
@@ -646,10 +514,7 @@ fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
         }
         for (nth, delivery) in rig.due().into_iter().enumerate() {
             let disposition = match (index % 1000, nth) {
-                (7, 0) => Disposition::Dead {
-                    cause: Cause::HttpStatus,
-                    status: 400,
-                },
+                (7, 0) => Disposition::Dead { cause: Cause::HttpStatus, status: 400 },
                 (8, 0) => Disposition::RetryAfter(Duration::from_secs(3600)),
                 _ => Disposition::Delivered,
             };
@@ -660,14 +525,8 @@ fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
     let before = rig.ask(|reply| Command::Status { reply }).segments;
     compact(&mut rig);
     let after = rig.ask(|reply| Command::Status { reply }).segments;
-    assert!(
-        before >= 4 && after <= 2,
-        "{before} segments became {after}"
-    );
-    let live = (
-        held.1.live.load(Ordering::Relaxed),
-        busy.1.live.load(Ordering::Relaxed),
-    );
+    assert!(before >= 4 && after <= 2, "{before} segments became {after}");
+    let live = (held.1.live.load(Ordering::Relaxed), busy.1.live.load(Ordering::Relaxed));
     assert_eq!(live, (24, 12));
 
     for restart in 0..2 {
@@ -675,11 +534,7 @@ fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
         assert_eq!(letters.len(), 12);
         for (nth, letter) in letters.iter().enumerate() {
             let event = rig.writer.files.load(letter.id, letter.size).unwrap();
-            assert_eq!(
-                event.content.body(),
-                all[nth * 1000 + 7],
-                "restart {restart}"
-            );
+            assert_eq!(event.content.body(), all[nth * 1000 + 7], "restart {restart}");
         }
         drop(rig);
         rig = Rig::open(directory.path(), &clock);
@@ -687,21 +542,16 @@ fn what_is_left_of_old_segments_is_moved_and_they_are_given_back() {
         let (busy, held) = (rig.connection("busy"), rig.connection("held"));
         assert_eq!(busy.1.live.load(Ordering::Relaxed), 12);
         let due = rig.due();
-        let came: Vec<_> = due
-            .iter()
-            .map(|delivery| rig.load(delivery).content.body().to_vec())
-            .collect();
+        let came: Vec<_> =
+            due.iter().map(|delivery| rig.load(delivery).content.body().to_vec()).collect();
         assert_eq!(came, expected_held, "in order of acceptance");
         assert!(due.iter().all(|delivery| delivery.connection() == held.0));
         let bytes: u64 = due.iter().map(|delivery| u64::from(delivery.size)).sum();
         assert_eq!(held.1.live_bytes.load(Ordering::Relaxed), bytes);
     }
     rig.pass(Duration::from_secs(3600));
-    let mut retries: Vec<_> = rig
-        .due()
-        .iter()
-        .map(|delivery| rig.load(delivery).content.body().to_vec())
-        .collect();
+    let mut retries: Vec<_> =
+        rig.due().iter().map(|delivery| rig.load(delivery).content.body().to_vec()).collect();
     retries.sort();
     let mut expected: Vec<_> = (0..12).map(|nth| all[nth * 1000 + 8].clone()).collect();
     expected.sort();
@@ -714,10 +564,7 @@ fn moving_keeps_the_order_of_what_waits() {
     let (directory, clock) = start();
     let mut rig = Rig::open(directory.path(), &clock);
     let (busy, held) = (rig.connection("busy"), rig.connection("held"));
-    rig.ends
-        .commands
-        .send(Command::Detach { connection: held.0 })
-        .unwrap();
+    rig.ends.commands.send(Command::Detach { connection: held.0 }).unwrap();
     let mut expected = Vec::new();
     for index in 0..6000u32 {
         let body = format!("{index} {}", "x".repeat(900)).into_bytes();
@@ -733,13 +580,7 @@ fn moving_keeps_the_order_of_what_waits() {
         }
     }
     compact(&mut rig);
-    rig.ends
-        .commands
-        .send(Command::Attach {
-            connection: held.0,
-            feed: 0,
-        })
-        .unwrap();
+    rig.ends.commands.send(Command::Attach { connection: held.0, feed: 0 }).unwrap();
     assert_eq!(rig.deliver_all(), expected);
 }
 
@@ -771,9 +612,7 @@ fn a_torn_tail_is_cut_and_damage_in_the_middle_costs_one_event() {
     left.remove(20);
     assert_eq!(rig.deliver_all(), left);
     drop(rig);
-    let kept = std::fs::read_dir(directory.path().join(QUARANTINE))
-        .unwrap()
-        .count();
+    let kept = std::fs::read_dir(directory.path().join(QUARANTINE)).unwrap().count();
     assert_eq!(kept, 1, "the damaged bytes are kept");
 }
 
@@ -801,14 +640,10 @@ fn a_damaged_segment_header_costs_nothing_while_there_is_an_index() {
 fn an_unknown_version_is_refused() {
     let (directory, clock) = start();
     Rig::open(directory.path(), &clock).stop();
-    let snapshot = std::fs::read_dir(directory.path())
-        .unwrap()
-        .find_map(|entry| {
-            let path = entry.unwrap().path();
-            path.extension()
-                .is_some_and(|extension| extension == "snap")
-                .then_some(path)
-        });
+    let snapshot = std::fs::read_dir(directory.path()).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_some_and(|extension| extension == "snap").then_some(path)
+    });
     let path = snapshot.unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 99;
@@ -817,28 +652,15 @@ fn an_unknown_version_is_refused() {
     std::fs::write(&path, bytes).unwrap();
     let disk = Arc::new(OsDisk::open(directory.path()).unwrap());
     let refused = Ends::new(disk, options(1), clock, &Metrics::new());
-    assert!(matches!(
-        refused.err(),
-        Some(OpenError::UnknownVersion { version: 99, .. })
-    ));
+    assert!(matches!(refused.err(), Some(OpenError::UnknownVersion { version: 99, .. })));
 }
 
 #[test]
 fn a_second_process_is_kept_out() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Store::open(
-        directory.path(),
-        options(1),
-        Clock::system(),
-        &Metrics::new(),
-    )
-    .unwrap();
-    let second = Store::open(
-        directory.path(),
-        options(2),
-        Clock::system(),
-        &Metrics::new(),
-    );
+    let first =
+        Store::open(directory.path(), options(1), Clock::system(), &Metrics::new()).unwrap();
+    let second = Store::open(directory.path(), options(2), Clock::system(), &Metrics::new());
     assert!(matches!(second.err(), Some(OpenError::Locked)));
     drop(first);
 }
@@ -859,14 +681,7 @@ fn many_marks_make_a_snapshot_and_old_logs_go() {
     assert!(rig.writer.log_number > 2, "log {}", rig.writer.log_number);
     let logs = std::fs::read_dir(directory.path())
         .unwrap()
-        .filter(|entry| {
-            entry
-                .as_ref()
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .ends_with(".log")
-        });
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".log"));
     assert_eq!(logs.count(), 1);
     drop(rig);
     let mut rig = Rig::open(directory.path(), &clock);
@@ -879,18 +694,10 @@ fn many_marks_make_a_snapshot_and_old_logs_go() {
 #[test]
 fn threads_run_append_and_stop() {
     let directory = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let opened = Store::open(
-            directory.path(),
-            options(3),
-            Clock::system(),
-            &Metrics::new(),
-        )
-        .unwrap();
+        let opened =
+            Store::open(directory.path(), options(3), Clock::system(), &Metrics::new()).unwrap();
         let (intake, lane) = opened.intakes[0].clone();
         let (id, queue) = opened.store.register("crm").await.unwrap();
         opened.store.attach(id, 0);
@@ -904,17 +711,11 @@ fn threads_run_append_and_stop() {
             content: content.finish(),
         });
         assert!(queue.try_reserve(event.content.as_bytes().len() as u64, 10, 10_000));
-        let route = Route {
-            connection: id,
-            queue: Arc::clone(&queue),
-            fate: Fate::Queued,
-        };
+        let route = Route { connection: id, queue: Arc::clone(&queue), fate: Fate::Queued };
         intake.append(event, vec![route]).await.unwrap();
         let mut items = Vec::new();
         opened.feeds[0].next(&mut items).await;
-        let FeedItem::Due(delivery) = items.remove(0) else {
-            panic!("it was not asked for")
-        };
+        let FeedItem::Due(delivery) = items.remove(0) else { panic!("it was not asked for") };
         assert_eq!(opened.store.oldest().await.unwrap(), [(id, Age(0))]);
         opened.feeds[0].load(vec![delivery]);
         opened.feeds[0].next(&mut items).await;

@@ -161,9 +161,7 @@ impl Hot {
     pub(super) fn get(&self, segment: u32, offset: u32) -> Option<&Arc<Event>> {
         let at = self
             .events
-            .binary_search_by_key(&(segment, offset), |(segment, offset, _)| {
-                (*segment, *offset)
-            })
+            .binary_search_by_key(&(segment, offset), |(segment, offset, _)| (*segment, *offset))
             .ok()?;
         self.events.get(at).map(|(_, _, event)| event)
     }
@@ -205,16 +203,7 @@ impl Writer {
         commands: Receiver<Command>,
         recovered: Recovered,
     ) -> Result<Writer, OpenError> {
-        let Parts {
-            disk,
-            clock,
-            boot_id,
-            options,
-            shared,
-            intake,
-            key_log,
-            floor,
-        } = parts;
+        let Parts { disk, clock, boot_id, options, shared, intake, key_log, floor } = parts;
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let number = recovered.log_number + 1;
         let nonce = rng.u64(..);
@@ -222,10 +211,7 @@ impl Writer {
         let log = begin().or_else(|error| give_up_reserve(&*disk, error).and_then(|()| begin()));
         let log = log.map_err(|error| OpenError::Io("begin a state log", error))?;
         let outbox = feeds.iter().map(|_| Vec::new()).collect();
-        let hot = Hot {
-            capacity: options.hot_bytes,
-            ..Hot::default()
-        };
+        let hot = Hot { capacity: options.hot_bytes, ..Hot::default() };
         let mut writer = Writer {
             disk,
             clock,
@@ -361,16 +347,10 @@ impl Writer {
             at_least(due.since(self.clock.age()));
         }
         if self.waiting_appends() == 0 {
-            return Wake {
-                what: SleepFor::Anything,
-                after,
-            };
+            return Wake { what: SleepFor::Anything, after };
         }
         at_least((self.times.commit_began + COMMIT_GAP).saturating_sub(now));
-        Wake {
-            what: SleepFor::FullBatch,
-            after,
-        }
+        Wake { what: SleepFor::FullBatch, after }
     }
 
     pub(super) fn touch(&mut self, id: ConnectionId) {
@@ -393,11 +373,7 @@ impl Writer {
 
 /// Gives the reserved disk space free if `error` says that the disk is full.
 fn give_up_reserve(disk: &dyn Disk, error: std::io::Error) -> std::io::Result<()> {
-    if commit::is_full(&error) {
-        disk.remove(RESERVE_FILE).map_err(|_| error)
-    } else {
-        Err(error)
-    }
+    if commit::is_full(&error) { disk.remove(RESERVE_FILE).map_err(|_| error) } else { Err(error) }
 }
 
 /// Drives the writer until it is told to stop.
@@ -405,9 +381,7 @@ pub(super) fn run(mut writer: Writer, doorbell: &Doorbell, parker: &Parker) {
     while !writer.stopping {
         let wake = writer.turn();
         if !writer.stopping {
-            doorbell.sleep(parker, wake.what, wake.after, || {
-                writer.nothing_waits(wake.what)
-            });
+            doorbell.sleep(parker, wake.what, wake.after, || writer.nothing_waits(wake.what));
         }
     }
 }

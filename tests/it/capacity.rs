@@ -29,40 +29,21 @@ fn a_full_store_refuses_and_goes_on_when_it_has_drained() {
         let body: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(BODY).collect();
         let answer = producer.event(&ledger, &body).unwrap();
         // Memory may be full for a moment, while what was posted is on its way to the disk.
-        assert!(
-            matches!(answer.status, 202 | 503 | 507),
-            "{}: {}",
-            answer.status,
-            answer.json
-        );
+        assert!(matches!(answer.status, 202 | 503 | 507), "{}: {}", answer.status, answer.json);
         (answer.status == 507).then_some(answer)
     });
     let refused = refused.expect("a 507 before 50 MiB");
-    assert!(
-        refused.message.header("retry-after").is_some(),
-        "{refused:?}"
-    );
+    assert!(refused.message.header("retry-after").is_some(), "{refused:?}");
     let taken = ledger.len();
-    assert!(
-        taken * BODY > 8 << 20,
-        "{taken} events of {BODY} bytes in 24 MiB"
-    );
+    assert!(taken * BODY > 8 << 20, "{taken} events of {BODY} bytes in 24 MiB");
     assert!(bytes_in(&site) <= 24 << 20, "{} bytes", bytes_in(&site));
     receiver.listen();
     let what = format!("all {taken} that were taken arrive");
     eventually_or(&what, &daemon, || receiver.delivered("crm") >= taken);
-    eventually("ingress goes on", SOON, || {
-        producer.event(&ledger, b"new").unwrap().status == 202
-    });
-    eventually_or("the new ones arrive", &daemon, || {
-        receiver.delivered("crm") >= ledger.len()
-    });
+    eventually("ingress goes on", SOON, || producer.event(&ledger, b"new").unwrap().status == 202);
+    eventually_or("the new ones arrive", &daemon, || receiver.delivered("crm") >= ledger.len());
     let dead = BTreeSet::new();
-    let oracle = Oracle {
-        ledger: &ledger,
-        connections: &["crm"],
-        dead: &dead,
-    };
+    let oracle = Oracle { ledger: &ledger, connections: &["crm"], dead: &dead };
     oracle.judge(&receiver.arrivals()).assert_clean();
     daemon.drained(&["crm"]);
     daemon.stop();
@@ -85,10 +66,7 @@ fn large_events_outlast_a_refusing_endpoint() {
     }
     let refused = [("connection", "crm"), ("code", "connect_refused")];
     eventually_or("five attempts of each", &daemon, || {
-        daemon
-            .metrics()
-            .sum("posthaste_delivery_attempts_total", &refused)
-            >= 5.0 * 75.0
+        daemon.metrics().sum("posthaste_delivery_attempts_total", &refused) >= 5.0 * 75.0
     });
     receiver.listen();
     eventually_or("all arrive", &daemon, || receiver.delivered("crm") == taken);
@@ -111,9 +89,7 @@ fn drained_segments_are_given_back() {
     }
     daemon.drained(&["crm"]);
     let gone_through = sent * BODY as u64;
-    eventually("segments are given back", SOON, || {
-        bytes_in(&site) < gone_through / 2
-    });
+    eventually("segments are given back", SOON, || bytes_in(&site) < gone_through / 2);
     daemon.stop();
 }
 

@@ -12,10 +12,7 @@ fn dead_letter_is_listed_and_replayed() {
     let site = Site::new();
     site.connection("crm", &receiver.url("crm"), "");
     let mut daemon = Daemon::start(&site);
-    let answer = site
-        .producer()
-        .post("/v1/events", &[], b"dead or alive")
-        .unwrap();
+    let answer = site.producer().post("/v1/events", &[], b"dead or alive").unwrap();
     let id = answer.id();
     let dead = [("connection", "crm"), ("outcome", "dead")];
     eventually("it is dead", SOON, || {
@@ -27,18 +24,12 @@ fn dead_letter_is_listed_and_replayed() {
             daemon = Daemon::start(&site);
         }
         let listed = daemon.cli_json(&["dead", "list", "--json"]).to_string();
-        assert!(
-            listed.contains(id) && listed.contains("http_status"),
-            "{listed}"
-        );
+        assert!(listed.contains(id) && listed.contains("http_status"), "{listed}");
     }
     let body = daemon.cli(&["dead", "show", "crm", id, "--body"]);
     assert_eq!(body.stdout, b"dead or alive", "{body:?}");
     let shown = daemon.cli(&["dead", "show", "crm", id]);
-    assert!(
-        String::from_utf8_lossy(&shown.stdout).contains(id),
-        "{shown:?}"
-    );
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(id), "{shown:?}");
     receiver.behave(Behaviour::ok());
     let replayed = daemon.cli(&["dead", "replay", "crm", id]);
     assert!(replayed.status.success(), "{replayed:?}");
@@ -47,26 +38,15 @@ fn dead_letter_is_listed_and_replayed() {
     let last = arrivals.last().unwrap();
     assert_eq!((last.id.as_str(), last.attempt), (id, 1));
     assert_eq!(last.sha256, arrivals[0].sha256);
-    assert!(
-        last.header("posthaste-replay").is_some(),
-        "{:?}",
-        last.headers
-    );
+    assert!(last.header("posthaste-replay").is_some(), "{:?}", last.headers);
     assert_eq!(arrivals[0].header("posthaste-replay"), None);
     let metrics = daemon.drained(&["crm"]);
     let labels = [("connection", "crm")];
-    assert_eq!(
-        metrics.sum("posthaste_deliveries_replayed_total", &labels),
-        1.0
-    );
+    assert_eq!(metrics.sum("posthaste_deliveries_replayed_total", &labels), 1.0);
     let listed = daemon.cli_json(&["dead", "list", "--json"]).to_string();
     assert!(!listed.contains(id), "{listed}");
     let again = daemon.cli(&["dead", "replay", "crm", id]);
-    assert_eq!(
-        again.status.code(),
-        Some(1),
-        "nothing is dead any more: {again:?}"
-    );
+    assert_eq!(again.status.code(), Some(1), "nothing is dead any more: {again:?}");
     daemon.stop();
 }
 
@@ -77,10 +57,7 @@ fn what_is_on_its_way_is_not_replayed() {
     let site = Site::new();
     site.connection("crm", &receiver.url("crm"), "");
     let mut daemon = Daemon::start(&site);
-    let answer = site
-        .producer()
-        .post("/v1/events", &[], b"on its way")
-        .unwrap();
+    let answer = site.producer().post("/v1/events", &[], b"on its way").unwrap();
     eventually("it was tried", SOON, || !receiver.arrivals().is_empty());
     let replayed = daemon.cli(&["dead", "replay", "crm", answer.id()]);
     assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
@@ -109,10 +86,7 @@ fn send_and_status_talk_to_the_daemon() {
     let gone = daemon.cli(&["status"]);
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
     let said = String::from_utf8_lossy(&gone.stderr);
-    assert!(
-        said.contains("admin.sock"),
-        "it names where nobody listens: {said}"
-    );
+    assert!(said.contains("admin.sock"), "it names where nobody listens: {said}");
 }
 
 /// `check` says what the daemon would do, and how much memory it may take.
@@ -129,10 +103,7 @@ fn check_sums_up_a_good_configuration() {
 /// The README's first command, without the staying up.
 #[test]
 fn demo_once_exits_0() {
-    let output = Command::new(BINARY)
-        .args(["demo", "--once"])
-        .output()
-        .unwrap();
+    let output = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
@@ -140,25 +111,13 @@ fn demo_once_exits_0() {
 #[test]
 fn help_and_completions_print() {
     for shell in ["bash", "zsh", "fish"] {
-        let output = Command::new(BINARY)
-            .args(["completions", shell])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success() && output.stdout.len() > 500,
-            "{shell}: {output:?}"
-        );
+        let output = Command::new(BINARY).args(["completions", shell]).output().unwrap();
+        assert!(output.status.success() && output.stdout.len() > 500, "{shell}: {output:?}");
     }
     for command in ["run", "check", "send", "dead", "status", "demo", "listen"] {
-        let output = Command::new(BINARY)
-            .args([command, "--help"])
-            .output()
-            .unwrap();
+        let output = Command::new(BINARY).args([command, "--help"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("xample"),
-            "{command}: {text}"
-        );
+        assert!(output.status.success() && text.contains("xample"), "{command}: {text}");
     }
     let wrong = Command::new(BINARY).arg("rnu").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
@@ -169,15 +128,7 @@ fn help_and_completions_print() {
 fn listen_receives_and_prints_what_arrives() {
     let address = crate::harness::free_address();
     let child = Command::new(BINARY)
-        .args([
-            "listen",
-            &address.to_string(),
-            "--status",
-            "201",
-            "--count",
-            "3",
-            "--json",
-        ])
+        .args(["listen", &address.to_string(), "--status", "201", "--count", "3", "--json"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -186,9 +137,7 @@ fn listen_receives_and_prints_what_arrives() {
         let mut answer = None;
         eventually("it answers", SOON, || {
             let mut producer = crate::harness::Producer::tcp(address);
-            answer = producer
-                .post("/hook", &[("webhook-id", &id)], b"hello")
-                .ok();
+            answer = producer.post("/hook", &[("webhook-id", &id)], b"hello").ok();
             answer.is_some()
         });
         assert_eq!(answer.unwrap().status, 201);
@@ -196,15 +145,10 @@ fn listen_receives_and_prints_what_arrives() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3, "{text}");
     for (number, line) in lines.iter().enumerate() {
-        assert!(
-            line.to_string().contains(&format!("evt_{number}")),
-            "{line}"
-        );
+        assert!(line.to_string().contains(&format!("evt_{number}")), "{line}");
     }
 }

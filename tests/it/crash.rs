@@ -88,11 +88,7 @@ fn sigkill_loses_nothing_that_was_acknowledged() {
     let metrics = daemon.drained(&CONNECTIONS);
     for name in CONNECTIONS {
         let labels = [("connection", name), ("outcome", "dead")];
-        assert_eq!(
-            metrics.sum("posthaste_deliveries_total", &labels),
-            0.0,
-            "{name}"
-        );
+        assert_eq!(metrics.sum("posthaste_deliveries_total", &labels), 0.0, "{name}");
     }
     passes(&site, &ledger, &receivers, &CONNECTIONS);
     daemon.stop();
@@ -111,18 +107,13 @@ fn torn_tail_is_cut() {
         let mut producer = site.producer();
         for number in 0..50 {
             let body = format!("event {number} {torn:?}");
-            assert_eq!(
-                producer.event(&ledger, body.as_bytes()).unwrap().status,
-                202
-            );
+            assert_eq!(producer.event(&ledger, body.as_bytes()).unwrap().status, 202);
         }
         daemon.kill();
         tear(&site, torn);
         let mut daemon = Daemon::start(&site);
         receiver.listen();
-        eventually("all arrive", SOON, || {
-            receiver.delivered("crm") >= ledger.len()
-        });
+        eventually("all arrive", SOON, || receiver.delivered("crm") >= ledger.len());
         judge(&ledger, &[receiver], &["crm"]).assert_clean();
         daemon.drained(&["crm"]);
         daemon.stop();
@@ -141,18 +132,13 @@ fn events_survive_ctrl_c_and_restart() {
     let mut producer = Producer::unix(&site.unix());
     for number in 0..100 {
         let body = format!("event {number}");
-        assert_eq!(
-            producer.event(&ledger, body.as_bytes()).unwrap().status,
-            202
-        );
+        assert_eq!(producer.event(&ledger, body.as_bytes()).unwrap().status, 202);
     }
     daemon.signal(rustix::process::Signal::INT);
     assert_eq!(daemon.wait(SOON), Some(0), "the exit code after Ctrl-C");
     let mut daemon = Daemon::start(&site);
     let labels = [("connection", "crm")];
-    let recovered = daemon
-        .metrics()
-        .sum("posthaste_deliveries_recovered_total", &labels);
+    let recovered = daemon.metrics().sum("posthaste_deliveries_recovered_total", &labels);
     assert_eq!(recovered, 100.0);
     receiver.listen();
     eventually("all arrive", SOON, || receiver.delivered("crm") == 100);
@@ -165,16 +151,9 @@ fn events_survive_ctrl_c_and_restart() {
     daemon.stop();
     let mut daemon = Daemon::start(&site);
     let metrics = daemon.drained(&["crm"]);
-    assert_eq!(
-        metrics.sum("posthaste_deliveries_recovered_total", &labels),
-        0.0
-    );
+    assert_eq!(metrics.sum("posthaste_deliveries_recovered_total", &labels), 0.0);
     daemon.stop();
-    assert_eq!(
-        receivers[0].count(),
-        receivers[0].delivered("crm"),
-        "nothing came again"
-    );
+    assert_eq!(receivers[0].count(), receivers[0].delivered("crm"), "nothing came again");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,10 +168,7 @@ enum Tail {
 fn tear(site: &Site, torn: Tail) {
     let path = newest_segment(site);
     let bytes = fs::read(&path).expect("read the segment");
-    let used = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let used = used.next_multiple_of(8);
     let tail = match torn {
         Tail::Garbage => [0xa5; 777].to_vec(),
@@ -202,11 +178,7 @@ fn tear(site: &Site, torn: Tail) {
     let mut kept = bytes.clone();
     kept.resize(used, 0);
     kept.extend(tail);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(&path)
-        .expect("open");
+    let mut file = OpenOptions::new().write(true).truncate(true).open(&path).expect("open");
     file.write_all(&kept).expect("write the torn segment");
 }
 
@@ -225,12 +197,9 @@ fn post_until(posting: &AtomicBool, mut producer: Producer, ledger: &Ledger, num
         let number = number.fetch_add(1, Ordering::Relaxed);
         let body = body(number, &mut rng);
         match producer.event(ledger, &body) {
-            Ok(answer) => assert!(
-                matches!(answer.status, 202 | 503),
-                "{}: {}",
-                answer.status,
-                answer.json
-            ),
+            Ok(answer) => {
+                assert!(matches!(answer.status, 202 | 503), "{}: {}", answer.status, answer.json)
+            }
             // The daemon is down; its port refuses until it is back.
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
@@ -251,29 +220,18 @@ fn body(number: u64, rng: &mut fastrand::Rng) -> Vec<u8> {
 
 fn judge(ledger: &Ledger, receivers: &[Receiver], connections: &[&str]) -> Verdict {
     let dead = BTreeSet::new();
-    let oracle = Oracle {
-        ledger,
-        connections,
-        dead: &dead,
-    };
+    let oracle = Oracle { ledger, connections, dead: &dead };
     let arrivals: Vec<_> = receivers.iter().flat_map(Receiver::arrivals).collect();
     oracle.judge(&arrivals)
 }
 
 /// After the faults, liveness: a fresh event reaches every connection within five seconds.
 fn passes(site: &Site, ledger: &Ledger, receivers: &[Receiver], connections: &[&str]) {
-    let answer = site
-        .producer()
-        .event(ledger, b"a fresh event")
-        .expect("a post");
+    let answer = site.producer().event(ledger, b"a fresh event").expect("a post");
     assert_eq!(answer.status, 202);
     eventually("a fresh event passes", Duration::from_secs(5), || {
         let arrived = receivers.iter().flat_map(Receiver::arrivals);
-        let arrived: Vec<_> = arrived
-            .filter(|a| a.id == answer.id() && a.succeeded())
-            .collect();
-        connections
-            .iter()
-            .all(|name| arrived.iter().any(|a| a.connection() == *name))
+        let arrived: Vec<_> = arrived.filter(|a| a.id == answer.id() && a.succeeded()).collect();
+        connections.iter().all(|name| arrived.iter().any(|a| a.connection() == *name))
     });
 }

@@ -24,19 +24,13 @@ fn body_goes_out_byte_for_byte() {
         let body: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
         let kind = format!("application/x-{length}");
         ledger.note_posted(sha256(&body));
-        let answer = producer
-            .post("/v1/events", &[("content-type", &kind)], &body)
-            .unwrap();
+        let answer = producer.post("/v1/events", &[("content-type", &kind)], &body).unwrap();
         assert_eq!(answer.status, 202, "{length}: {}", answer.json);
         ledger.note_acknowledged(answer.id(), sha256(&body));
     }
     eventually("all arrive", SOON, || receiver.delivered("crm") == 10);
     let dead = BTreeSet::new();
-    let oracle = Oracle {
-        ledger: &ledger,
-        connections: &["crm"],
-        dead: &dead,
-    };
+    let oracle = Oracle { ledger: &ledger, connections: &["crm"], dead: &dead };
     let arrivals = receiver.arrivals();
     let verdict = oracle.judge(&arrivals);
     verdict.assert_clean();
@@ -45,19 +39,8 @@ fn body_goes_out_byte_for_byte() {
         let kind = format!("application/x-{}", arrival.length);
         assert_eq!(arrival.header("content-type"), Some(kind.as_str()));
         assert_eq!(arrival.method, "POST");
-        assert!(
-            arrival
-                .header("user-agent")
-                .unwrap()
-                .starts_with("posthaste/")
-        );
-        assert!(
-            arrival
-                .header("webhook-timestamp")
-                .unwrap()
-                .parse::<u64>()
-                .is_ok()
-        );
+        assert!(arrival.header("user-agent").unwrap().starts_with("posthaste/"));
+        assert!(arrival.header("webhook-timestamp").unwrap().parse::<u64>().is_ok());
         assert_eq!(arrival.attempt, 1);
     }
     daemon.drained(&["crm"]);
@@ -76,10 +59,7 @@ fn webhook_id_is_the_same_at_each_attempt() {
     receiver.behave(Behaviour::ok());
     eventually("delivered", SOON, || receiver.delivered("crm") == 1);
     for (number, arrival) in (1..).zip(receiver.arrivals()) {
-        assert_eq!(
-            (arrival.id.as_str(), arrival.attempt),
-            (answer.id(), number)
-        );
+        assert_eq!((arrival.id.as_str(), arrival.attempt), (answer.id(), number));
         assert_eq!(arrival.sha256, sha256(b"same"));
     }
     daemon.drained(&["crm"]);
@@ -97,35 +77,17 @@ fn redirects_are_never_followed() {
         .into();
     for (number, receiver) in receivers.iter().enumerate() {
         let name = format!("c{number}");
-        site.connection(
-            &name,
-            &receiver.url(&name),
-            "retry = { strategy = \"none\" }",
-        );
+        site.connection(&name, &receiver.url(&name), "retry = { strategy = \"none\" }");
     }
     let mut daemon = Daemon::start(&site);
-    assert_eq!(
-        site.producer()
-            .post("/v1/events", &[], b"x")
-            .unwrap()
-            .status,
-        202
-    );
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
     let names = ["c0", "c1", "c2", "c3", "c4"];
     let metrics = daemon.drained(&names);
     for name in names {
         let dead = [("connection", name), ("outcome", "dead")];
-        assert_eq!(
-            metrics.sum("posthaste_deliveries_total", &dead),
-            1.0,
-            "{name}"
-        );
+        assert_eq!(metrics.sum("posthaste_deliveries_total", &dead), 1.0, "{name}");
         let redirects = [("connection", name), ("code", "redirect")];
-        assert_eq!(
-            metrics.sum("posthaste_delivery_attempts_total", &redirects),
-            1.0,
-            "{name}"
-        );
+        assert_eq!(metrics.sum("posthaste_delivery_attempts_total", &redirects), 1.0, "{name}");
     }
     assert!(receivers.iter().all(|receiver| receiver.count() == 1));
     assert_eq!((target.count(), target.opened()), (0, 0));
@@ -171,20 +133,13 @@ fn rate_limit_is_never_exceeded() {
         producer.post("/v1/events", &[], b"x").unwrap();
     }
     eventually("all", SOON, || receiver.delivered("crm") == 210);
-    let at: Vec<_> = receiver
-        .arrivals()
-        .iter()
-        .map(|arrival| arrival.at)
-        .collect();
+    let at: Vec<_> = receiver.arrivals().iter().map(|arrival| arrival.at).collect();
     for (first, start) in at.iter().enumerate() {
         for (last, end) in at.iter().enumerate().skip(first) {
             let sends = (last - first + 1) as f64;
             // 25 ms for the way from the daemon's clock to the receiver's.
             let allowed = 10.0 + 100.0 * ((*end - *start).as_secs_f64() + 0.025);
-            assert!(
-                sends <= allowed.ceil(),
-                "{sends} sends where {allowed} were allowed"
-            );
+            assert!(sends <= allowed.ceil(), "{sends} sends where {allowed} were allowed");
         }
     }
     let took = at[at.len() - 1] - at[0];
@@ -198,11 +153,7 @@ fn rate_limit_is_never_exceeded() {
 fn a_closed_kept_connection_is_no_attempt() {
     let receiver = Receiver::start(Behaviour::ok().closing());
     let site = Site::new();
-    site.connection(
-        "crm",
-        &receiver.url("crm"),
-        "retry = { strategy = \"none\" }",
-    );
+    site.connection("crm", &receiver.url("crm"), "retry = { strategy = \"none\" }");
     let mut daemon = Daemon::start(&site);
     let mut producer = site.producer();
     for number in 1..=50 {
@@ -234,24 +185,13 @@ fn statuses_are_retried_or_dead_as_the_table_says() {
     ];
     let receivers: Vec<(String, Receiver)> = table
         .iter()
-        .map(|(status, _)| {
-            (
-                format!("s{status}"),
-                Receiver::start(Behaviour::status(*status)),
-            )
-        })
+        .map(|(status, _)| (format!("s{status}"), Receiver::start(Behaviour::status(*status))))
         .collect();
     for (name, receiver) in &receivers {
         site.connection(name, &receiver.url(name), QUICK);
     }
     let mut daemon = Daemon::start(&site);
-    assert_eq!(
-        site.producer()
-            .post("/v1/events", &[], b"x")
-            .unwrap()
-            .status,
-        202
-    );
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
     for ((_, retried), (name, receiver)) in table.iter().zip(&receivers) {
         let label = ("connection", name.as_str());
         if *retried {
@@ -272,10 +212,7 @@ fn statuses_are_retried_or_dead_as_the_table_says() {
 /// Spec 3: `request_timeout` ends an attempt that hangs or trickles, and the connection goes on.
 #[test]
 fn a_hung_or_trickling_answer_ends_at_its_timeout() {
-    for behaviour in [
-        Behaviour::Hang,
-        Behaviour::Trickle(Duration::from_millis(50)),
-    ] {
+    for behaviour in [Behaviour::Hang, Behaviour::Trickle(Duration::from_millis(50))] {
         let receiver = Receiver::start(behaviour);
         let site = Site::new();
         let rest = format!("request_timeout = \"1s\"\n{QUICK}");
@@ -284,11 +221,7 @@ fn a_hung_or_trickling_answer_ends_at_its_timeout() {
         let begun = now();
         site.producer().post("/v1/events", &[], b"x").unwrap();
         eventually("a second attempt", SOON, || receiver.count() == 2);
-        assert!(
-            begun.elapsed() >= Duration::from_millis(900),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
         receiver.behave(Behaviour::ok());
         eventually("delivered", SOON, || receiver.delivered("crm") == 1);
         let metrics = daemon.drained(&["crm"]);

@@ -66,13 +66,7 @@ pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 10_000;
     const PORTS: u16 = 20_000;
-    NEXT.compare_exchange(
-        0,
-        fastrand::u16(1..PORTS),
-        Ordering::Relaxed,
-        Ordering::Relaxed,
-    )
-    .ok();
+    NEXT.compare_exchange(0, fastrand::u16(1..PORTS), Ordering::Relaxed, Ordering::Relaxed).ok();
     loop {
         let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         let address = SocketAddr::from(([127, 0, 0, 1], port));

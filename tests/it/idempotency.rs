@@ -100,10 +100,7 @@ fn a_key_makes_one_event_over_sigkill() {
         for number in 0..KEYS {
             answers.post(&mut producer, number);
         }
-        assert_eq!(
-            daemon.metrics().sum("posthaste_idempotency_keys", &[]),
-            KEYS as f64
-        );
+        assert_eq!(daemon.metrics().sum("posthaste_idempotency_keys", &[]), KEYS as f64);
         if stop {
             daemon.stop();
         } else {

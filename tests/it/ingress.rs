@@ -15,11 +15,7 @@ fn the_three_routes_reach_whom_they_name() {
     let receiver = Receiver::start(Behaviour::ok());
     let site = Site::new();
     site.connection("crm", &receiver.url("crm"), "");
-    site.connection(
-        "mail",
-        &receiver.url("mail"),
-        "sources = [\"default\", \"shop\"]",
-    );
+    site.connection("mail", &receiver.url("mail"), "sources = [\"default\", \"shop\"]");
     site.connection("off", &receiver.url("off"), "state = \"disabled\"");
     let mut daemon = Daemon::start(&site);
     let ledger = Ledger::default();
@@ -32,19 +28,12 @@ fn the_three_routes_reach_whom_they_name() {
     ] {
         let answer = producer.event_to(path, &ledger, path.as_bytes()).unwrap();
         assert_eq!(answer.status, 202, "{path}: {}", answer.json);
-        assert_eq!(
-            answer.json["connections"], connections,
-            "{path}: {}",
-            answer.json
-        );
+        assert_eq!(answer.json["connections"], connections, "{path}: {}", answer.json);
         assert_eq!(answer.json["durable"], true, "{path}");
         assert!(answer.id().starts_with("evt_"), "{path}: {}", answer.json);
     }
     eventually("all arrive", SOON, || receiver.count() == 6);
-    assert_eq!(
-        (receiver.delivered("crm"), receiver.delivered("mail")),
-        (3, 3)
-    );
+    assert_eq!((receiver.delivered("crm"), receiver.delivered("mail")), (3, 3));
     daemon.drained(&["crm", "mail", "off"]);
     daemon.stop();
 }
@@ -68,13 +57,7 @@ fn refusals_are_problem_documents_and_leave_no_trace() {
     let origin = "origin: https://evil.example\r\ncontent-length: 0\r\n\r\n";
     for (status, request) in [
         (403, format!("{post}{origin}")),
-        (
-            403,
-            format!(
-                "{}content-length: 0\r\n\r\n",
-                post.replace("localhost", "evil.example")
-            ),
-        ),
+        (403, format!("{}content-length: 0\r\n\r\n", post.replace("localhost", "evil.example"))),
         (404, request("/v1/sources/nobody/events")),
         (404, request("/v1/connections/nobody/events")),
         (404, request("/nothing/here")),
@@ -86,14 +69,8 @@ fn refusals_are_problem_documents_and_leave_no_trace() {
     let wrong = refused(405, "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(wrong.message.header("allow"), Some("POST"));
     for (status, rest) in [
-        (
-            400,
-            "content-length: 1\r\ncontent-length: 2\r\n\r\nxx".to_owned(),
-        ),
-        (
-            431,
-            format!("{}content-length: 0\r\n\r\n", "x: y\r\n".repeat(500)),
-        ),
+        (400, "content-length: 1\r\ncontent-length: 2\r\n\r\nxx".to_owned()),
+        (431, format!("{}content-length: 0\r\n\r\n", "x: y\r\n".repeat(500))),
     ] {
         assert_problem(&refused(status, &format!("{post}{rest}")));
     }
@@ -110,16 +87,8 @@ fn a_body_past_the_limit_is_413() {
     let receiver = Receiver::start(Behaviour::ok());
     let site = Site::new();
     site.connection("crm", &receiver.url("crm"), "max_body = \"1KiB\"");
-    site.connection(
-        "big",
-        &receiver.url("big"),
-        "max_body = \"4KiB\"\nsource = \"big\"",
-    );
-    site.connection(
-        "small",
-        &receiver.url("small"),
-        "max_body = \"1KiB\"\nsource = \"big\"",
-    );
+    site.connection("big", &receiver.url("big"), "max_body = \"4KiB\"\nsource = \"big\"");
+    site.connection("small", &receiver.url("small"), "max_body = \"1KiB\"\nsource = \"big\"");
     let mut daemon = Daemon::start(&site);
     for (path, length, status) in [
         ("/v1/events", 1024, 202),
@@ -135,24 +104,13 @@ fn a_body_past_the_limit_is_413() {
             "7".repeat(length)
         );
         let answer = site.producer().exchange(chunked.as_bytes()).unwrap();
-        assert_eq!(
-            answer.status, status,
-            "chunked {path} {length}: {}",
-            answer.json
-        );
+        assert_eq!(answer.status, status, "chunked {path} {length}: {}", answer.json);
     }
     eventually("all arrive", SOON, || receiver.count() == 4);
-    assert_eq!(
-        (receiver.delivered("crm"), receiver.delivered("big")),
-        (2, 2)
-    );
+    assert_eq!((receiver.delivered("crm"), receiver.delivered("big")), (2, 2));
     let dead = daemon.cli_json(&["dead", "list", "--json"]);
     let text = dead.to_string();
-    assert_eq!(
-        text.matches("too_large").count(),
-        2,
-        "small's dead letters: {text}"
-    );
+    assert_eq!(text.matches("too_large").count(), 2, "small's dead letters: {text}");
     daemon.drained(&["crm", "big", "small"]);
     daemon.stop();
 }
@@ -178,29 +136,14 @@ fn a_full_queue_costs_only_its_own() {
         assert_eq!(named, number > 5, "{number}: {}", answer.json);
     }
     for number in 1..=7 {
-        let answer = producer
-            .post("/v1/sources/strict/events", &[], b"alone")
-            .unwrap();
-        assert_eq!(
-            answer.status,
-            if number > 5 { 503 } else { 202 },
-            "{}",
-            answer.json
-        );
+        let answer = producer.post("/v1/sources/strict/events", &[], b"alone").unwrap();
+        assert_eq!(answer.status, if number > 5 { 503 } else { 202 }, "{}", answer.json);
         let waits = answer.message.header("retry-after").is_some();
         assert_eq!(waits, number > 5, "Retry-After on each 503");
     }
-    let answer = producer
-        .post("/v1/connections/full/events", &[], b"alone")
-        .unwrap();
-    assert_eq!(
-        answer.status, 503,
-        "every matching connection is full: {}",
-        answer.json
-    );
-    eventually("the others are not touched", SOON, || {
-        receiver.delivered("crm") == 8
-    });
+    let answer = producer.post("/v1/connections/full/events", &[], b"alone").unwrap();
+    assert_eq!(answer.status, 503, "every matching connection is full: {}", answer.json);
+    eventually("the others are not touched", SOON, || receiver.delivered("crm") == 8);
     // The last settlement is on its way to the store.
     daemon.drained(&["crm"]);
     let metrics = daemon.metrics();
@@ -226,20 +169,12 @@ fn unix_socket_rules() {
     assert_eq!(mode & 0o777, 0o660);
     let from_a_browser = [("origin", "http://x"), ("host", "evil.example")];
     let answer = Producer::unix(&site.unix()).post("/v1/events", &from_a_browser[1..], b"x");
-    assert_eq!(
-        answer.unwrap().status,
-        202,
-        "Unix sockets are exempt from the Host rule"
-    );
+    assert_eq!(answer.unwrap().status, 202, "Unix sockets are exempt from the Host rule");
     daemon.stop();
     fs::remove_file(site.unix()).ok();
     fs::write(site.unix(), "precious").unwrap();
     let mut refused = Daemon::spawn(&site);
-    assert!(
-        !matches!(refused.wait(SOON), None | Some(0)),
-        "{}",
-        refused.stderr()
-    );
+    assert!(!matches!(refused.wait(SOON), None | Some(0)), "{}", refused.stderr());
     assert_eq!(fs::read(site.unix()).unwrap(), b"precious");
     assert!(refused.stderr().contains("in.sock"), "{}", refused.stderr());
 }

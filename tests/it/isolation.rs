@@ -31,26 +31,18 @@ fn bad_endpoints_touch_only_themselves() {
     for number in 0..EVENTS {
         let body = format!("event {number}");
         let answer = producer.event(&ledger, body.as_bytes()).unwrap();
-        assert_eq!(
-            (answer.status, &answer.json["connections"]),
-            (202, &20.into())
-        );
+        assert_eq!((answer.status, &answer.json["connections"]), (202, &20.into()));
     }
-    eventually(
-        "the healthy ones have everything",
-        Duration::from_secs(20),
-        || healthy.count() >= 16 * EVENTS,
-    );
+    eventually("the healthy ones have everything", Duration::from_secs(20), || {
+        healthy.count() >= 16 * EVENTS
+    });
     for name in &names[4..] {
         assert_eq!(healthy.delivered(name), EVENTS, "{name}");
     }
     assert_eq!(healthy.count(), 16 * EVENTS, "no duplicates");
     for (receiver, places) in bad.iter().zip([4; 4]).chain([(&healthy, 16 * 4)]) {
         let most = receiver.most_in_flight();
-        assert!(
-            most <= places,
-            "{most} in flight where {places} are allowed"
-        );
+        assert!(most <= places, "{most} in flight where {places} are allowed");
     }
     for receiver in &bad {
         receiver.behave(Behaviour::ok());

@@ -21,9 +21,7 @@ fn sigterm_answers_every_open_request_and_exits_zero() {
     let mut daemon = Daemon::start(&site);
     let ledger = Ledger::default();
     let first = site.producer().event(&ledger, b"in flight").unwrap();
-    eventually("an attempt is in flight", SOON, || {
-        receiver.most_in_flight() == 1
-    });
+    eventually("an attempt is in flight", SOON, || receiver.most_in_flight() == 1);
     // Four requests of which the daemon has read the head and waits for the body.
     let head = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8\r\n\
         expect: 100-continue\r\n\r\n";
@@ -39,23 +37,14 @@ fn sigterm_answers_every_open_request_and_exits_zero() {
         open.push(producer);
     }
     daemon.signal(Signal::TERM);
-    eventually("STOPPING=1", SOON, || {
-        daemon.notify.count("STOPPING=1") == 1
-    });
+    eventually("STOPPING=1", SOON, || daemon.notify.count("STOPPING=1") == 1);
     for producer in &mut open {
         let answer = producer.exchange(b"half").expect("an answer");
         assert!(matches!(answer.status, 202 | 503), "{answer:?}");
     }
     assert_eq!(daemon.wait(SOON), Some(0));
-    assert_eq!(
-        receiver.arrivals()[0].id,
-        first.id(),
-        "the attempt in flight ended well"
-    );
-    assert!(
-        Producer::tcp(site.ingress).get("/").is_err(),
-        "nobody listens any more"
-    );
+    assert_eq!(receiver.arrivals()[0].id, first.id(), "the attempt in flight ended well");
+    assert!(Producer::tcp(site.ingress).get("/").is_err(), "nobody listens any more");
 }
 
 /// Promise 12 of spec 2: a second SIGTERM does not wait for anything.
@@ -68,24 +57,16 @@ fn second_sigterm_exits_at_once() {
     site.producer().post("/v1/events", &[], b"x").unwrap();
     eventually("an attempt is in flight", SOON, || receiver.count() == 1);
     daemon.signal(Signal::TERM);
-    eventually("STOPPING=1", SOON, || {
-        daemon.notify.count("STOPPING=1") == 1
-    });
+    eventually("STOPPING=1", SOON, || daemon.notify.count("STOPPING=1") == 1);
     assert!(daemon.poll().is_none(), "the drain goes on");
     let asked = now();
     daemon.signal(Signal::TERM);
     daemon.wait(SOON);
-    assert!(
-        asked.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     let again = Receiver::start(Behaviour::ok());
     site.connection("crm", &again.url("crm"), "");
     let mut daemon = Daemon::start(&site);
-    eventually("it is delivered after all", SOON, || {
-        again.delivered("crm") == 1
-    });
+    eventually("it is delivered after all", SOON, || again.delivered("crm") == 1);
     daemon.stop();
 }
 
@@ -100,11 +81,7 @@ fn drain_ends_at_its_timeout() {
     eventually("an attempt is in flight", SOON, || receiver.count() == 1);
     let asked = now();
     daemon.stop();
-    assert!(
-        asked.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
 /// Issue 2: a lock against a second daemon on the same store.
@@ -117,11 +94,7 @@ fn a_second_daemon_on_the_same_store_is_refused() {
     fs::write(second.config(), text.replace(&own, &taken)).unwrap();
     let mut refused = Daemon::spawn(&second);
     assert_eq!(refused.wait(SOON), Some(74), "{}", refused.stderr());
-    assert!(
-        refused.stderr().contains(&taken),
-        "it names the store: {}",
-        refused.stderr()
-    );
+    assert!(refused.stderr().contains(&taken), "it names the store: {}", refused.stderr());
     daemon.kill();
     // The lock ends with the process, also when it was killed.
     Daemon::start(&second).stop();
@@ -131,14 +104,8 @@ fn a_second_daemon_on_the_same_store_is_refused() {
 #[test]
 fn broken_config_exits_78_and_names_the_place() {
     let site = Site::new();
-    site.replace(
-        "a.toml",
-        "[[connection]]\nname = \"a\"\nurl = \"http://x/\"\ntimeuot = 3\n",
-    );
-    site.replace(
-        "b.toml",
-        "[[connection]]\nname = \"b\"\nurl = \"http://x/\"\nmax_body = 7\n",
-    );
+    site.replace("a.toml", "[[connection]]\nname = \"a\"\nurl = \"http://x/\"\ntimeuot = 3\n");
+    site.replace("b.toml", "[[connection]]\nname = \"b\"\nurl = \"http://x/\"\nmax_body = 7\n");
     let mut daemon = Daemon::spawn(&site);
     assert_eq!(daemon.wait(SOON), Some(78), "{}", daemon.stderr());
     let check = posthaste(&site, &["check"]);
@@ -159,13 +126,7 @@ fn store_of_unknown_version_exits_78() {
     let receiver = Receiver::refusing();
     site.connection("crm", &receiver.url("crm"), "");
     let mut daemon = Daemon::start(&site);
-    assert_eq!(
-        site.producer()
-            .post("/v1/events", &[], b"x")
-            .unwrap()
-            .status,
-        202
-    );
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
     daemon.kill();
     let path = newest_segment(&site);
     let mut bytes = fs::read(&path).unwrap();
@@ -204,26 +165,18 @@ fn systemd_hears_ready_watchdog_and_stopping() {
         command.env("WATCHDOG_USEC", "400000");
     };
     let mut daemon = Daemon::start_with(&site, watchdog);
-    eventually("three watchdog ticks", SOON, || {
-        daemon.notify.count("WATCHDOG=1") >= 3
-    });
+    eventually("three watchdog ticks", SOON, || daemon.notify.count("WATCHDOG=1") >= 3);
     assert!(Producer::tcp(site.admin).get("/readyz").unwrap().status == 200);
     assert!(Producer::tcp(site.admin).get("/healthz").unwrap().status == 200);
     daemon.stop();
     let messages = daemon.notify.messages();
     let at = |line: &str| {
         let has = |message: &String| message.lines().any(|found| found == line);
-        messages
-            .iter()
-            .position(has)
-            .unwrap_or_else(|| panic!("{line}: {messages:?}"))
+        messages.iter().position(has).unwrap_or_else(|| panic!("{line}: {messages:?}"))
     };
     assert!(at("READY=1") < at("STOPPING=1"), "{messages:?}");
     assert_eq!(daemon.notify.count("READY=1"), 1);
-    assert!(
-        messages.iter().any(|message| message.contains("STATUS=")),
-        "{messages:?}"
-    );
+    assert!(messages.iter().any(|message| message.contains("STATUS=")), "{messages:?}");
 }
 
 /// Issue 2: `WATCHDOG_PID` of another process means that the watchdog is not for this one.
@@ -231,9 +184,7 @@ fn systemd_hears_ready_watchdog_and_stopping() {
 fn watchdog_of_another_process_is_left_alone() {
     let site = Site::new();
     let other = |command: &mut std::process::Command| {
-        command
-            .env("WATCHDOG_USEC", "20000")
-            .env("WATCHDOG_PID", "1");
+        command.env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1");
     };
     let mut daemon = Daemon::start_with(&site, other);
     for _ in 0..50 {
@@ -253,13 +204,7 @@ fn sigpipe_and_sigxfsz_are_ignored() {
     for signal in [Signal::PIPE, Signal::XFSZ] {
         daemon.signal(signal);
     }
-    assert_eq!(
-        site.producer()
-            .post("/v1/events", &[], b"x")
-            .unwrap()
-            .status,
-        202
-    );
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
     daemon.drained(&["crm"]);
     daemon.stop();
 }
@@ -271,11 +216,7 @@ fn a_taken_port_ends_the_start_and_is_named() {
     let taken = std::net::TcpListener::bind(site.ingress).unwrap();
     let mut refused = Daemon::spawn(&site);
     assert_eq!(refused.wait(SOON), Some(1), "{}", refused.stderr());
-    assert!(
-        refused.stderr().contains(&site.ingress.to_string()),
-        "{}",
-        refused.stderr()
-    );
+    assert!(refused.stderr().contains(&site.ingress.to_string()), "{}", refused.stderr());
     assert_eq!(refused.notify.count("READY=1"), 0);
     drop(taken);
     Daemon::start(&site).stop();

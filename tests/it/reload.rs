@@ -40,11 +40,7 @@ fn reload_under_load() {
         for round in 0..rounds {
             for step in STEPS {
                 reload(&daemon, &site, &mut mount, &others, (round, step));
-                assert_eq!(
-                    load.refused.load(Ordering::SeqCst),
-                    0,
-                    "after {step:?} of {round}"
-                );
+                assert_eq!(load.refused.load(Ordering::SeqCst), 0, "after {step:?} of {round}");
             }
         }
     });
@@ -57,11 +53,7 @@ fn reload_under_load() {
         let sum = steady.delivered("steady") + edited + mounted + extra;
         sum as u64 == load.deliveries.load(Ordering::SeqCst)
     });
-    assert_eq!(
-        steady.opened(),
-        1,
-        "TCP connections of the one that nobody edited"
-    );
+    assert_eq!(steady.opened(), 1, "TCP connections of the one that nobody edited");
     judge(&load.ledger, &steady, &["steady"]);
     judge(&load.ledger, &others, &["edited", "mounted"]);
     daemon.drained(&["steady", "edited", "mounted"]);
@@ -81,26 +73,17 @@ fn sighup_reloads_and_tells_systemd() {
             site.replace("mail.toml", "[[connection]\nname = 3\n");
         }
         daemon.signal(rustix::process::Signal::HUP);
-        eventually("READY=1 again", SOON, || {
-            daemon.notify.count("READY=1") > reload
-        });
+        eventually("READY=1 again", SOON, || daemon.notify.count("READY=1") > reload);
         let text = daemon.notify.messages().join("\n---\n");
         let messages = daemon.notify.messages();
-        let reloading = messages
-            .iter()
-            .filter(|m| m.lines().any(|l| l == "RELOADING=1"));
+        let reloading = messages.iter().filter(|m| m.lines().any(|l| l == "RELOADING=1"));
         let stamped = reloading.filter(|message| message.contains("MONOTONIC_USEC="));
         assert_eq!(stamped.count(), reload, "{text}");
-        let good = daemon
-            .metrics()
-            .sum("posthaste_config_last_reload_successful", &[]);
+        let good = daemon.metrics().sum("posthaste_config_last_reload_successful", &[]);
         assert_eq!(good, f64::from(u8::from(!broken)), "{text}");
     }
     let answer = site.producer().post("/v1/events", &[], b"x").unwrap();
-    assert_eq!(
-        answer.json["connections"], 2,
-        "the good files stay in force"
-    );
+    assert_eq!(answer.json["connections"], 2, "the good files stay in force");
     daemon.stop();
 }
 
@@ -117,22 +100,10 @@ fn a_reload_that_needs_a_restart_is_refused() {
     fs::write(site.config(), text.replace(&before, &after)).unwrap();
     daemon.signal(rustix::process::Signal::HUP);
     eventually("READY=1 again", SOON, || daemon.notify.count("READY=1") > 1);
-    let bad = daemon
-        .metrics()
-        .sum("posthaste_config_last_reload_successful", &[]);
+    let bad = daemon.metrics().sum("posthaste_config_last_reload_successful", &[]);
     assert_eq!(bad, 0.0);
-    assert!(
-        daemon.stderr().contains("store.path"),
-        "{}",
-        daemon.stderr()
-    );
-    assert_eq!(
-        site.producer()
-            .post("/v1/events", &[], b"x")
-            .unwrap()
-            .status,
-        202
-    );
+    assert!(daemon.stderr().contains("store.path"), "{}", daemon.stderr());
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
     daemon.stop();
 }
 
@@ -168,11 +139,7 @@ fn reload(
     (round, step): (usize, Step),
 ) {
     let generation = || daemon.metrics().sum("posthaste_config_generation", &[]);
-    let good = || {
-        daemon
-            .metrics()
-            .sum("posthaste_config_last_reload_successful", &[])
-    };
+    let good = || daemon.metrics().sum("posthaste_config_last_reload_successful", &[]);
     let before = generation();
     let edit = |what: &str| format!("description = \"{what} {round}\"\n{EDITED}");
     match step {
@@ -208,11 +175,7 @@ struct ConfigMap<'a> {
 
 impl ConfigMap<'_> {
     fn new(site: &Site) -> ConfigMap<'_> {
-        symlink(
-            "..data/mounted.toml",
-            site.connections().join("mounted.toml"),
-        )
-        .unwrap();
+        symlink("..data/mounted.toml", site.connections().join("mounted.toml")).unwrap();
         ConfigMap { site, revision: 0 }
     }
 
@@ -271,11 +234,7 @@ impl Drop for Stop<'_> {
 
 fn judge(ledger: &Ledger, receiver: &Receiver, connections: &[&str]) {
     let dead = BTreeSet::new();
-    let oracle = Oracle {
-        ledger,
-        connections,
-        dead: &dead,
-    };
+    let oracle = Oracle { ledger, connections, dead: &dead };
     let mut arrivals = receiver.arrivals();
     arrivals.retain(|arrival| arrival.connection() != "extra");
     let verdict = oracle.judge(&arrivals);

@@ -9,11 +9,8 @@ use crate::harness::{Behaviour, Daemon, Producer, Receiver, SOON, Site, eventual
 /// metric, status or error shows them.
 #[test]
 fn secrets_never_appear() {
-    const CANARIES: [&str; 3] = [
-        "canary-from-env-1f",
-        "canary-from-file-2f",
-        "canary-from-cred-3f",
-    ];
+    const CANARIES: [&str; 3] =
+        ["canary-from-env-1f", "canary-from-file-2f", "canary-from-cred-3f"];
     let receiver = Receiver::start(Behaviour::ok());
     let site = Site::with("", "[log]\nlevel = \"debug\"\n");
     let file = site.path().join("secret");
@@ -26,9 +23,7 @@ fn secrets_never_appear() {
     );
     site.connection("crm", &receiver.url("crm"), &headers);
     let mut daemon = Daemon::start_with(&site, |command| {
-        command
-            .env("IT_CANARY", CANARIES[0])
-            .env("CREDENTIALS_DIRECTORY", site.path());
+        command.env("IT_CANARY", CANARIES[0]).env("CREDENTIALS_DIRECTORY", site.path());
     });
     let answer = site.producer().post("/v1/events", &[], b"x").unwrap();
     eventually("it arrives", SOON, || receiver.count() == 1);
@@ -39,32 +34,19 @@ fn secrets_never_appear() {
     site.producer().post("/v1/events", &[], b"y").unwrap();
     daemon.drained(&["crm"]);
     // An error beside the secret must not show it either.
-    site.connection(
-        "crm",
-        &receiver.url("crm"),
-        &format!("{headers}x-bad = 3\n"),
-    );
+    site.connection("crm", &receiver.url("crm"), &format!("{headers}x-bad = 3\n"));
     eventually("the broken file is seen", SOON, || {
-        daemon
-            .metrics()
-            .sum("posthaste_config_last_reload_successful", &[])
-            == 0.0
+        daemon.metrics().sum("posthaste_config_last_reload_successful", &[]) == 0.0
     });
     let mut said = vec![daemon.metrics().text, format!("{:?}", answer.message)];
-    for arguments in [
-        &["status"][..],
-        &["status", "--json"],
-        &["dead", "list", "--json"],
-        &["check"],
-    ] {
+    for arguments in
+        [&["status"][..], &["status", "--json"], &["dead", "list", "--json"], &["check"]]
+    {
         let output = posthaste(&site, arguments);
         said.push(format!("{output:?}"));
     }
     for path in ["/healthz", "/readyz"] {
-        said.push(format!(
-            "{:?}",
-            Producer::tcp(site.admin).get(path).unwrap().message
-        ));
+        said.push(format!("{:?}", Producer::tcp(site.admin).get(path).unwrap().message));
     }
     daemon.stop();
     said.push(daemon.stderr());

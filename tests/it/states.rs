@@ -16,26 +16,17 @@ fn paused_and_disabled_connections_hold_their_queue() {
         assert_eq!(producer.post("/v1/events", &[], b"x").unwrap().status, 202);
     }
     assert_held(&daemon, 20.0);
-    edit(&daemon, || {
-        site.connection("crm", &receiver.url("crm"), "state = \"disabled\"")
-    });
-    let direct = producer
-        .post("/v1/connections/crm/events", &[], b"x")
-        .unwrap();
+    edit(&daemon, || site.connection("crm", &receiver.url("crm"), "state = \"disabled\""));
+    let direct = producer.post("/v1/connections/crm/events", &[], b"x").unwrap();
     assert_eq!(direct.status, 409, "{}", direct.json);
     let ignored = producer.post("/v1/events", &[], b"x").unwrap();
-    assert_eq!(
-        (ignored.status, &ignored.json["connections"]),
-        (202, &0.into())
-    );
+    assert_eq!((ignored.status, &ignored.json["connections"]), (202, &0.into()));
     assert_eq!(ignored.json["ignored"], 1, "{}", ignored.json);
     daemon.kill();
     let mut daemon = Daemon::start(&site);
     assert_held(&daemon, 20.0);
     assert_eq!(receiver.count(), 0);
-    edit(&daemon, || {
-        site.connection("crm", &receiver.url("crm"), "state = \"active\"")
-    });
+    edit(&daemon, || site.connection("crm", &receiver.url("crm"), "state = \"active\""));
     eventually("all arrive", SOON, || receiver.delivered("crm") == 20);
     daemon.drained(&["crm"]);
     daemon.stop();
@@ -62,22 +53,13 @@ fn a_removed_connection_is_held_or_discarded_as_it_said() {
         remove("gone.toml");
         remove("kept.toml");
     });
-    assert_eq!(
-        producer.post("/v1/events", &[], b"x").unwrap().code(),
-        "no_connection"
-    );
+    assert_eq!(producer.post("/v1/events", &[], b"x").unwrap().code(), "no_connection");
     eventually("the orphans are shown", SOON, || {
         daemon.metrics().sum("posthaste_orphaned_events", &[]) == 10.0
     });
-    assert!(
-        !daemon.metrics().text.contains("connection=\"kept\""),
-        "no series without a name"
-    );
+    assert!(!daemon.metrics().text.contains("connection=\"kept\""), "no series without a name");
     let status = daemon.cli_json(&["status", "--json"]).to_string();
-    assert!(
-        status.contains("\"kept\"") && !status.contains("\"gone\""),
-        "{status}"
-    );
+    assert!(status.contains("\"kept\"") && !status.contains("\"gone\""), "{status}");
     daemon.kill();
     receiver.listen();
     let mut daemon = Daemon::start(&site);
@@ -86,9 +68,7 @@ fn a_removed_connection_is_held_or_discarded_as_it_said() {
         site.connection("kept", &receiver.url("kept"), "");
         site.connection("gone", &receiver.url("gone"), "");
     });
-    eventually("what was held arrives", SOON, || {
-        receiver.delivered("kept") == 10
-    });
+    eventually("what was held arrives", SOON, || receiver.delivered("kept") == 10);
     daemon.drained(&["kept", "gone"]);
     assert_eq!(receiver.delivered("gone"), 0);
     daemon.stop();

@@ -6,19 +6,7 @@ use std::path::{Path, PathBuf};
 /// Who may use whom. What is not listed uses leaves alone.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["problem"]),
-    (
-        "cli",
-        &[
-            "admin",
-            "client",
-            "config",
-            "connection",
-            "daemon",
-            "logging",
-            "problem",
-            "store",
-        ],
-    ),
+    ("cli", &["admin", "client", "config", "connection", "daemon", "logging", "problem", "store"]),
     ("client", &["connection"]),
     ("config", &["connection", "secret"]),
     ("connection", &[]),
@@ -41,9 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ingress", &["connection", "problem", "store"]),
     ("store", &[]),
 ];
-const LEAVES: &[&str] = &[
-    "clock", "event", "listener", "metrics", "process", "secret", "units",
-];
+const LEAVES: &[&str] = &["clock", "event", "listener", "metrics", "process", "secret", "units"];
 
 #[test]
 fn modules_use_each_other_in_one_direction() {
@@ -54,38 +40,23 @@ fn modules_use_each_other_in_one_direction() {
     let mut wrong = BTreeSet::new();
     for file in files {
         let relative = file.strip_prefix(&source).unwrap();
-        let module = relative
-            .iter()
-            .next()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .trim_end_matches(".rs")
-            .to_owned();
+        let module =
+            relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
         if ["main", "lib"].contains(&module.as_str()) {
             continue;
         }
-        let allowed = MAY_USE
-            .iter()
-            .find(|(name, _)| *name == module)
-            .map_or(&[][..], |(_, used)| used);
+        let allowed =
+            MAY_USE.iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, used)| used);
         let text = std::fs::read_to_string(&file).unwrap();
         // Tests may build what they test with.
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        if relative
-            .iter()
-            .any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs")
+        if relative.iter().any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs")
         {
             continue;
         }
-        let code = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for used in code.flat_map(|line| line.split("crate::").skip(1)) {
-            let used: String = used
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase())
-                .collect();
+            let used: String = used.chars().take_while(|c| c.is_ascii_lowercase()).collect();
             let fine = used == module
                 || LEAVES.contains(&used.as_str())
                 || allowed.contains(&used.as_str());

@@ -57,8 +57,7 @@ impl Build<'_> {
     fn required(&mut self, draft: &Draft, key: &str, example: &str) {
         if draft.table.get(key).is_none() && !draft.table.refused(&[key]) {
             let message = format!("{key} is missing, write one as in {key} = {example}");
-            self.report
-                .error(&draft.place, &Reveal::Value, &draft.path, message);
+            self.report.error(&draft.place, &Reveal::Value, &draft.path, message);
         }
     }
 
@@ -93,10 +92,7 @@ impl Build<'_> {
             return effective;
         };
         let max_in_flight = draft.table.whole32("max_in_flight");
-        let known = !draft
-            .table
-            .table("pool")
-            .refused(&["max_per_host", "max_total"]);
+        let known = !draft.table.table("pool").refused(&["max_per_host", "max_total"]);
         if max_in_flight > effective && known {
             let message = format!(
                 "is {max_in_flight}, more than the pool allows ({effective}); lower it or raise pool.max_per_host and pool.max_total"
@@ -160,10 +156,7 @@ impl Build<'_> {
                 .map_err(|reason| format!("cannot read {}: {reason}", path.display()))
                 .and_then(certificates)
             {
-                Ok(pem) => Some(CaFile {
-                    path: path.to_owned(),
-                    pem,
-                }),
+                Ok(pem) => Some(CaFile { path: path.to_owned(), pem }),
                 Err(message) => {
                     let key_path = format!("{}tls.ca_file", draft.path);
                     self.error_at(Some(item), &draft.place, &key_path, message);

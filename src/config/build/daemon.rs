@@ -43,19 +43,14 @@ impl Build<'_> {
                 let message = format!(
                     "{address} can be reached from other machines, and posts are not authenticated; listen on 127.0.0.1, or put something in front of it"
                 );
-                self.report
-                    .warn(&item.place, &Reveal::Value, "ingress.http", message);
+                self.report.warn(&item.place, &Reveal::Value, "ingress.http", message);
             }
         }
         let unix = self.unix(table);
-        if let Some(item) = table
-            .written("http")
-            .filter(|_| http.is_empty() && unix.is_none())
-        {
+        if let Some(item) = table.written("http").filter(|_| http.is_empty() && unix.is_none()) {
             let message =
                 "there is no listener left; name an address, or set ingress.unix".to_owned();
-            self.report
-                .error(&item.place, &Reveal::Value, "ingress.http", message);
+            self.report.error(&item.place, &Reveal::Value, "ingress.http", message);
         }
         let hosts = table.list("hosts").iter().filter_map(Item::as_text);
         Ingress {
@@ -71,10 +66,7 @@ impl Build<'_> {
 
     /// Two listeners on one address would only fail when they are bound. Port 0 is a new one each time.
     fn listen_once(&mut self, ingress: &Table, admin: &Table) {
-        let http = ingress
-            .list("http")
-            .iter()
-            .map(|item| ("ingress.http", item));
+        let http = ingress.list("http").iter().map(|item| ("ingress.http", item));
         let all = http.chain(admin.get("http").map(|item| ("admin.http", item)));
         let mut taken = Vec::new();
         for (key, item) in all {
@@ -135,8 +127,7 @@ impl Build<'_> {
             let message = format!(
                 "{address} shows metrics to other machines; that is fine where only the monitoring reaches it"
             );
-            self.report
-                .warn(&item.place, &Reveal::Value, "admin.http", message);
+            self.report.warn(&item.place, &Reveal::Value, "admin.http", message);
         }
         Admin { http, unix }
     }
@@ -151,13 +142,8 @@ impl Build<'_> {
                 path.display()
             );
             match item {
-                Some(item) => self
-                    .report
-                    .error(&item.place, &Reveal::Value, key_path, message),
-                None => self
-                    .report
-                    .errors
-                    .push(ConfigError::of_file(key_path.to_owned(), message)),
+                Some(item) => self.report.error(&item.place, &Reveal::Value, key_path, message),
+                None => self.report.errors.push(ConfigError::of_file(key_path.to_owned(), message)),
             }
         }
     }
@@ -180,9 +166,7 @@ impl Build<'_> {
         // One segment is written while a spare one keeps marks and deletes working.
         let least = store.segment_bytes.saturating_mul(2);
         let known = !table.refused(&["max_bytes", "segment_bytes"]);
-        let written = table
-            .written("max_bytes")
-            .or(table.written("segment_bytes"));
+        let written = table.written("max_bytes").or(table.written("segment_bytes"));
         if let Some(item) = written.filter(|_| store.max_bytes < least && known) {
             let message = format!(
                 "{} is less than two segments ({} each); raise it to {} or lower store.segment_bytes",
@@ -190,17 +174,13 @@ impl Build<'_> {
                 ByteSize(store.segment_bytes),
                 ByteSize(least)
             );
-            self.report
-                .error(&item.place, &Reveal::Value, "store.max_bytes", message);
+            self.report.error(&item.place, &Reveal::Value, "store.max_bytes", message);
         }
         store
     }
 
     fn limits(&mut self, table: &Table, store_table: &Table, store: &Store) -> Limits {
-        let limits = Limits {
-            memory: table.whole("memory"),
-            max_body: table.whole("max_body"),
-        };
+        let limits = Limits { memory: table.whole("memory"), max_body: table.whole("max_body") };
         let known =
             !table.refused(&["memory", "max_body"]) && !store_table.refused(&["segment_bytes"]);
         let rules = [
@@ -210,12 +190,7 @@ impl Build<'_> {
                 4,
                 store_table.written("segment_bytes"),
             ),
-            (
-                "half of [limits] memory",
-                limits.memory,
-                2,
-                table.written("memory"),
-            ),
+            ("half of [limits] memory", limits.memory, 2, table.written("memory")),
         ];
         for (what, whole, parts, cause) in rules {
             let written = table.written("max_body").or(cause);
@@ -229,8 +204,7 @@ impl Build<'_> {
                 ByteSize(whole),
                 ByteSize(whole / parts).to_string()
             );
-            self.report
-                .error(&item.place, &Reveal::Value, "limits.max_body", message);
+            self.report.error(&item.place, &Reveal::Value, "limits.max_body", message);
         }
         limits
     }

@@ -64,15 +64,10 @@ impl Build<'_> {
     }
 
     fn bounded(&mut self, draft: &Draft, headers: &[(HeaderName, HeaderValue)]) {
-        let bytes: usize = headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
+        let bytes: usize =
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let message = if headers.len() > HEADERS_MAX {
-            format!(
-                "has {} headers, at most {HEADERS_MAX} are allowed",
-                headers.len()
-            )
+            format!("has {} headers, at most {HEADERS_MAX} are allowed", headers.len())
         } else if bytes > HEADER_BYTES_MAX {
             format!("names and values take {bytes} bytes, at most {HEADER_BYTES_MAX} are allowed")
         } else {

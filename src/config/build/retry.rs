@@ -61,12 +61,7 @@ impl Build<'_> {
             let message =
                 "schedule is missing, write one as in schedule = [\"5s\", \"5m\", \"30m\"]";
             let path = format!("{}retry", draft.path);
-            self.error_at(
-                table.get("strategy"),
-                &draft.place,
-                &path,
-                message.to_owned(),
-            );
+            self.error_at(table.get("strategy"), &draft.place, &path, message.to_owned());
         }
         let span = |item: &Item| match item.value {
             Value::Span(span) => Some(span),
@@ -94,14 +89,12 @@ impl Build<'_> {
     fn without_effect(&mut self, draft: &Draft, table: &Table) {
         let strategy = table.word("strategy");
         for (key, strategies) in APPLIES {
-            let own = table
-                .written(key)
-                .filter(|item| item.place.file.path == draft.place.file.path);
+            let own =
+                table.written(key).filter(|item| item.place.file.path == draft.place.file.path);
             if let Some(item) = own.filter(|_| !strategies.contains(&strategy)) {
                 let message = format!("has no effect with strategy = {strategy:?}");
                 let path = format!("{}retry.{key}", draft.path);
-                self.report
-                    .warn(&item.place, &Reveal::Value, &path, message);
+                self.report.warn(&item.place, &Reveal::Value, &path, message);
             }
         }
     }

@@ -20,15 +20,8 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Words in a header's name that make its value a secret.
-const SECRET_WORDS: [&str; 7] = [
-    "authorization",
-    "cookie",
-    "key",
-    "password",
-    "secret",
-    "signature",
-    "token",
-];
+const SECRET_WORDS: [&str; 7] =
+    ["authorization", "cookie", "key", "password", "secret", "signature", "token"];
 
 impl Reader<'_> {
     pub(super) fn headers(&mut self, node: &Node<'_>, path: &str) -> Option<Value> {
@@ -54,15 +47,9 @@ impl Reader<'_> {
                 continue;
             }
             if let Some(value) = self.header_values(&name, node, &path) {
-                let item = Item {
-                    value,
-                    place: self.place(node.span()),
-                };
+                let item = Item { value, place: self.place(node.span()) };
                 places.push(self.place(key.span()));
-                entries.push(Entry {
-                    key: name.as_str().to_owned(),
-                    item,
-                });
+                entries.push(Entry { key: name.as_str().to_owned(), item });
             }
         }
         Some(Value::Map(entries))
@@ -104,8 +91,7 @@ impl Reader<'_> {
         }
         let message = "looks like a secret in plain text; better keep it elsewhere and refer to it: { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }";
         let place = self.place(node.span());
-        self.report
-            .warn(&place, &Reveal::Nothing, path, message.to_owned());
+        self.report.warn(&place, &Reveal::Nothing, path, message.to_owned());
         Value::Secret(SecretRef::Plain(Secret::new(text)))
     }
 
@@ -134,12 +120,7 @@ impl Reader<'_> {
             }
             "credential" => {
                 let message = "a credential is the name of a file, without a path".to_owned();
-                self.error(
-                    value.span(),
-                    &Reveal::Value,
-                    &format!("{path}.credential"),
-                    message,
-                );
+                self.error(value.span(), &Reveal::Value, &format!("{path}.credential"), message);
                 None
             }
             other => {
@@ -171,10 +152,8 @@ pub(in crate::config) fn header_value(bytes: &[u8]) -> Result<HeaderValue, Strin
         return Err("the value is empty; leave the header out instead".to_owned());
     }
     if bytes.trim_ascii().len() != bytes.len() {
-        return Err(
-            "the value begins or ends with blanks, which HTTP does not keep; remove them"
-                .to_owned(),
-        );
+        return Err("the value begins or ends with blanks, which HTTP does not keep; remove them"
+            .to_owned());
     }
     HeaderValue::from_bytes(bytes)
         .map_err(|_| "the value holds a line break or another control character".to_owned())
@@ -182,12 +161,9 @@ pub(in crate::config) fn header_value(bytes: &[u8]) -> Result<HeaderValue, Strin
 
 /// The name, if a connection may set it.
 fn header_name(text: &str) -> Result<HeaderName, String> {
-    let name: HeaderName = text.parse().map_err(|_| {
-        format!(
-            "{} is not a header name: letters, digits and -",
-            quoted(text)
-        )
-    })?;
+    let name: HeaderName = text
+        .parse()
+        .map_err(|_| format!("{} is not a header name: letters, digits and -", quoted(text)))?;
     let refused = match name.as_str() {
         "host" => "comes from the URL; another one is not supported by this version",
         "content-length" => "is computed from the body that is sent",

@@ -16,9 +16,7 @@ pub(super) fn read(kind: &Kind, value: &DeValue<'_>, base: Option<&Path>) -> Res
         Kind::Span(min, max) => span(value, *min, *max).map(Value::Span),
         Kind::Size(min, max) => size(value, *min, *max).map(Value::Size),
         _ => {
-            let text = value
-                .as_str()
-                .ok_or_else(|| format!("{}, write a string", is_a(value)))?;
+            let text = value.as_str().ok_or_else(|| format!("{}, write a string", is_a(value)))?;
             word(kind, text, base)
         }
     }
@@ -63,9 +61,9 @@ fn word(kind: &Kind, text: &str, base: Option<&Path>) -> Result<Value, String> {
 fn short_text(text: &str, max: usize) -> Result<(), String> {
     match text.chars().count() {
         0 => Err("is empty; leave the key out instead".to_owned()),
-        length if length > max => Err(format!(
-            "has {length} characters, at most {max} are allowed"
-        )),
+        length if length > max => {
+            Err(format!("has {length} characters, at most {max} are allowed"))
+        }
         _ => Ok(()),
     }
 }
@@ -83,10 +81,7 @@ pub(super) fn name(text: &str) -> Result<(), String> {
     if text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain) {
         return Ok(());
     }
-    let suggestion: String = text
-        .chars()
-        .map(|c| if plain(c) { c } else { '-' })
-        .collect();
+    let suggestion: String = text.chars().map(|c| if plain(c) { c } else { '-' }).collect();
     let suggestion = suggestion.trim_matches(['-', '_']);
     let write = match suggestion {
         "" => String::new(),
@@ -103,11 +98,7 @@ fn choice(text: &str, words: &[&str]) -> Result<(), String> {
         return Ok(());
     }
     let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
-    Err(format!(
-        "{} is not one of {}",
-        quoted(text),
-        words.join(", ")
-    ))
+    Err(format!("{} is not one of {}", quoted(text), words.join(", ")))
 }
 
 const METHODS: [&str; 7] = ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
@@ -115,15 +106,15 @@ const METHODS: [&str; 7] = ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OP
 fn method(text: &str) -> Result<(), String> {
     let upper = text.to_ascii_uppercase();
     match upper.as_str() {
-        "TRACE" => Err(
-            "TRACE is refused: it has no body, and it makes the receiver echo credentials"
-                .to_owned(),
-        ),
+        "TRACE" => {
+            Err("TRACE is refused: it has no body, and it makes the receiver echo credentials"
+                .to_owned())
+        }
         "CONNECT" => Err("CONNECT is refused: it opens a tunnel and delivers nothing".to_owned()),
-        "INHERIT" => Err(
-            "\"inherit\" is not supported by this version; name the method, as in \"POST\""
-                .to_owned(),
-        ),
+        "INHERIT" => {
+            Err("\"inherit\" is not supported by this version; name the method, as in \"POST\""
+                .to_owned())
+        }
         _ if METHODS.contains(&text) => Ok(()),
         _ if METHODS.contains(&upper.as_str()) => {
             Err(format!("{} is not a method, write {upper:?}", quoted(text)))
@@ -155,10 +146,7 @@ fn mode(text: &str) -> Result<Value, String> {
 
 fn integer(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
     let DeValue::Integer(written) = value else {
-        return Err(format!(
-            "{}, write a whole number without quotes",
-            is_a(value)
-        ));
+        return Err(format!("{}, write a whole number without quotes", is_a(value)));
     };
     match i128::from_str_radix(written.as_str(), written.radix()) {
         Ok(0) if min == 1 => Err("0 is not allowed; leave the key out for the default".to_owned()),
@@ -166,9 +154,7 @@ fn integer(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
             .ok()
             .filter(|number| (min..=max).contains(number))
             .ok_or_else(|| format!("{number} is out of bounds, {min} to {max} are allowed")),
-        Err(_) => Err(format!(
-            "{written} is out of bounds, {min} to {max} are allowed"
-        )),
+        Err(_) => Err(format!("{written} is out of bounds, {min} to {max} are allowed")),
     }
 }
 
@@ -180,18 +166,14 @@ fn number(value: &DeValue<'_>, min: f64, max: f64) -> Result<f64, String> {
     };
     match parsed {
         Some(number) if (min..=max).contains(&number) => Ok(number),
-        Some(number) => Err(format!(
-            "{number} is out of bounds, {min} to {max} are allowed"
-        )),
+        Some(number) => Err(format!("{number} is out of bounds, {min} to {max} are allowed")),
         None => Err("is not a decimal number".to_owned()),
     }
 }
 
 fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     let text = unit_text(value, "a duration", "\"30s\"")?;
-    let HumanDuration(span) = text
-        .parse()
-        .map_err(|error| without_quotes(value, &text, error))?;
+    let HumanDuration(span) = text.parse().map_err(|error| without_quotes(value, &text, error))?;
     if span < min || span > max {
         return Err(format!(
             "{} is out of bounds, {} to {} are allowed",
@@ -205,9 +187,7 @@ fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, S
 
 fn size(value: &DeValue<'_>, min: u64, max: u64) -> Result<u64, String> {
     let text = unit_text(value, "a size", "\"1MiB\"")?;
-    let ByteSize(size) = text
-        .parse()
-        .map_err(|error| without_quotes(value, &text, error))?;
+    let ByteSize(size) = text.parse().map_err(|error| without_quotes(value, &text, error))?;
     if size < min || size > max {
         return Err(format!(
             "{} is out of bounds, {} to {} are allowed",

@@ -25,10 +25,7 @@ fn same(expected: &Path, found: &str) -> bool {
     }
     let expected_text = fs::read_to_string(expected).unwrap_or_default();
     if expected_text != found {
-        println!(
-            "--- {}\n{expected_text}\n+++ found\n{found}",
-            expected.display()
-        );
+        println!("--- {}\n{expected_text}\n+++ found\n{found}", expected.display());
     }
     expected_text == found
 }
@@ -44,21 +41,10 @@ fn forty_broken_configurations() {
     for case in cases() {
         let refused = load_in(&case, &[]).expect_err(&case.display().to_string());
         let text = rendered(&refused);
-        assert!(
-            !text.contains(SECRET),
-            "{} shows a secret:\n{text}",
-            case.display()
-        );
-        let warnings: String = refused
-            .warnings
-            .iter()
-            .map(|warning| warning.render("warning"))
-            .collect();
-        assert!(
-            !warnings.contains(SECRET),
-            "{} shows a secret:\n{warnings}",
-            case.display()
-        );
+        assert!(!text.contains(SECRET), "{} shows a secret:\n{text}", case.display());
+        let warnings: String =
+            refused.warnings.iter().map(|warning| warning.render("warning")).collect();
+        assert!(!warnings.contains(SECRET), "{} shows a secret:\n{warnings}", case.display());
         if !same(&case.join("expected.txt"), &text) {
             different.push(case);
         }
@@ -90,9 +76,7 @@ fn all_errors_of_all_files_in_one_run() {
         }
         let refused = load_in(&case, &[]).unwrap_err();
         let renamed = refused.errors.into_iter().map(|error| {
-            let file = error
-                .file
-                .replace("connections.d/", &format!("connections.d/{name}-"));
+            let file = error.file.replace("connections.d/", &format!("connections.d/{name}-"));
             (file, error.position, error.key_path)
         });
         alone.extend(renamed);
@@ -119,11 +103,7 @@ fn valid_configurations_load_without_a_warning() {
         assert_eq!(warnings(&loaded), [""; 0], "{}", case.display());
         let expected = format!("{:#?}\n", loaded.config);
         let text = expected.replace(&root().display().to_string(), "$TESTS");
-        assert!(
-            same(&case.join("expected.txt"), &text),
-            "{}",
-            case.display()
-        );
+        assert!(same(&case.join("expected.txt"), &text), "{}", case.display());
         count += 1;
     }
     assert_eq!(count, 2);

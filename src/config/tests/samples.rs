@@ -25,10 +25,7 @@ fn table(text: &mut String, header: &str, fields: &'static [Field]) {
         text.push_str(&format!("\n[{header}]\n"));
     }
     let inside = |field: &&Field| {
-        matches!(
-            (&field.kind, field.default),
-            (Kind::Table(_) | Kind::Defaults, Standard::Toml(_))
-        )
+        matches!((&field.kind, field.default), (Kind::Table(_) | Kind::Defaults, Standard::Toml(_)))
     };
     let separator = if header.is_empty() { "" } else { "." };
     for field in fields.iter().filter(|field| !inside(field)) {
@@ -39,10 +36,7 @@ fn table(text: &mut String, header: &str, fields: &'static [Field]) {
             Standard::Required(_) => continue,
         };
         if !matches!(field.kind, Kind::Overlays) {
-            text.push_str(&format!(
-                "\n# {}{words}\n#{} = {value}\n",
-                field.doc, field.key
-            ));
+            text.push_str(&format!("\n# {}{words}\n#{} = {value}\n", field.doc, field.key));
         }
     }
     for field in fields.iter().filter(inside) {
@@ -65,9 +59,7 @@ fn the_sample_has_every_key_at_its_default() {
     }
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(text, sample(), "run the tests with UPDATE=1");
-    let keys = text
-        .lines()
-        .filter(|line| line.starts_with('#') && !line.starts_with("# "));
+    let keys = text.lines().filter(|line| line.starts_with('#') && !line.starts_with("# "));
     assert_eq!(keys.count(), 62);
 }
 
@@ -83,10 +75,7 @@ fn the_sample_uncommented_changes_nothing() {
         example = line.ends_with("for example:");
     }
     let connection = "[[connection]]\nname = \"one\"\nurl = \"http://x/\"\n";
-    let with = loaded(
-        &[(FILE_NAME, &text), ("connections.d/a.toml", connection)],
-        &[],
-    );
+    let with = loaded(&[(FILE_NAME, &text), ("connections.d/a.toml", connection)], &[]);
     let without = loaded(&[("connections.d/a.toml", connection)], &[]);
     assert_eq!(with.config, without.config);
     assert_eq!(warnings(&with), [""; 0]);
@@ -97,11 +86,6 @@ fn the_sample_uncommented_changes_nothing() {
 fn the_shipped_files_load_without_a_warning() {
     let loaded = load_in(&shipped(), &[]).unwrap_or_else(|refused| panic!("{}", refused.render()));
     assert_eq!(warnings(&loaded), [""; 0]);
-    let names: Vec<_> = loaded
-        .config
-        .connections
-        .iter()
-        .map(|one| one.name.as_str())
-        .collect();
+    let names: Vec<_> = loaded.config.connections.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["local", "orders-crm"]);
 }

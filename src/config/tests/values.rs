@@ -12,10 +12,7 @@ fn one(body: &str) -> String {
 
 /// The only connection of one file with this body.
 fn connection(root: &str, body: &str) -> Arc<Connection> {
-    let loaded = loaded(
-        &[(FILE_NAME, root), ("connections.d/a.toml", &one(body))],
-        &[],
-    );
+    let loaded = loaded(&[(FILE_NAME, root), ("connections.d/a.toml", &one(body))], &[]);
     Arc::clone(&loaded.config.connections[0])
 }
 
@@ -38,22 +35,10 @@ fn everything_has_a_default() {
     assert_eq!(daemon.admin.http, Some("127.0.0.1:8378".parse().unwrap()));
     assert_eq!(daemon.admin.unix, Some("/run/posthaste/admin.sock".into()));
     assert_eq!(daemon.store.path, Path::new("/var/lib/posthaste"));
-    assert_eq!(
-        (daemon.limits.memory, daemon.limits.max_body),
-        (24 << 20, 8 << 20)
-    );
+    assert_eq!((daemon.limits.memory, daemon.limits.max_body), (24 << 20, 8 << 20));
     assert_eq!(daemon.drain_timeout, Duration::from_secs(20));
-    assert_eq!(
-        (
-            daemon.runtime.ingress_threads,
-            daemon.runtime.egress_threads
-        ),
-        (1, 1)
-    );
-    assert_eq!(
-        loaded.watched.connections,
-        directory.path().join("connections.d")
-    );
+    assert_eq!((daemon.runtime.ingress_threads, daemon.runtime.egress_threads), (1, 1));
+    assert_eq!(loaded.watched.connections, directory.path().join("connections.d"));
 }
 
 #[test]
@@ -63,10 +48,7 @@ fn a_file_that_is_named_must_exist() {
     options.root_required = true;
     let refused = load(&directory.path().join(FILE_NAME), &options).unwrap_err();
     let lines: Vec<_> = refused.errors.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        lines,
-        ["posthaste.toml: cannot read the file: no such file"]
-    );
+    assert_eq!(lines, ["posthaste.toml: cannot read the file: no such file"]);
 }
 
 #[test]
@@ -89,15 +71,9 @@ fn layers_lie_on_each_other_and_aliases_with_them() {
 
 #[test]
 fn an_error_in_a_layer_points_at_that_layer() {
-    let found = errors(
-        "[defaults]\nmax_in_flight = 30\n",
-        "pool = { max_per_host = 9 }\n",
-    );
+    let found = errors("[defaults]\nmax_in_flight = 30\n", "pool = { max_per_host = 9 }\n");
     let expected = "posthaste.toml:2:17: connection \"one\" max_in_flight: is 30, more than the pool allows (9)";
-    assert!(
-        found.len() == 1 && found[0].starts_with(expected),
-        "{found:?}"
-    );
+    assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
 }
 
 #[test]
@@ -108,10 +84,7 @@ fn the_environment_selects_an_overlay_whatever_its_case() {
         let loaded = loaded(&files, &[("POSTHASTE_ENV", environment)]);
         let connection = &loaded.config.connections[0];
         assert_eq!(connection.request_timeout, Duration::from_secs(seconds));
-        assert_eq!(
-            loaded.config.daemon.environment.as_deref(),
-            Some(environment)
-        );
+        assert_eq!(loaded.config.daemon.environment.as_deref(), Some(environment));
         assert_eq!(loaded.warnings.len(), warned, "{:?}", loaded.warnings);
     }
 }
@@ -125,10 +98,7 @@ fn pool_limits_adapt_where_only_one_is_written() {
     ];
     for (body, per_host, total) in pools {
         let connection = connection("", body);
-        assert_eq!(
-            (connection.pool.max_per_host, connection.pool.max_total),
-            (per_host, total)
-        );
+        assert_eq!((connection.pool.max_per_host, connection.pool.max_total), (per_host, total));
         assert_eq!(connection.max_in_flight, connection.effective_pool());
     }
 }
@@ -155,10 +125,7 @@ fn a_secret_that_is_too_long_is_not_shown() {
     let body = one(&format!("headers = {{ X-Token = \"{secret}\" }}\n"));
     let directory = directory(&[("connections.d/a.toml", &body)]);
     let text = load_in(directory.path(), &[]).unwrap_err().render();
-    assert!(
-        text.contains("longer than 64KiB") && !text.contains("hunter2"),
-        "{text}"
-    );
+    assert!(text.contains("longer than 64KiB") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
@@ -166,14 +133,8 @@ fn headers_are_counted() {
     let many: String = (0..65).map(|n| format!("X-{n} = \"v\"\n")).collect();
     let found = errors("", &format!("[connection.headers]\n{many}"));
     assert!(found[0].contains("has 65 headers, at most 64"), "{found:?}");
-    let found = errors(
-        "",
-        &format!("headers = {{ X = \"{}\" }}\n", "v".repeat(16 << 10)),
-    );
-    assert!(
-        found[0].contains("take 16385 bytes, at most 16384"),
-        "{found:?}"
-    );
+    let found = errors("", &format!("headers = {{ X = \"{}\" }}\n", "v".repeat(16 << 10)));
+    assert!(found[0].contains("take 16385 bytes, at most 16384"), "{found:?}");
 }
 
 #[test]
@@ -195,11 +156,7 @@ fn what_is_legal_and_probably_not_meant_is_warned_about() {
     assert_eq!(loaded.warnings.len(), 4);
     let value = &loaded.config.connections[0].headers[0].1;
     assert!(value.is_sensitive());
-    let shown: String = loaded
-        .warnings
-        .iter()
-        .map(|warning| warning.render("warning"))
-        .collect();
+    let shown: String = loaded.warnings.iter().map(|warning| warning.render("warning")).collect();
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
@@ -218,10 +175,7 @@ fn secrets_are_read_watched_and_compared() {
     let files: Vec<_> = first.watched.files.iter().collect();
     assert_eq!(
         files,
-        [
-            &directory.path().join("connections.d/token"),
-            &directory.path().join("creds/c")
-        ]
+        [&directory.path().join("connections.d/token"), &directory.path().join("creds/c")]
     );
     assert_eq!(first.watched.content_hash(), first.content_hash);
     fs::write(directory.path().join("connections.d/token"), "second\n").unwrap();
@@ -261,10 +215,7 @@ fn a_certificate_file_is_checked_and_kept() {
     assert_eq!(ca.pem, pem.as_bytes());
     let directory = directory(&[("ca.pem", "nothing"), ("connections.d/a.toml", &body)]);
     let refused = load_in(directory.path(), &[]).unwrap_err();
-    assert!(
-        refused.errors[0].message.contains("holds no certificate"),
-        "{refused:?}"
-    );
+    assert!(refused.errors[0].message.contains("holds no certificate"), "{refused:?}");
 }
 
 #[test]
@@ -284,10 +235,7 @@ fn differences_are_of_effective_values() {
     let diff = diff::diff(&old, &files("", "bcd"));
     let names =
         |list: &[Arc<Connection>]| list.iter().map(|one| one.name.clone()).collect::<String>();
-    assert_eq!(
-        (names(&diff.added), names(&diff.removed)),
-        ("d".into(), "a".into())
-    );
+    assert_eq!((names(&diff.added), names(&diff.removed)), ("d".into(), "a".into()));
     assert!(diff.changed.is_empty() && diff.needs_restart.is_empty());
 }
 
@@ -301,17 +249,9 @@ fn what_is_bound_at_start_needs_a_restart() {
     let found = diff::diff(&old, &new);
     assert_eq!(
         found.needs_restart,
-        [
-            "ingress.http",
-            "store.path",
-            "limits.memory",
-            "runtime.egress_threads"
-        ]
+        ["ingress.http", "store.path", "limits.memory", "runtime.egress_threads"]
     );
-    assert_eq!(
-        found.daemon_changed,
-        ["drain_timeout", "store.max_bytes", "log.level"]
-    );
+    assert_eq!(found.daemon_changed, ["drain_timeout", "store.max_bytes", "log.level"]);
     assert!(diff::diff(&new, &new).is_empty());
 }
 
@@ -320,15 +260,9 @@ fn the_summary_adds_up() {
     let loaded = loaded(&[("connections.d/a.toml", ONE)], &[]);
     let summary = summary::check_report(&loaded);
     let memory = summary.memory;
-    assert_eq!(
-        memory.ingress_payloads + memory.egress_payloads + memory.hot_cache,
-        24 << 20
-    );
+    assert_eq!(memory.ingress_payloads + memory.egress_payloads + memory.hot_cache, 24 << 20);
     assert_eq!(memory.windows, crate::store::WINDOW_EVENTS as u64 * 80);
-    assert_eq!(
-        memory.total(),
-        (24 << 20) + 250_000 * 112 + 512 * 80 + 4096 * 16384 + 24 * 32768
-    );
+    assert_eq!(memory.total(), (24 << 20) + 250_000 * 112 + 512 * 80 + 4096 * 16384 + 24 * 32768);
     let text = summary.to_string();
     for line in [
         "connections: 1 (1 active, 0 paused, 0 disabled)\n",
@@ -340,11 +274,7 @@ fn the_summary_adds_up() {
     ] {
         assert!(text.contains(line), "{text}");
     }
-    assert!(
-        serde_json::to_string(&summary)
-            .unwrap()
-            .contains("\"hot_cache\":3145728")
-    );
+    assert!(serde_json::to_string(&summary).unwrap().contains("\"hot_cache\":3145728"));
 }
 
 #[test]

@@ -96,11 +96,7 @@ impl Outbox {
             Outcome::Response { status, .. } => (cause_of_status(status), status),
             Outcome::Failed(cause) => (cause, 0),
         };
-        self.status.note_failure(LastFailure {
-            at_ms: self.shared.clock.wall_ms(),
-            cause,
-            status,
-        });
+        self.status.note_failure(LastFailure { at_ms: self.shared.clock.wall_ms(), cause, status });
     }
 
     /// The target asked to be left alone: all of the connection waits, and comes back slowly.
@@ -129,9 +125,7 @@ impl Outbox {
             size: delivery.size,
             disposition: Disposition::Dead { cause, status: 0 },
             attempts: delivery.attempts,
-            first_attempt: delivery
-                .first_attempt
-                .unwrap_or_else(|| self.shared.clock.age()),
+            first_attempt: delivery.first_attempt.unwrap_or_else(|| self.shared.clock.age()),
         });
     }
 }

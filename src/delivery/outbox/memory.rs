@@ -88,8 +88,7 @@ impl Outbox {
     /// A payload is no longer held.
     pub(in crate::delivery) fn give_bytes(&self, size: u64) {
         if size > 0 {
-            self.held_bytes
-                .set(self.held_bytes.get().saturating_sub(size));
+            self.held_bytes.set(self.held_bytes.get().saturating_sub(size));
             self.shared.budget.give_back(size);
             self.shared.revisits.bytes_returned();
         }

@@ -35,10 +35,7 @@ fn concurrency_doubles_each_round() {
         let in_round = |number: u32| {
             let from = times[0] + round * number;
             let late = from + round / 2;
-            times
-                .iter()
-                .filter(|at| **at >= from && **at < late)
-                .count()
+            times.iter().filter(|at| **at >= from && **at < late).count()
         };
         assert_eq!((0..5).map(in_round).collect::<Vec<_>>(), [1, 2, 4, 8, 16]);
     });
@@ -94,11 +91,8 @@ fn a_rate_limit_is_kept_and_used_up() {
     paused(async {
         let peer = healthy().await;
         let mut connection = connection("crm", &peer.url);
-        connection.rate_limit = Some(RateLimit {
-            limit: 50,
-            per: Duration::from_secs(1),
-            burst: 5,
-        });
+        connection.rate_limit =
+            Some(RateLimit { limit: 50, per: Duration::from_secs(1), burst: 5 });
         let mut rig = Rig::with(connection).await;
         rig.send(1, 101);
         rig.settle(101).await;
@@ -135,8 +129,7 @@ fn paused_and_disabled_connections_hold_what_they_have() {
         sleep(Duration::from_secs(5)).await;
         rig.receive();
         assert_eq!(rig.settled.len(), 0);
-        rig.command(Command::SetPaused(ConnectionId(1), false))
-            .await;
+        rig.command(Command::SetPaused(ConnectionId(1), false)).await;
         rig.settle(3).await;
     });
 }
@@ -144,11 +137,8 @@ fn paused_and_disabled_connections_hold_what_they_have() {
 /// Answers the loads of a rig from `payload`; returns how many there were.
 fn answer_loads(rig: &mut Rig, payload: Option<&Arc<Event>>) -> usize {
     rig.receive();
-    let mut items: Vec<_> = rig
-        .loads
-        .drain(..)
-        .map(|delivery| FeedItem::Loaded(delivery, payload.cloned()))
-        .collect();
+    let mut items: Vec<_> =
+        rig.loads.drain(..).map(|delivery| FeedItem::Loaded(delivery, payload.cloned())).collect();
     let count = items.len();
     rig.port.send(&mut items);
     count
@@ -197,20 +187,14 @@ fn payload_bytes_are_shared_and_nobody_is_left_without() {
         let mut rig = Rig::new(6 * 10_200);
         let body = vec![b'x'; 10_000];
         for id in 1..=4 {
-            rig.attach(id, connection(&format!("bad{id}"), &bad.url))
-                .await;
+            rig.attach(id, connection(&format!("bad{id}"), &bad.url)).await;
             rig.send_lane(id, 20, Lane::New, &body);
         }
         rig.evict();
         sleep(Duration::from_millis(10)).await;
         rig.receive();
         // Three connections hold two each, which is all of it; the fourth may hold one all the same.
-        let per = |id| {
-            rig.loads
-                .iter()
-                .filter(|load| load.connection().0 == id)
-                .count()
-        };
+        let per = |id| rig.loads.iter().filter(|load| load.connection().0 == id).count();
         assert_eq!((1..=4).map(per).collect::<Vec<_>>(), [2, 2, 2, 1]);
         rig.attach(9, connection("good", &good.url)).await;
         rig.send_lane(9, 20, Lane::New, &body);
@@ -227,8 +211,7 @@ fn a_detached_connection_gives_back_the_bytes_it_was_loading() {
         let mut rig = Rig::new(3 * 10_200);
         let body = vec![b'x'; 10_000];
         for id in 1..=5 {
-            rig.attach(id, connection(&format!("c{id}"), &bad.url))
-                .await;
+            rig.attach(id, connection(&format!("c{id}"), &bad.url)).await;
             rig.send_lane(id, 5, Lane::New, &body);
             rig.evict();
             sleep(Duration::from_millis(5)).await;
@@ -278,8 +261,7 @@ fn bytes_that_return_go_to_a_connection_that_waits_for_them() {
         // It may have two at a time now.
         assert_eq!(rig.disposition().await, Disposition::Delivered);
         for id in 1..=3 {
-            rig.attach(id, connection(&format!("c{id}"), &bad.url))
-                .await;
+            rig.attach(id, connection(&format!("c{id}"), &bad.url)).await;
             rig.send_lane(id, 5, Lane::New, &body);
         }
         rig.evict();
@@ -294,8 +276,7 @@ fn bytes_that_return_go_to_a_connection_that_waits_for_them() {
         let load = rig.loads.remove(last.unwrap());
         rig.loads.clear();
         let payload = testing::event(&body);
-        rig.port
-            .send(&mut vec![FeedItem::Loaded(load, Some(payload))]);
+        rig.port.send(&mut vec![FeedItem::Loaded(load, Some(payload))]);
         sleep(Duration::from_millis(5)).await;
         rig.command(Command::Detach(ConnectionId(1))).await;
         sleep(Duration::from_millis(5)).await;
@@ -324,10 +305,8 @@ fn after_a_hold_concurrency_starts_at_one() {
         rig.send(1, 40);
         rig.settle(40).await;
         let times = peer.times();
-        let back = times
-            .windows(2)
-            .position(|pair| pair[1] - pair[0] > Duration::from_secs(10))
-            .unwrap();
+        let back =
+            times.windows(2).position(|pair| pair[1] - pair[0] > Duration::from_secs(10)).unwrap();
         let held = Duration::from_millis(50);
         let first = times[back + 1];
         let in_first_round = times[back + 1..].iter().filter(|at| **at < first + held);

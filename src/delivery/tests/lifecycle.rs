@@ -49,10 +49,7 @@ fn a_payload_that_comes_after_the_detach_is_released() {
         rig.command(Command::Detach(ConnectionId(1))).await;
         sleep(Duration::from_millis(5)).await;
         let delivery = rig.loads.remove(0);
-        rig.port.send(&mut vec![FeedItem::Loaded(
-            delivery,
-            Some(testing::event(b"")),
-        )]);
+        rig.port.send(&mut vec![FeedItem::Loaded(delivery, Some(testing::event(b"")))]);
         rig.wait(|rig| rig.released.len() == 1).await;
     });
 }
@@ -60,10 +57,7 @@ fn a_payload_that_comes_after_the_detach_is_released() {
 #[test]
 fn draining_waits_for_attempts_and_releases_the_rest() {
     paused(async {
-        let (slow, stuck) = (
-            answering(OK, Duration::from_millis(500)).await,
-            hung().await,
-        );
+        let (slow, stuck) = (answering(OK, Duration::from_millis(500)).await, hung().await);
         let mut rig = Rig::with(connection("slow", &slow.url)).await;
         let mut patient = connection("stuck", &stuck.url);
         patient.request_timeout = Duration::from_secs(60);
@@ -83,34 +77,22 @@ fn draining_waits_for_attempts_and_releases_the_rest() {
 #[test]
 fn an_edit_changes_the_next_attempt_and_keeps_the_connection_where_it_can() {
     paused(async {
-        let (old, new) = (
-            answering(OK, Duration::from_millis(500)).await,
-            healthy().await,
-        );
+        let (old, new) = (answering(OK, Duration::from_millis(500)).await, healthy().await);
         let mut before = connection("crm", &old.url);
         before.max_in_flight = 1;
         let mut rig = Rig::with(before.clone()).await;
         rig.send(1, 1);
         sleep(Duration::from_millis(100)).await;
         let mut renamed = before.clone();
-        renamed.headers.push((
-            http::HeaderName::from_static("x-new"),
-            http::HeaderValue::from_static("1"),
-        ));
+        renamed
+            .headers
+            .push((http::HeaderName::from_static("x-new"), http::HeaderValue::from_static("1")));
         rig.replace(1, renamed).await;
         rig.send(1, 1);
         rig.settle(2).await;
-        let heads: Vec<_> = old
-            .notes
-            .requests
-            .borrow()
-            .iter()
-            .map(|(_, r)| r.head.clone())
-            .collect();
-        assert!(
-            !heads[0].contains("x-new") && heads[1].contains("x-new: 1"),
-            "{heads:?}"
-        );
+        let heads: Vec<_> =
+            old.notes.requests.borrow().iter().map(|(_, r)| r.head.clone()).collect();
+        assert!(!heads[0].contains("x-new") && heads[1].contains("x-new: 1"), "{heads:?}");
         assert_eq!(old.notes.accepted.get(), 1, "the target is the same");
         let mut moved = before;
         moved.target = connection("crm", &new.url).target;
@@ -204,10 +186,7 @@ fn whatever_happens_each_delivery_comes_back_once() {
                     0 => drop(rig.attach(id, settings).await),
                     1 => rig.replace(id, settings).await,
                     2 => rig.command(Command::Detach(ConnectionId(id))).await,
-                    3 => {
-                        rig.command(Command::SetPaused(ConnectionId(id), rng.bool()))
-                            .await
-                    }
+                    3 => rig.command(Command::SetPaused(ConnectionId(id), rng.bool())).await,
                     4 => rig.evict(),
                     _ => rig.send(id, rng.u32(..30)),
                 }
@@ -224,10 +203,7 @@ fn whatever_happens_each_delivery_comes_back_once() {
             // What is being loaded now is the store's, as after a stop.
             let loading: Vec<_> = rig.loads.iter().map(|load| load.id.slot).collect();
             rig.receive();
-            for slot in loading
-                .into_iter()
-                .chain(rig.loads.iter().map(|load| load.id.slot))
-            {
+            for slot in loading.into_iter().chain(rig.loads.iter().map(|load| load.id.slot)) {
                 rig.out.remove(&slot);
             }
             assert_eq!(rig.out, BTreeSet::new(), "seed {seed}");
@@ -259,24 +235,16 @@ fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
 
 #[test]
 fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let peer = hung().await;
         let (feed, port) = feed_for_test();
-        let options = DispatcherOptions {
-            payload_bytes: 1 << 20,
-            seed: 1,
-        };
+        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1 };
         let metrics = Metrics::new();
         let dispatcher =
             Dispatcher::start(options, vec![feed], &Clock::system(), &metrics).unwrap();
         let settings = Arc::new(connection("crm", &peer.url));
-        dispatcher
-            .attach(ConnectionId(1), prepare(&settings).unwrap())
-            .await;
+        dispatcher.attach(ConnectionId(1), prepare(&settings).unwrap()).await;
         let event = testing::event(b"{}");
         let delivery = testing::delivery(1, 1, Lane::New, &event);
         port.send(&mut vec![FeedItem::Due(delivery)]);
@@ -291,17 +259,11 @@ fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
 
 #[test]
 fn a_dispatcher_delivers_on_its_own_threads_and_ends() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let peer = healthy().await;
         let (feeds, ports): (Vec<_>, Vec<_>) = (0..2).map(|_| feed_for_test()).unzip();
-        let options = DispatcherOptions {
-            payload_bytes: 1 << 20,
-            seed: 1,
-        };
+        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1 };
         let metrics = Metrics::new();
         let dispatcher = Dispatcher::start(options, feeds, &Clock::system(), &metrics).unwrap();
         let settings = Arc::new(connection("crm", &peer.url));

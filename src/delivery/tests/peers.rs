@@ -39,12 +39,7 @@ impl Peer {
     }
 
     pub(super) fn times(&self) -> Vec<Instant> {
-        self.notes
-            .requests
-            .borrow()
-            .iter()
-            .map(|(at, _)| *at)
-            .collect()
+        self.notes.requests.borrow().iter().map(|(at, _)| *at).collect()
     }
 }
 
@@ -72,9 +67,7 @@ pub(super) async fn answering(response: &'static str, delay: Duration) -> Peer {
     peer(move |mut tcp, notes| async move {
         while read_request(&mut tcp, &notes).await {
             notes.open.set(notes.open.get() + 1);
-            notes
-                .open_most
-                .set(notes.open_most.get().max(notes.open.get()));
+            notes.open_most.set(notes.open_most.get().max(notes.open.get()));
             if !delay.is_zero() {
                 sleep(delay).await;
             }
@@ -88,11 +81,7 @@ pub(super) async fn answering(response: &'static str, delay: Duration) -> Peer {
 }
 
 pub(super) async fn healthy() -> Peer {
-    answering(
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-        Duration::ZERO,
-    )
-    .await
+    answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Duration::ZERO).await
 }
 
 /// A target that takes each request and never answers.

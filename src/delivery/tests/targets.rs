@@ -17,22 +17,10 @@ fn a_healthy_target_gets_every_event_over_kept_connections() {
             assert_eq!(settlement.attempts, 1);
         }
         assert_eq!(peer.requests(), 200);
-        assert!(
-            peer.notes.accepted.get() <= 4,
-            "{}",
-            peer.notes.accepted.get()
-        );
+        assert!(peer.notes.accepted.get() <= 4, "{}", peer.notes.accepted.get());
         let request = peer.notes.requests.borrow()[0].1.clone();
-        assert!(
-            request.head.starts_with("POST /hook HTTP/1.1\r\n"),
-            "{}",
-            request.head
-        );
-        assert!(
-            request.head.contains("webhook-timestamp: 1700000000\r\n"),
-            "{}",
-            request.head
-        );
+        assert!(request.head.starts_with("POST /hook HTTP/1.1\r\n"), "{}", request.head);
+        assert!(request.head.contains("webhook-timestamp: 1700000000\r\n"), "{}", request.head);
         assert_eq!(request.body, b"{\"a\":1}");
         for line in [
             "posthaste_deliveries_total{connection=\"crm\",outcome=\"delivered\"} 200",
@@ -50,10 +38,7 @@ async fn check(peer: Peer, expected: Disposition, code: &str, seconds: u64) {
     rig.send(1, 1);
     assert_eq!(rig.disposition().await, expected, "{code}");
     let took = start.elapsed().as_secs_f64();
-    assert!(
-        (took - seconds as f64).abs() < 0.5,
-        "{code} took {took} s, not {seconds}"
-    );
+    assert!((took - seconds as f64).abs() < 0.5, "{code} took {took} s, not {seconds}");
     let line = format!("posthaste_delivery_attempts_total{{connection=\"crm\",code=\"{code}\"}} 1");
     assert!(rig.counts(&line), "{line}\n{}", rig.metrics.render());
     assert!(peer.requests() <= 1, "{code}: it was asked again");
@@ -67,11 +52,7 @@ async fn answer(response: &'static str) -> Peer {
 fn statuses_lead_where_they_should() {
     paused(async {
         for (response, expected, code) in [
-            (
-                "HTTP/1.1 204 No Content\r\n\r\n",
-                Disposition::Delivered,
-                "ok",
-            ),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Disposition::Delivered, "ok"),
             (
                 "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
                 Disposition::Delivered,
@@ -103,11 +84,7 @@ fn statuses_lead_where_they_should() {
                 dead(Cause::HttpStatus, 404),
                 "http_status",
             ),
-            (
-                "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n",
-                dead(Cause::Gone, 410),
-                "gone",
-            ),
+            ("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", dead(Cause::Gone, 410), "gone"),
             (
                 "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
                 dead(Cause::HttpStatus, 101),
@@ -130,25 +107,13 @@ fn bad_targets_cost_one_attempt_and_at_most_the_timeout() {
         let hints = trickling("", b"HTTP/1.1 103 Early Hints\r\n\r\n", third).await;
         check(hints, retry(5), "request_timeout", 1).await;
         check(answer("SMTP ready\r\n\r\n").await, retry(5), "protocol", 0).await;
-        check(
-            answer("HTTP/1.1 999999 OK\r\n\r\n").await,
-            retry(5),
-            "protocol",
-            0,
-        )
-        .await;
+        check(answer("HTTP/1.1 999999 OK\r\n\r\n").await, retry(5), "protocol", 0).await;
         let endless_head = trickling("HTTP/1.1 200 OK\r\nx: ", &[b'y'; 4096], Duration::ZERO).await;
         check(endless_head, retry(5), "protocol", 0).await;
         let headers = trickling("HTTP/1.1 200 OK\r\n", b"x: y\r\n", Duration::ZERO).await;
         check(headers, retry(5), "protocol", 0).await;
         let stalled = "HTTP/1.1 500 Oh\r\ncontent-length: 9\r\n\r\nhalf";
-        check(
-            trickling(stalled, b"", second).await,
-            retry(5),
-            "body_timeout",
-            1,
-        )
-        .await;
+        check(trickling(stalled, b"", second).await, retry(5), "body_timeout", 1).await;
     });
 }
 
@@ -247,24 +212,9 @@ fn a_hung_target_does_not_touch_another() {
         rig.send(1, 100);
         rig.send(2, 500);
         let start = Instant::now();
-        rig.wait(|rig| {
-            rig.settled
-                .iter()
-                .filter(|s| s.id.connection.0 == 2)
-                .count()
-                == 500
-        })
-        .await;
-        assert!(
-            start.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            start.elapsed()
-        );
-        assert_eq!(
-            bad.notes.accepted.get(),
-            1,
-            "a target that never answered is not ramped up"
-        );
+        rig.wait(|rig| rig.settled.iter().filter(|s| s.id.connection.0 == 2).count() == 500).await;
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        assert_eq!(bad.notes.accepted.get(), 1, "a target that never answered is not ramped up");
     });
 }
 

@@ -34,23 +34,12 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn new(limits: KeyLimits, floor: Floor) -> Known {
-        Known {
-            limits,
-            floor,
-            ring: VecDeque::new(),
-            front: 0,
-            places: Places::default(),
-        }
+        Known { limits, floor, ring: VecDeque::new(), front: 0, places: Places::default() }
     }
 
     /// A key, unless its window is over.
     pub(super) fn find(&mut self, key: [u8; 16], now: Age) -> Option<KeyRecord> {
-        let Known {
-            ring,
-            front,
-            places,
-            ..
-        } = self;
+        let Known { ring, front, places, .. } = self;
         let place = places.find(hash(key), |place| {
             at(ring, *front, place).is_some_and(|found| found.print.key == key)
         });
@@ -70,8 +59,7 @@ impl Known {
         if self.ring.len() == self.ring.capacity() {
             // Never more than the limit: growing by itself would overshoot.
             let most = self.limits.max_keys.max(1) - self.ring.len();
-            self.ring
-                .reserve_exact(self.ring.len().max(FIRST_ROOM).min(most));
+            self.ring.reserve_exact(self.ring.len().max(FIRST_ROOM).min(most));
         }
         let length = u32::try_from(self.ring.len()).unwrap_or(PLACES);
         let place = (self.front + length) & PLACES;
@@ -80,9 +68,7 @@ impl Known {
         let same = |place: u32| at(ring, front, place).is_some_and(|found| found.print.key == name);
         match self.places.find(hash(name), same) {
             Some(found) => *found = place,
-            None => self
-                .places
-                .insert(place, |place| hash_at(ring, front, place)),
+            None => self.places.insert(place, |place| hash_at(ring, front, place)),
         }
         evicted
     }
@@ -120,9 +106,7 @@ impl Known {
     fn pop(&mut self) -> Option<(KeyRecord, bool)> {
         let oldest = *self.ring.front()?;
         let (ring, front) = (&self.ring, self.front);
-        let counted = self
-            .places
-            .remove(front, |place| hash_at(ring, front, place));
+        let counted = self.places.remove(front, |place| hash_at(ring, front, place));
         self.ring.pop_front();
         self.front = (front + 1) & PLACES;
         Some((oldest, counted))
@@ -139,8 +123,7 @@ fn hash_at(ring: &VecDeque<KeyRecord>, front: u32, place: u32) -> u64 {
 
 /// A fingerprint is a hash already: any of its bytes will do.
 fn hash(key: [u8; 16]) -> u64 {
-    key.first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -155,19 +138,13 @@ mod tests {
     use crate::store::keys::Fingerprint;
 
     fn key(number: u8, id: u128, age: Age) -> KeyRecord {
-        let print = Fingerprint {
-            key: [number; 16],
-            body: [0; 8],
-        };
+        let print = Fingerprint { key: [number; 16], body: [0; 8] };
         KeyRecord::new(print, EventId(Uuid::from_u128(id)), age, 1)
     }
 
     fn known(window_ms: u64, max_keys: usize) -> (Known, Floor) {
         let floor = Floor::default();
-        let limits = KeyLimits {
-            window: Duration::from_millis(window_ms),
-            max_keys,
-        };
+        let limits = KeyLimits { window: Duration::from_millis(window_ms), max_keys };
         (Known::new(limits, floor.clone()), floor)
     }
 
@@ -178,10 +155,8 @@ mod tests {
         known.front = PLACES - 7;
         let mut evicted = 0;
         for number in 0..15 {
-            evicted += known.insert(
-                key(number, u128::from(number), Age(number.into())),
-                Age(number.into()),
-            );
+            evicted += known
+                .insert(key(number, u128::from(number), Age(number.into())), Age(number.into()));
         }
         assert_eq!((evicted, known.count(Age(14))), (5, 10));
         assert!(known.find([4; 16], Age(14)).is_none());

@@ -7,17 +7,12 @@ use crate::store::intake::Fate;
 fn a_posted_event_is_stored_byte_for_byte_and_acknowledged() {
     let relay = Relay::start(|_| ());
     let headers = "Content-Type: application/json\r\nX-Secret: no\r\nCE-Id: 7\r\nposthaste-type: order.created\r\n";
-    let answer = relay
-        .connect()
-        .post_with("/v1/events", headers, "{\"a\": 1}");
+    let answer = relay.connect().post_with("/v1/events", headers, "{\"a\": 1}");
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let json = answer.json();
     assert!(is_event_id(&json["id"]), "{json}");
-    let expected = format!(
-        "{{\"id\":{},\"durable\":true,\"connections\":1}}",
-        json["id"]
-    );
+    let expected = format!("{{\"id\":{},\"durable\":true,\"connections\":1}}", json["id"]);
     assert_eq!(answer.body, expected);
 
     let stored = relay.stored();
@@ -27,10 +22,7 @@ fn a_posted_event_is_stored_byte_for_byte_and_acknowledged() {
     assert_eq!(event.content.kind(), "order.created");
     assert_eq!(event.content.body(), "{\"a\": 1}");
     let kept: Vec<_> = event.content.headers().collect();
-    assert_eq!(
-        kept,
-        [("content-type", &b"application/json"[..]), ("ce-id", b"7")]
-    );
+    assert_eq!(kept, [("content-type", &b"application/json"[..]), ("ce-id", b"7")]);
     assert_eq!((routes.len(), routes[0].fate), (1, Fate::Queued));
     assert_eq!(relay.live(0), 1);
     eventually("memory given back", || relay.memory_used() == 0);
@@ -45,11 +37,7 @@ fn a_connection_is_kept_alive_and_counted() {
         assert_eq!(producer.post("/v1/events", &body).status, 202, "{number}");
     }
     assert_eq!(relay.stored().len(), 5);
-    assert_eq!(
-        relay.stored()[0].0.content.body(),
-        "",
-        "an empty body is legal"
-    );
+    assert_eq!(relay.stored()[0].0.content.body(), "", "an empty body is legal");
     let tcp = "posthaste_ingress_requests_total{listener=\"tcp\"}";
     assert_eq!(relay.metric(tcp), 5.0);
     assert_eq!(relay.metric("posthaste_ingress_body_bytes_total"), 10.0);
@@ -59,9 +47,7 @@ fn a_connection_is_kept_alive_and_counted() {
     let acks = relay.metric("posthaste_ingress_ack_duration_seconds_count");
     assert_eq!(acks, 5.0);
     drop(producer);
-    eventually("the gauge follows", || {
-        relay.metric("posthaste_ingress_connections") == 0.0
-    });
+    eventually("the gauge follows", || relay.metric("posthaste_ingress_connections") == 0.0);
 }
 
 #[test]
@@ -89,10 +75,7 @@ fn expect_continue_is_honoured() {
     // A body that is not wanted is not asked for.
     producer.send(head).send("Content-Length: 1025\r\n\r\n");
     let answer = producer.answer();
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (413, "body_too_large")
-    );
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
     assert_eq!(answer.header("connection"), Some("close"));
     assert!(producer.is_closed());
 }
@@ -183,11 +166,7 @@ fn a_producer_that_goes_away_leaves_its_event_and_no_memory() {
 fn the_unix_socket_takes_events_from_any_host_and_origin() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("in.sock");
-    let unix = UnixOptions {
-        path: path.clone(),
-        mode: 0o600,
-        allow_uids: Vec::new(),
-    };
+    let unix = UnixOptions { path: path.clone(), mode: 0o600, allow_uids: Vec::new() };
     let mut relay = Relay::start(|options| options.unix = Some(unix));
     let mut producer = Producer::unix(&path);
     let headers = "Origin: https://example.com\r\n";
@@ -203,14 +182,8 @@ fn several_runtimes_share_the_listeners() {
     let metrics = Metrics::new();
     let entries = entries(&metrics, vec![connection("crm")]);
     let options = IngressOptions {
-        http: vec![
-            "127.0.0.1:0".parse().unwrap(),
-            "127.0.0.1:0".parse().unwrap(),
-        ],
-        limits: IngressLimits {
-            max_connections: 1,
-            ..IngressLimits::default()
-        },
+        http: vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap()],
+        limits: IngressLimits { max_connections: 1, ..IngressLimits::default() },
         ..IngressOptions::default()
     };
     let ingress = Ingress::bind(options).unwrap();
@@ -235,12 +208,7 @@ fn several_runtimes_share_the_listeners() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut producer = Producer { stream };
         producer.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
-        let taken = || {
-            stores
-                .iter()
-                .map(|store| store.turn(|_| Ok(())).len())
-                .sum::<usize>()
-        };
+        let taken = || stores.iter().map(|store| store.turn(|_| Ok(())).len()).sum::<usize>();
         eventually("one of the runtimes takes it", || taken() == 1);
         assert_eq!(producer.answer().status, 202);
     }

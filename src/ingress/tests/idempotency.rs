@@ -30,9 +30,7 @@ fn the_same_key_and_body_make_one_event() {
     assert_eq!(relay.stored()[0].0.content.key(), "k1");
     for _ in 0..3 {
         // Another connection and another header make no difference.
-        let again = relay
-            .connect()
-            .post_with("/v1/events", "webhook-id: k1\r\n", "body");
+        let again = relay.connect().post_with("/v1/events", "webhook-id: k1\r\n", "body");
         assert_eq!((again.status, &again.body), (202, &first.body));
     }
     assert_eq!((relay.stored().len(), relay.live(0)), (1, 1));
@@ -53,10 +51,7 @@ fn another_body_or_type_under_the_same_key_is_a_conflict() {
     let typed = format!("{}posthaste-type: t\r\n", with_key("k"));
     for (headers, body) in [(with_key("k"), "b"), (typed, "a")] {
         let answer = producer.post_with(path, &headers, body);
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (409, "idempotency_conflict")
-        );
+        assert_eq!((answer.status, answer.code().as_str()), (409, "idempotency_conflict"));
     }
     assert_eq!((relay.stored().len(), relay.live(0)), (1, 1));
     assert_eq!(relay.rejected("idempotency_conflict"), 2.0);
@@ -105,9 +100,7 @@ fn a_failure_is_everybodys_and_releases_the_key() {
         assert_eq!(relay.live(0), 0);
         relay.disk(Disk::Works);
         // Not even its body is remembered.
-        let answer = relay
-            .connect()
-            .post_with("/v1/events", &with_key("k"), "other");
+        let answer = relay.connect().post_with("/v1/events", &with_key("k"), "other");
         assert_eq!(answer.status, 202);
         let id = answer.json()["id"].clone();
         assert_eq!(relay.stored().last().unwrap().0.id.to_string(), id);

@@ -5,21 +5,14 @@ use super::*;
 /// Posts and checks everything that all refusals have in common.
 fn refused(relay: &Relay, answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(
-        answer.header("content-type"),
-        Some("application/problem+json")
-    );
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     let json = answer.json();
     assert_eq!(json["status"], status);
     assert_eq!(json["code"], code);
     assert_eq!(json["type"], format!("urn:posthaste:problem:{code}"));
     assert!(json["title"].is_string() && json["detail"].is_string());
     let wants_retry = matches!(status, 429 | 503 | 507);
-    assert_eq!(
-        answer.header("retry-after").is_some(),
-        wants_retry,
-        "{answer:?}"
-    );
+    assert_eq!(answer.header("retry-after").is_some(), wants_retry, "{answer:?}");
     assert_eq!(relay.rejected(code), 1.0, "{code}");
     eventually("memory given back", || relay.memory_used() == 0);
     assert_eq!(relay.live(0), 0, "room given back");
@@ -31,26 +24,11 @@ fn refusals_by_head() {
     let cases: &[(&str, &str, u16, &str)] = &[
         ("/nowhere", "", 404, "not_found"),
         ("/v1/sources/shop/events", "", 404, "no_connection"),
-        (
-            "/v1/connections/nobody/events",
-            "",
-            404,
-            "unknown_connection",
-        ),
+        ("/v1/connections/nobody/events", "", 404, "unknown_connection"),
         ("/v1/events", "Origin: null\r\n", 403, "origin_forbidden"),
         ("/v1/events", &long, 422, "invalid_type"),
-        (
-            "/v1/events",
-            "posthaste-type: \u{85}\r\n",
-            422,
-            "invalid_type",
-        ),
-        (
-            "/v1/events",
-            "posthaste-type: a\r\nposthaste-type: b\r\n",
-            422,
-            "invalid_type",
-        ),
+        ("/v1/events", "posthaste-type: \u{85}\r\n", 422, "invalid_type"),
+        ("/v1/events", "posthaste-type: a\r\nposthaste-type: b\r\n", 422, "invalid_type"),
         ("/v1/events", "Host: localhost\r\n", 400, "malformed"),
         ("http://example.com/v1/events", "", 403, "host_forbidden"),
     ];
@@ -86,10 +64,8 @@ fn a_foreign_host_is_refused_unless_configured() {
 #[test]
 fn other_methods_are_told_to_post() {
     let relay = Relay::start(|_| ());
-    let answer = relay
-        .connect()
-        .send("GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .answer();
+    let answer =
+        relay.connect().send("GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").answer();
     refused(&relay, &answer, 405, "method_not_allowed");
     assert_eq!(answer.header("allow"), Some("post"));
 }
@@ -125,9 +101,7 @@ fn chunks_over_the_cap_are_refused() {
     let mut producer = relay.connect();
     producer
         .send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
-    producer
-        .send(format!("400\r\n{}\r\n", "x".repeat(1024)))
-        .send("1\r\nx\r\n");
+    producer.send(format!("400\r\n{}\r\n", "x".repeat(1024))).send("1\r\nx\r\n");
     let answer = producer.answer();
     refused(&relay, &answer, 413, "body_too_large");
 }
@@ -143,10 +117,7 @@ fn a_spent_memory_budget_refuses_and_recovers() {
 
     let mut second = relay.connect();
     let answer = second.post("/v1/events", "more");
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (503, "memory_full")
-    );
+    assert_eq!((answer.status, answer.code().as_str()), (503, "memory_full"));
     assert_eq!(answer.header("retry-after"), Some("1"));
     relay.disk(Disk::Works);
     assert_eq!(first.answer().status, 202);
@@ -159,17 +130,12 @@ fn memory_of_chunks_is_counted_as_they_come() {
     let relay = Relay::start(|options| options.memory_bytes = 1200);
     let mut small = relay.connect();
     small.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n");
-    eventually("the small one holds its share", || {
-        relay.memory_used() == 520
-    });
+    eventually("the small one holds its share", || relay.memory_used() == 520);
     let mut large = relay.connect();
     large.send("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     large.send(format!("c8\r\n{}\r\n", "x".repeat(200)));
     let answer = large.answer();
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (503, "memory_full")
-    );
+    assert_eq!((answer.status, answer.code().as_str()), (503, "memory_full"));
     assert_eq!(small.send("12345678").answer().status, 202);
 }
 
@@ -195,11 +161,7 @@ fn users_that_are_not_allowed_are_told_so() {
     let path = dir.path().join("in.sock");
     let me = rustix::process::getuid().as_raw();
     for (allow_uids, expected) in [(vec![me], 202), (vec![me + 1], 403)] {
-        let unix = UnixOptions {
-            path: path.clone(),
-            mode: 0o600,
-            allow_uids,
-        };
+        let unix = UnixOptions { path: path.clone(), mode: 0o600, allow_uids };
         let relay = Relay::start(|options| options.unix = Some(unix));
         let answer = Producer::unix(&path).post("/v1/events", "x");
         assert_eq!(answer.status, expected);

@@ -96,13 +96,7 @@ fn decisions_of_a_fan_out() {
 
 #[test]
 fn decisions_of_a_direct_post() {
-    let all = [
-        "Crm",
-        "erp:disabled",
-        "old:full",
-        "tiny:small",
-        "wait:paused",
-    ];
+    let all = ["Crm", "erp:disabled", "old:full", "tiny:small", "wait:paused"];
     let cases = [
         ("crm", Ok("1 queued")),
         ("CRM", Ok("1 queued")),
@@ -132,16 +126,11 @@ fn the_cap_on_bodies_is_the_largest_that_is_taken() {
 
 #[test]
 fn the_answer_names_what_is_full_too_large_or_ignored() {
-    let (connections, full): (Vec<_>, Vec<_>) = ["a", "b:full", "c:small", "d:disabled", "e:full"]
-        .into_iter()
-        .map(described)
-        .unzip();
+    let (connections, full): (Vec<_>, Vec<_>) =
+        ["a", "b:full", "c:small", "d:disabled", "e:full"].into_iter().map(described).unzip();
     let relay = Relay::with(connections, |_| ());
     for (entry, full) in relay.entries.iter().zip(full) {
-        entry
-            .2
-            .live
-            .store(if full { 10 } else { 0 }, Ordering::Relaxed);
+        entry.2.live.store(if full { 10 } else { 0 }, Ordering::Relaxed);
     }
     let answer = relay.connect().post("/v1/events", "eleven bytes");
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -151,12 +140,7 @@ fn the_answer_names_what_is_full_too_large_or_ignored() {
     assert_eq!(rest, expected);
     let routes = &relay.stored()[0].1;
     assert_eq!(routes[1].fate, Fate::Dead(Cause::QueueFull));
-    for (name, outcome) in [
-        ("b", "dead"),
-        ("c", "dead"),
-        ("d", "ignored"),
-        ("e", "dead"),
-    ] {
+    for (name, outcome) in [("b", "dead"), ("c", "dead"), ("d", "ignored"), ("e", "dead")] {
         let line =
             format!("posthaste_deliveries_total{{connection=\"{name}\",outcome=\"{outcome}\"}}");
         assert_eq!(relay.metric(&line), 1.0, "{line}");
@@ -171,15 +155,9 @@ fn an_event_that_all_ignore_is_not_stored() {
     let relay = Relay::with(connections, |_| ());
     let mut producer = relay.connect();
     let answer = producer.post("/v1/events", "x");
-    assert_eq!(
-        (answer.status, answer.body.as_str()),
-        (202, "{\"connections\":0,\"ignored\":2}")
-    );
+    assert_eq!((answer.status, answer.body.as_str()), (202, "{\"connections\":0,\"ignored\":2}"));
     let answer = producer.post("/v1/connections/A/events", "x");
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (409, "connection_disabled")
-    );
+    assert_eq!((answer.status, answer.code().as_str()), (409, "connection_disabled"));
     assert!(relay.stored().is_empty());
 }
 

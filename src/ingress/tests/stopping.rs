@@ -31,26 +31,16 @@ fn every_open_request_is_answered_and_idle_connections_close() {
     let ended = stop(&mut relay, PATIENCE);
     for (producer, what) in [(&mut in_body, "body"), (&mut in_head, "head")] {
         let answer = producer.answer();
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (503, "shutting_down"),
-            "{what}"
-        );
+        assert_eq!((answer.status, answer.code().as_str()), (503, "shutting_down"), "{what}");
         assert_eq!(answer.header("connection"), Some("close"), "{what}");
         assert!(producer.is_closed(), "{what}");
     }
     assert!(idle.is_closed() && fresh.is_closed());
     assert!(!ended.is_finished(), "one still waits for the disk");
-    assert!(
-        TcpStream::connect(relay.address).is_err(),
-        "nothing is accepted"
-    );
+    assert!(TcpStream::connect(relay.address).is_err(), "nothing is accepted");
     relay.disk(Disk::Works);
     let answer = waits.answer();
-    assert_eq!(
-        (answer.status, answer.header("connection")),
-        (202, Some("close"))
-    );
+    assert_eq!((answer.status, answer.header("connection")), (202, Some("close")));
     assert!(waits.is_closed());
     drop((in_body, in_head));
     ended.join().unwrap();

@@ -7,16 +7,9 @@ const SHORT: Duration = Duration::from_millis(60);
 /// Sends `request`; the answer must be a problem with this code, and the connection must end.
 fn check(relay: &Relay, request: impl AsRef<[u8]>, status: u16, code: &str) {
     let mut producer = relay.connect();
-    let text = String::from_utf8_lossy(request.as_ref())
-        .chars()
-        .take(80)
-        .collect::<String>();
+    let text = String::from_utf8_lossy(request.as_ref()).chars().take(80).collect::<String>();
     let answer = producer.send(request.as_ref()).answer();
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (status, code),
-        "{text:?}"
-    );
+    assert_eq!((answer.status, answer.code().as_str()), (status, code), "{text:?}");
     assert_eq!(answer.header("connection"), Some("close"), "{text:?}");
     assert!(producer.is_closed(), "{text:?}");
 }
@@ -58,12 +51,7 @@ fn large_heads_get_a_document() {
     let wide = format!("x: {}\r\n", "y".repeat(40_000));
     check(&relay, format!("{head}{wide}\r\n"), 431, "header_too_large");
     let unfinished = "y".repeat(40_000);
-    check(
-        &relay,
-        format!("{head}x: {unfinished}"),
-        431,
-        "header_too_large",
-    );
+    check(&relay, format!("{head}x: {unfinished}"), 431, "header_too_large");
     assert_eq!(relay.rejected("header_too_large"), 3.0);
 }
 
@@ -87,9 +75,7 @@ fn both_length_and_chunks_are_read_by_chunks_and_closed() {
     ] {
         let relay = Relay::start(|_| ());
         let mut producer = relay.connect();
-        producer.send(format!(
-            "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n"
-        ));
+        producer.send(format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n"));
         let answer = producer.send("5\r\nabcde\r\n0\r\n\r\n").answer();
         assert_eq!(answer.status, 202, "{answer:?}");
         assert_eq!(answer.header("connection"), Some("close"));
@@ -118,12 +104,7 @@ fn a_slow_second_head_is_answered_too() {
 fn a_slow_body_is_answered_408() {
     let relay = Relay::start(|options| options.limits.body_timeout = SHORT);
     let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n";
-    check(
-        &relay,
-        format!("{head}Content-Length: 9\r\n\r\nabc"),
-        408,
-        "body_timeout",
-    );
+    check(&relay, format!("{head}Content-Length: 9\r\n\r\nabc"), 408, "body_timeout");
     check(
         &relay,
         format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
@@ -157,9 +138,7 @@ fn an_idle_connection_is_closed_without_a_word() {
     let mut producer = relay.connect();
     assert_eq!(producer.post("/v1/events", "x").status, 202);
     assert!(producer.is_closed(), "after a request");
-    eventually("none is left", || {
-        relay.metric("posthaste_ingress_connections") == 0.0
-    });
+    eventually("none is left", || relay.metric("posthaste_ingress_connections") == 0.0);
 }
 
 #[test]
@@ -170,9 +149,7 @@ fn a_producer_that_reads_no_answers_is_dropped() {
     producer.stream.set_write_timeout(Some(PATIENCE)).unwrap();
     // Writing fails once the relay has given up on a full socket.
     while producer.stream.write_all(request.as_bytes()).is_ok() {}
-    eventually("none is left", || {
-        relay.metric("posthaste_ingress_connections") == 0.0
-    });
+    eventually("none is left", || relay.metric("posthaste_ingress_connections") == 0.0);
 }
 
 #[test]
@@ -264,9 +241,7 @@ fn mangled_requests_always_end_in_an_answer_or_a_close() {
         assert!(!hung, "round {round}");
         let answer = String::from_utf8(answer).unwrap();
         let known = ["202", "400", "403", "404", "405", "413", "431"];
-        let legal = known
-            .iter()
-            .any(|status| answer.starts_with(&format!("HTTP/1.1 {status}")))
+        let legal = known.iter().any(|status| answer.starts_with(&format!("HTTP/1.1 {status}")))
             || answer.starts_with("HTTP/1.0");
         assert!(answer.is_empty() || legal, "round {round}: {answer}");
         answered += u64::from(legal);
@@ -274,7 +249,5 @@ fn mangled_requests_always_end_in_an_answer_or_a_close() {
     assert!(answered > ROUNDS / 2, "only {answered} were answered");
     eventually("memory given back", || relay.memory_used() == 0);
     assert_eq!(relay.live(0), relay.stored().len() as u64);
-    eventually("none is left", || {
-        relay.metric("posthaste_ingress_connections") == 0.0
-    });
+    eventually("none is left", || relay.metric("posthaste_ingress_connections") == 0.0);
 }

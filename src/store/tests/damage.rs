@@ -15,11 +15,7 @@ fn small_store() -> Result<World, String> {
     let mut world = World::new(1);
     for round in 0..12 {
         let sizes = vec![100 + round * 37, 9000, 20];
-        let post = Op::Post {
-            sizes,
-            to: 1,
-            dead: false,
-        };
+        let post = Op::Post { sizes, to: 1, dead: false };
         step(&mut world, &post)?;
         step(&mut world, &Op::Advance(2))?;
     }
@@ -47,10 +43,7 @@ pub fn sweep(stride: usize) -> Verdict {
     let files = world.disk.files();
     for (name, bytes) in &files {
         // The rest of a preallocated file is zeros: a look at its start is enough.
-        let used = bytes
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |at| at + 9);
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 9);
         for at in (0..used.min(bytes.len())).step_by(stride) {
             for (how, broken) in breakages(bytes, at) {
                 let mut files = files.clone();
@@ -78,11 +71,7 @@ fn breakages(bytes: &[u8], at: usize) -> [(&'static str, Vec<u8>); 3] {
     let mut zeroed = bytes.to_vec();
     let end = (at + 512).min(bytes.len());
     zeroed[at..end].fill(0);
-    [
-        ("flipped", flipped),
-        ("zeroed", zeroed),
-        ("cut", bytes[..at].to_vec()),
-    ]
+    [("flipped", flipped), ("zeroed", zeroed), ("cut", bytes[..at].to_vec())]
 }
 
 #[test]
@@ -95,9 +84,8 @@ fn damage_anywhere_costs_only_what_it_hit() {
 fn damage_in_the_middle_is_counted() {
     let world = small_store().unwrap();
     let mut files = world.disk.files();
-    let segment = files
-        .get_mut(&crate::store::file::segment_name(crate::store::FIRST_HOT))
-        .unwrap();
+    let segment =
+        files.get_mut(&crate::store::file::segment_name(crate::store::FIRST_HOT)).unwrap();
     segment[2000] ^= 1;
     files.retain(|name, _| !name.ends_with(".idx"));
     let (missing, corrupt) = survive(&world, &files).unwrap();
@@ -114,12 +102,7 @@ fn missing_foreign_and_duplicate_files_do_not_keep_it_from_opening() {
         less.remove(name);
         let (missing, _) = survive(&world, &less).unwrap();
         assert!(missing == 0 || name.ends_with(".seg"), "{name}: {missing}");
-        for other in [
-            "ev-0000000077.seg",
-            "st-0000000077.log",
-            "st-0000000077.snap",
-            "notes.txt",
-        ] {
+        for other in ["ev-0000000077.seg", "st-0000000077.log", "st-0000000077.snap", "notes.txt"] {
             let mut more = files.clone();
             more.insert(other.to_owned(), files[name].clone());
             assert_eq!(survive(&world, &more).unwrap().0, 0, "{name} as {other}");

@@ -63,8 +63,5 @@ fn every_deliberate_defect_is_found() {
             Err(how) => println!("{defect:?}: {finder:?} found it: {how}"),
         }
     }
-    assert!(
-        TABLE.len() >= 12 && missed.is_empty(),
-        "not found: {missed:?}"
-    );
+    assert!(TABLE.len() >= 12 && missed.is_empty(), "not found: {missed:?}");
 }

@@ -13,13 +13,7 @@ type Queue = (ConnectionId, Arc<QueueCounters>);
 
 /// With room for this many keys.
 fn keyed_options(max_keys: usize) -> Options {
-    Options {
-        keys: KeyLimits {
-            max_keys,
-            ..KEY_LIMITS
-        },
-        ..options(fastrand::u64(..))
-    }
+    Options { keys: KeyLimits { max_keys, ..KEY_LIMITS }, ..options(fastrand::u64(..)) }
 }
 
 fn open(directory: &Path, clock: &Clock, max_keys: usize) -> Rig {
@@ -34,19 +28,10 @@ fn append(rig: &mut Rig, key: &str, body: &[u8], to: &Queue) -> KeyRecord {
     let content = content.finish();
     let bytes = content.as_bytes().len() as u64;
     assert!(to.1.try_reserve(bytes, u64::MAX, u64::MAX));
-    let event = Event {
-        id,
-        accepted_ms: id.unix_ms(),
-        accepted_age: rig.clock.age(),
-        content,
-    };
+    let event = Event { id, accepted_ms: id.unix_ms(), accepted_age: rig.clock.age(), content };
     let print = Fingerprint::of(&event.content).unwrap();
     let record = KeyRecord::new(print, id, event.accepted_age, 1);
-    let route = Route {
-        connection: to.0,
-        queue: Arc::clone(&to.1),
-        fate: Fate::Queued,
-    };
+    let route = Route { connection: to.0, queue: Arc::clone(&to.1), fate: Fate::Queued };
     let (intake, lane) = rig.ends.intakes[0].clone();
     let writer = &mut rig.writer;
     let answer = rig.runtime.block_on(async {
@@ -240,13 +225,8 @@ fn many_starts_leave_few_key_logs() {
         assert!(logs < 11, "{logs} in round {round}");
     }
     let rig = open(directory.path(), &clock, 100_000);
-    let found: BTreeMap<_, _> = rig
-        .ends
-        .keys
-        .found
-        .iter()
-        .map(|key| (key.print.key, *key))
-        .collect();
+    let found: BTreeMap<_, _> =
+        rig.ends.keys.found.iter().map(|key| (key.print.key, *key)).collect();
     assert_eq!(found, keys);
 }
 

@@ -8,20 +8,11 @@ use super::model_disk::{Failure, Fault, Kind};
 use super::world::{Verdict, World};
 
 fn post(sizes: &[usize]) -> Op {
-    Op::Post {
-        sizes: sizes.to_vec(),
-        to: 1,
-        dead: false,
-    }
+    Op::Post { sizes: sizes.to_vec(), to: 1, dead: false }
 }
 
 fn fail(world: &World, kind: Kind, after: u64, for_good: bool) {
-    world.disk.set_fault(Some(Fault {
-        kind: Some(kind),
-        after,
-        failure: Failure::Io,
-        for_good,
-    }));
+    world.disk.set_fault(Some(Fault { kind: Some(kind), after, failure: Failure::Io, for_good }));
 }
 
 fn do_all(world: &mut World, ops: &[Op]) -> Verdict {
@@ -51,10 +42,7 @@ fn snapshot_half_done(skip: u64) -> Verdict {
     // The log is full after some hundred marks; every directory sync fails from the `skip`th on.
     fail(&world, Kind::SyncDir, skip, true);
     for _ in 0..70 {
-        do_all(
-            &mut world,
-            &[Op::SettleAll(Ending::Retry(1)), Op::Advance(25)],
-        )?;
+        do_all(&mut world, &[Op::SettleAll(Ending::Retry(1)), Op::Advance(25)])?;
     }
     do_all(&mut world, &[Op::SettleAll(Ending::Dead)])?;
     for _ in 0..3 {
@@ -69,9 +57,8 @@ fn marks_are_not_written_to_a_log_that_a_snapshot_may_have_replaced() {
     for skip in 0..6 {
         snapshot_half_done(skip).unwrap();
     }
-    let found = with(Defect::LogKeptAfterSnapshot, || {
-        (0..6).any(|skip| snapshot_half_done(skip).is_err())
-    });
+    let found =
+        with(Defect::LogKeptAfterSnapshot, || (0..6).any(|skip| snapshot_half_done(skip).is_err()));
     assert!(found, "the test cannot fail");
 }
 
@@ -105,11 +92,7 @@ fn a_full_disk_never_keeps_the_store_from_opening() {
     for free in (0..160_000).step_by(1500) {
         let mut world = World::new(1);
         do_all(&mut world, &[post(&[10, 5000]), Op::Free(free)]).unwrap();
-        do_all(
-            &mut world,
-            &[post(&[9000; 6]), post(&[9000; 6]), post(&[9])],
-        )
-        .unwrap();
+        do_all(&mut world, &[post(&[9000; 6]), post(&[9000; 6]), post(&[9])]).unwrap();
         for seed in 0..3 {
             step(&mut world, &Op::Crash(seed)).unwrap();
             step(&mut world, &post(&[100, 9000])).unwrap();
@@ -127,10 +110,7 @@ fn more_than_a_segment_at_once_is_accepted() {
     for _ in 0..4 {
         world.advance(Duration::from_millis(2)).unwrap();
     }
-    let out = world
-        .process
-        .as_ref()
-        .map_or(0, |process| process.out.len());
+    let out = world.process.as_ref().map_or(0, |process| process.out.len());
     assert_eq!(out, 12, "none was refused");
     world.finish().unwrap();
 }
@@ -152,10 +132,7 @@ fn an_index_that_cannot_be_read_holds_nothing_back_that_can() {
         world.start().unwrap();
         world.advance(Duration::from_secs(1)).unwrap();
         world.advance(Duration::from_secs(1)).unwrap();
-        let out = world
-            .process
-            .as_ref()
-            .map_or(0, |process| process.out.len());
+        let out = world.process.as_ref().map_or(0, |process| process.out.len());
         assert_eq!(out, 16, "after {after}");
     }
     assert!(handing > 1, "{handing}");

@@ -15,11 +15,7 @@ use crate::event::{Cause, Disposition};
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Post {
-        sizes: Vec<usize>,
-        to: u8,
-        dead: bool,
-    },
+    Post { sizes: Vec<usize>, to: u8, dead: bool },
     Settle(usize, Ending),
     SettleAll(Ending),
     Release(usize),
@@ -51,10 +47,7 @@ impl Ending {
         match self {
             Ending::Delivered => Disposition::Delivered,
             Ending::Retry(ms) => Disposition::RetryAfter(Duration::from_millis(ms)),
-            Ending::Dead => Disposition::Dead {
-                cause: Cause::HttpStatus,
-                status: 400,
-            },
+            Ending::Dead => Disposition::Dead { cause: Cause::HttpStatus, status: 400 },
         }
     }
 }
@@ -67,16 +60,10 @@ pub fn step(world: &mut World, op: &Op) -> Verdict {
     match op {
         Op::Post { sizes, to, dead } => {
             let fate = |connection| {
-                if *dead && connection == 0 {
-                    Fate::Dead(Cause::QueueFull)
-                } else {
-                    Fate::Queued
-                }
+                if *dead && connection == 0 { Fate::Dead(Cause::QueueFull) } else { Fate::Queued }
             };
             let to = (0..CONNECTIONS).filter(|connection| to >> connection & 1 == 1);
-            let routes: Vec<_> = to
-                .map(|connection| (connection, fate(connection)))
-                .collect();
+            let routes: Vec<_> = to.map(|connection| (connection, fate(connection))).collect();
             sizes.iter().for_each(|size| world.post(*size, &routes));
             world.turn()
         }
@@ -203,11 +190,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
 
 /// How many cases a run has.
 pub fn cases() -> u32 {
-    if std::env::var_os("POSTHASTE_LONG").is_some() {
-        100_000
-    } else {
-        400
-    }
+    if std::env::var_os("POSTHASTE_LONG").is_some() { 100_000 } else { 400 }
 }
 
 #[test]
@@ -232,11 +215,7 @@ fn a_snapshot_that_cannot_be_read_just_now_is_not_given_up() {
     let mut failed = 0;
     for after in 0..12 {
         let mut world = World::new(1);
-        let post = Op::Post {
-            sizes: vec![10],
-            to: 1,
-            dead: false,
-        };
+        let post = Op::Post { sizes: vec![10], to: 1, dead: false };
         step(&mut world, &post).unwrap();
         step(&mut world, &Op::SettleAll(Ending::Dead)).unwrap();
         step(&mut world, &Op::Restart).unwrap();

@@ -50,13 +50,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ERRORS: [Failure; 5] = [
-        Failure::Io,
-        Failure::Full,
-        Failure::Quota,
-        Failure::ReadOnly,
-        Failure::Short,
-    ];
+    pub const ERRORS: [Failure; 5] =
+        [Failure::Io, Failure::Full, Failure::Quota, Failure::ReadOnly, Failure::Short];
 
     fn error(self) -> io::Error {
         let kind = match self {
@@ -193,11 +188,7 @@ impl ModelDisk {
     pub fn quietly<T>(&self, look: impl FnOnce() -> T) -> T {
         let (fault, calls, off) = {
             let mut inner = self.inner();
-            (
-                inner.fault.take(),
-                inner.calls,
-                std::mem::take(&mut inner.power_off),
-            )
+            (inner.fault.take(), inner.calls, std::mem::take(&mut inner.power_off))
         };
         let seen = look();
         let mut inner = self.inner();
@@ -264,9 +255,7 @@ impl ModelDisk {
         let inner = self.inner();
         let bytes = |inode: &usize| inner.inodes[*inode].cache.clone();
         let names = inner.names.iter();
-        names
-            .map(|(name, inode)| (name.clone(), bytes(inode)))
-            .collect()
+        names.map(|(name, inode)| (name.clone(), bytes(inode))).collect()
     }
 
     /// A disk that holds these files, synced.
@@ -322,11 +311,7 @@ impl Inner {
             Err(Failure::PowerOff) if !self.power_off => {
                 self.power_off = true;
                 // What came before may last, this call too: as if it had been made.
-                if self.rng.bool() {
-                    Ok(())
-                } else {
-                    Err(Failure::PowerOff.error())
-                }
+                if self.rng.bool() { Ok(()) } else { Err(Failure::PowerOff.error()) }
             }
             Err(failure) => Err(failure.error()),
         }
@@ -334,15 +319,9 @@ impl Inner {
 
     /// A removed file's space is free when its removal is on the platter.
     fn used(&self) -> u64 {
-        let named: BTreeSet<_> = self
-            .names
-            .values()
-            .chain(self.durable_names.values())
-            .collect();
+        let named: BTreeSet<_> = self.names.values().chain(self.durable_names.values()).collect();
         let sizes = named.into_iter().map(|inode| &self.inodes[*inode]);
-        sizes
-            .map(|inode| inode.allocated.max(inode.cache.len()) as u64)
-            .sum()
+        sizes.map(|inode| inode.allocated.max(inode.cache.len()) as u64).sum()
     }
 
     fn lookup(&self, name: &str) -> io::Result<usize> {

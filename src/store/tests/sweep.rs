@@ -12,18 +12,10 @@ use super::world::{Verdict, World};
 
 /// The script.
 fn script() -> Vec<Op> {
-    let post = |sizes: &[usize], to: u8| Op::Post {
-        sizes: sizes.to_vec(),
-        to,
-        dead: false,
-    };
+    let post = |sizes: &[usize], to: u8| Op::Post { sizes: sizes.to_vec(), to, dead: false };
     let mut ops = vec![
         post(&[100, 200], 3),
-        Op::Post {
-            sizes: vec![50],
-            to: 1,
-            dead: true,
-        },
+        Op::Post { sizes: vec![50], to: 1, dead: true },
         Op::Settle(0, Ending::Retry(500)),
         Op::Settle(0, Ending::Dead),
         Op::Advance(25),
@@ -43,11 +35,7 @@ fn script() -> Vec<Op> {
     for _ in 0..60 {
         ops.extend([Op::Advance(25), Op::SettleAll(Ending::Retry(10))]);
     }
-    ops.extend([
-        Op::Advance(25),
-        Op::SettleAll(Ending::Delivered),
-        Op::Advance(1100),
-    ]);
+    ops.extend([Op::Advance(25), Op::SettleAll(Ending::Delivered), Op::Advance(1100)]);
     for _ in 0..5 {
         ops.push(post(&[9000, 9000], 4));
         ops.push(Op::Advance(2));
@@ -90,12 +78,7 @@ fn at_each_call(step: u64, failure: Failure, for_good: bool) -> Verdict {
     let calls = calls()?;
     let mut after = 0;
     while after < calls {
-        let fault = Fault {
-            kind: None,
-            after,
-            failure,
-            for_good,
-        };
+        let fault = Fault { kind: None, after, failure, for_good };
         run(fault, after).map_err(|what| format!("{fault:?}: {what}"))?;
         after += step;
     }
@@ -104,11 +87,7 @@ fn at_each_call(step: u64, failure: Failure, for_good: bool) -> Verdict {
 
 /// Calls between two that fail: 1 in the long run.
 fn stride(short: u64) -> u64 {
-    if std::env::var_os("POSTHASTE_LONG").is_some() {
-        1
-    } else {
-        short
-    }
+    if std::env::var_os("POSTHASTE_LONG").is_some() { 1 } else { short }
 }
 
 #[test]
@@ -119,16 +98,8 @@ fn the_script_does_what_it_says() {
     }
     let files = world.disk.files();
     let some = |start: &str| files.keys().any(|name| name.starts_with(start));
-    assert!(
-        some("spare-"),
-        "no segment was given back: {:?}",
-        files.keys()
-    );
-    assert!(
-        !some("st-0000000001"),
-        "no log was begun: {:?}",
-        files.keys()
-    );
+    assert!(some("spare-"), "no segment was given back: {:?}", files.keys());
+    assert!(!some("st-0000000001"), "no log was begun: {:?}", files.keys());
     assert!(calls().unwrap() > 200);
 }
 

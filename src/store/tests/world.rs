@@ -124,10 +124,7 @@ pub fn small_options() -> Options {
 /// One poll of a future that is ready or never will be.
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    match future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
@@ -157,10 +154,7 @@ impl World {
         }
         World {
             disk,
-            options: Options {
-                seed,
-                ..small_options()
-            },
+            options: Options { seed, ..small_options() },
             clock: Clock::manual(1_700_000_000_000),
             time: 1,
             metrics: METRICS.with(Metrics::clone),
@@ -199,12 +193,7 @@ impl World {
         self.options.seed = self.rng.u64(..);
         let disk = Arc::new(self.disk.clone());
         let failures = disk.failures();
-        let ends = Ends::new(
-            disk,
-            self.options.clone(),
-            self.clock.clone(),
-            &self.metrics,
-        );
+        let ends = Ends::new(disk, self.options.clone(), self.clock.clone(), &self.metrics);
         let mut ends = match ends {
             Ok(ends) => ends,
             Err(error) => {
@@ -281,10 +270,7 @@ impl World {
         };
         let connection = process.ids[connection];
         let command = if attached {
-            Command::Attach {
-                connection,
-                feed: 0,
-            }
+            Command::Attach { connection, feed: 0 }
         } else {
             Command::Detach { connection }
         };
@@ -297,9 +283,7 @@ impl World {
         let process = self.process.as_mut().ok_or("no process")?;
         process.commands.send(command(reply)).unwrap();
         self.writer_turn();
-        answer
-            .try_recv()
-            .map_err(|_| "a command was not answered".to_owned())
+        answer.try_recv().map_err(|_| "a command was not answered".to_owned())
     }
 
     fn writer_turn(&mut self) {
@@ -342,11 +326,7 @@ impl World {
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
             assert!(*fate != Fate::Queued || queue.try_reserve(bytes, u64::MAX, u64::MAX));
-            Route {
-                connection: process.ids[*connection],
-                queue,
-                fate: *fate,
-            }
+            Route { connection: process.ids[*connection], queue, fate: *fate }
         });
         let (reply, answer) = oneshot::channel();
         let append = Append {
@@ -378,26 +358,24 @@ impl World {
         };
         let lives = self.lives;
         let (posted, tracked) = (&mut self.posted, &mut self.tracked);
-        process
-            .waiting
-            .retain_mut(|(number, answer)| match answer.try_recv() {
-                Ok(Ok(())) => {
-                    posted[*number].acknowledged = true;
-                    for (connection, fate) in &posted[*number].routes {
-                        let now = match fate {
-                            Fate::Queued => Status::Waiting,
-                            Fate::Dead(cause) => Status::Dead(*cause),
-                        };
-                        tracked.insert((*number, *connection), Tracked::new(now));
-                    }
-                    false
+        process.waiting.retain_mut(|(number, answer)| match answer.try_recv() {
+            Ok(Ok(())) => {
+                posted[*number].acknowledged = true;
+                for (connection, fate) in &posted[*number].routes {
+                    let now = match fate {
+                        Fate::Queued => Status::Waiting,
+                        Fate::Dead(cause) => Status::Dead(*cause),
+                    };
+                    tracked.insert((*number, *connection), Tracked::new(now));
                 }
-                Ok(Err(_)) => {
-                    posted[*number].refused_by = Some(lives);
-                    false
-                }
-                Err(_) => true,
-            });
+                false
+            }
+            Ok(Err(_)) => {
+                posted[*number].refused_by = Some(lives);
+                false
+            }
+            Err(_) => true,
+        });
     }
 
     /// What a crash may make of deliveries: if all marks are durable, nothing.
@@ -444,10 +422,9 @@ impl World {
         let files = self.disk.files();
         let used = files.iter().filter(|(name, _)| !name.contains('/'));
         let used: usize = used.map(|(_, bytes)| bytes.len()).sum();
-        ensure(
-            self.damaged || self.blind.get() || used as u64 <= most,
-            || format!("a drained store takes {used} bytes: {:?}", files.keys()),
-        )
+        ensure(self.damaged || self.blind.get() || used as u64 <= most, || {
+            format!("a drained store takes {used} bytes: {:?}", files.keys())
+        })
     }
 
     fn drain(&mut self) -> Verdict {
@@ -481,12 +458,7 @@ fn idle(process: &Process) -> bool {
 
 impl Tracked {
     fn new(now: Status) -> Tracked {
-        Tracked {
-            now,
-            possible: vec![now],
-            out: false,
-            released: false,
-        }
+        Tracked { now, possible: vec![now], out: false, released: false }
     }
 
     fn become_(&mut self, status: Status) {

@@ -53,10 +53,7 @@ impl Writer {
         let bytes = self.gather(&mut batch);
         self.times.commit_began = now;
         self.times.commit_events = batch.appends.len();
-        match self
-            .make_room(bytes, now)
-            .and_then(|()| self.write_batch(&mut batch, now))
-        {
+        match self.make_room(bytes, now).and_then(|()| self.write_batch(&mut batch, now)) {
             Ok(()) => self.confirm(&mut batch),
             Err(error) => self.refuse(&mut batch, error),
         }
@@ -71,11 +68,7 @@ impl Writer {
             .min(usize::try_from(self.options.segment_bytes / 2).unwrap_or(COMMIT_BYTES));
         let mut bytes = 0;
         while batch.appends.len() < COMMIT_EVENTS && bytes < most {
-            let Some(append) = self
-                .buffers
-                .put_off
-                .take()
-                .or_else(|| self.intake.queue.pop())
+            let Some(append) = self.buffers.put_off.take().or_else(|| self.intake.queue.pop())
             else {
                 break;
             };
@@ -109,14 +102,8 @@ impl Writer {
             Ok(()) => {
                 let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
                 self.shared.metrics.sync_seconds.record(seconds);
-                self.shared
-                    .metrics
-                    .batch_events
-                    .record(batch.appends.len() as f64);
-                self.shared
-                    .metrics
-                    .written_bytes
-                    .increment(batch.bytes.len() as u64);
+                self.shared.metrics.batch_events.record(batch.appends.len() as f64);
+                self.shared.metrics.written_bytes.increment(batch.bytes.len() as u64);
                 active.end += batch.bytes.len() as u64;
                 self.active = Some(active);
                 Ok(())
@@ -127,11 +114,9 @@ impl Writer {
                 self.shared.metrics.errors.increment(1);
                 tracing::error!(%error, "Could not write or sync a segment; its last batch is refused and a fresh one is begun");
                 match self.begin_segment() {
-                    Ok(()) => Err(if is_full(&error) {
-                        AppendError::Full
-                    } else {
-                        AppendError::Failed
-                    }),
+                    Ok(()) => {
+                        Err(if is_full(&error) { AppendError::Full } else { AppendError::Failed })
+                    }
                     Err(error) => Err(self.in_trouble("begin a segment", &error, now)),
                 }
             }
@@ -141,17 +126,9 @@ impl Writer {
     /// Encodes the batch for the active segment, and takes its slots.
     fn encode(&mut self, batch: &mut Batch, active: &mut Active) {
         active.commit += 1;
-        let stamp = Stamp {
-            durable_upto: active.end,
-            commit: active.commit,
-        };
+        let stamp = Stamp { durable_upto: active.end, commit: active.commit };
         let seed = active.file.seed();
-        let known = match self
-            .state
-            .segments
-            .get(&active.number)
-            .map(|segment| &segment.entries)
-        {
+        let known = match self.state.segments.get(&active.number).map(|segment| &segment.entries) {
             Some(Entries::Memory(index)) => Some(&index.names),
             _ => None,
         };
@@ -174,19 +151,10 @@ impl Writer {
                     Fate::Dead(cause) => Some(cause),
                 };
                 let slot = stream.take_slot(active.number);
-                batch.routes.push(RecordedRoute {
-                    connection: stream.id,
-                    slot,
-                    dead,
-                });
+                batch.routes.push(RecordedRoute { connection: stream.id, slot, dead });
             }
             let offset = active.end + batch.bytes.len() as u64;
-            let routes = batch
-                .routes
-                .get(first..)
-                .unwrap_or_default()
-                .iter()
-                .copied();
+            let routes = batch.routes.get(first..).unwrap_or_default().iter().copied();
             let size = encode_record(&mut batch.bytes, seed, KIND_EVENT, stamp, |out| {
                 encode_event(out, &append.event, routes);
             });
@@ -271,14 +239,7 @@ impl Writer {
         };
         if let Some(cause) = route.dead {
             let died_ms = self.clock.wall_ms();
-            let dead = DeadLetter {
-                id,
-                size: entry.size,
-                cause,
-                status: 0,
-                attempts: 0,
-                died_ms,
-            };
+            let dead = DeadLetter { id, size: entry.size, cause, status: 0, attempts: 0, died_ms };
             self.state.leave(Place::from(id));
             if let Some(stream) = self.state.stream(route.connection) {
                 stream.dead.insert((segment, route.slot), dead);
@@ -344,8 +305,5 @@ fn bytes_at_most(append: &Append) -> usize {
 
 /// Whether the disk says that it is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -59,11 +59,7 @@ struct Moved {
 }
 
 fn later(scheduled: &Scheduled) -> Survivor {
-    Survivor {
-        id: scheduled.id,
-        size: scheduled.size,
-        state: State::Later,
-    }
+    Survivor { id: scheduled.id, size: scheduled.size, state: State::Later }
 }
 
 impl Writer {
@@ -81,9 +77,8 @@ impl Writer {
         {
             return;
         }
-        let moved = self
-            .sparse_segment()
-            .map(|(number, survivors)| self.move_piece(number, survivors));
+        let moved =
+            self.sparse_segment().map(|(number, survivors)| self.move_piece(number, survivors));
         self.times.look_for_sparse = match moved {
             None => None,
             Some(true) => Some(now + MOVE_EVERY),
@@ -102,26 +97,16 @@ impl Writer {
             .segments
             .iter()
             .filter(|(number, segment)| {
-                let total = segment
-                    .parts
-                    .values()
-                    .map(|part| u64::from(part.slots))
-                    .sum();
+                let total = segment.parts.values().map(|part| u64::from(part.slots)).sum();
                 few(number, segment.live, total) && segment.live < segment.refused_at
             })
             .map(|(number, _)| *number)
             .collect();
         for number in candidates {
-            let events = self
-                .state
-                .segments
-                .get(&number)
-                .map_or(0, |segment| segment.events);
+            let events = self.state.segments.get(&number).map_or(0, |segment| segment.events);
             let survivors = self.survivors(number).filter(|survivors| {
-                let mut offsets: Vec<_> = survivors
-                    .iter()
-                    .map(|survivor| survivor.id.offset)
-                    .collect();
+                let mut offsets: Vec<_> =
+                    survivors.iter().map(|survivor| survivor.id.offset).collect();
                 offsets.dedup();
                 (offsets.len() as u64) * SPARSE < events
             });
@@ -149,15 +134,8 @@ impl Writer {
                 return None;
             }
             let queued = stream.due.iter().chain(&stream.replays);
-            survivors.extend(
-                queued
-                    .filter(|scheduled| scheduled.id.segment == number)
-                    .map(later),
-            );
-            let dead = stream
-                .dead
-                .range((number, 0)..(number + 1, 0))
-                .map(|(_, dead)| *dead);
+            survivors.extend(queued.filter(|scheduled| scheduled.id.segment == number).map(later));
+            let dead = stream.dead.range((number, 0)..(number + 1, 0)).map(|(_, dead)| *dead);
             survivors.extend(dead.map(|dead| Survivor {
                 id: dead.id,
                 size: dead.size,
@@ -174,9 +152,7 @@ impl Writer {
             {
                 return None;
             }
-            let entries = segment
-                .entries(*connection, first, part.slots - first)
-                .ok()?;
+            let entries = segment.entries(*connection, first, part.slots - first).ok()?;
             let waiting = (first..)
                 .zip(entries)
                 .filter(|(slot, entry)| entry.size > 0 && !part.left.contains(*slot));
@@ -187,18 +163,11 @@ impl Writer {
                     slot,
                     offset: entry.offset,
                 };
-                Survivor {
-                    id,
-                    size: entry.size,
-                    state: State::FirstAttempt,
-                }
+                Survivor { id, size: entry.size, state: State::FirstAttempt }
             }));
         }
-        let scheduled = self
-            .state
-            .schedule
-            .iter()
-            .filter(|scheduled| scheduled.id.segment == number);
+        let scheduled =
+            self.state.schedule.iter().filter(|scheduled| scheduled.id.segment == number);
         survivors.extend(scheduled.map(later));
         survivors.sort_by_key(|survivor| survivor.id.offset);
         Some(survivors)
@@ -207,11 +176,7 @@ impl Writer {
     /// Whether something of a connection would come after what it should come before, were this segment's moved to the end
     /// of the cold ones: for a hot segment, what waits in hot ones before it; for a cold one, what waits in cold ones after.
     fn would_overtake(&self, connection: ConnectionId, cursor: (u32, u32), number: u32) -> bool {
-        let between = if number < FIRST_HOT {
-            number + 1..FIRST_HOT
-        } else {
-            FIRST_HOT..number
-        };
+        let between = if number < FIRST_HOT { number + 1..FIRST_HOT } else { FIRST_HOT..number };
         self.state.segments.range(between).any(|(other, segment)| {
             let from = match other.cmp(&cursor.0) {
                 std::cmp::Ordering::Less => return false,
@@ -249,10 +214,7 @@ impl Writer {
             self.seal(cold);
             return false;
         }
-        self.shared
-            .metrics
-            .written_bytes
-            .increment(records.len() as u64);
+        self.shared.metrics.written_bytes.increment(records.len() as u64);
         cold.end += records.len() as u64;
         let place = cold.number;
         self.note_cold(place, cold.end, &names);
@@ -271,10 +233,7 @@ impl Writer {
         let file = self.files.get(number)?;
         let mut by_offset: BTreeMap<u32, Vec<Survivor>> = BTreeMap::new();
         for survivor in survivors {
-            by_offset
-                .entry(survivor.id.offset)
-                .or_default()
-                .push(survivor);
+            by_offset.entry(survivor.id.offset).or_default().push(survivor);
         }
         let mut events = Vec::new();
         let mut bytes = 0;
@@ -282,15 +241,8 @@ impl Writer {
             let size = survivors.first().map_or(0, |survivor| survivor.size);
             let record = file.read_record(u64::from(offset) * 8, size).ok()?;
             let (event, _) = decode_event(Bytes::from(record), file.seed())?;
-            let survivors = survivors
-                .into_iter()
-                .map(|survivor| (survivor, 0))
-                .collect();
-            events.push(Moved {
-                event,
-                survivors,
-                entry: Entry::default(),
-            });
+            let survivors = survivors.into_iter().map(|survivor| (survivor, 0)).collect();
+            events.push(Moved { event, survivors, entry: Entry::default() });
             bytes += u64::from(size);
             if bytes >= MOVE_BYTES {
                 break;
@@ -326,26 +278,16 @@ impl Writer {
         let mut names = Vec::new();
         let mut slots: HashMap<ConnectionId, u32> = HashMap::new();
         cold.commit += 1;
-        let (seed, stamp) = (
-            cold.file.seed(),
-            Stamp {
-                durable_upto: cold.end,
-                commit: cold.commit,
-            },
-        );
+        let (seed, stamp) =
+            (cold.file.seed(), Stamp { durable_upto: cold.end, commit: cold.commit });
         let segment = self.state.segments.get(&cold.number);
-        let part_slots = |id: &ConnectionId| {
-            segment
-                .and_then(|s| s.parts.get(id))
-                .map_or(0, |part| part.slots)
-        };
+        let part_slots =
+            |id: &ConnectionId| segment.and_then(|s| s.parts.get(id)).map_or(0, |part| part.slots);
         for moved in events {
             let mut routes = Vec::with_capacity(moved.survivors.len());
             for (survivor, slot) in &mut moved.survivors {
                 let connection = survivor.id.connection;
-                let next = slots
-                    .entry(connection)
-                    .or_insert_with(|| part_slots(&connection));
+                let next = slots.entry(connection).or_insert_with(|| part_slots(&connection));
                 *slot = *next;
                 *next += 1;
                 if *slot == 0
@@ -356,11 +298,7 @@ impl Writer {
                         encode_name(out, connection, &stream.name)
                     });
                 }
-                routes.push(RecordedRoute {
-                    connection,
-                    slot: *slot,
-                    dead: None,
-                });
+                routes.push(RecordedRoute { connection, slot: *slot, dead: None });
             }
             let offset = cold.end + out.len() as u64;
             let size = encode_record(&mut out, seed, KIND_EVENT, stamp, |out| {
@@ -411,12 +349,8 @@ impl Writer {
         }
         for (survivor, slot) in &moved.survivors {
             let connection = survivor.id.connection;
-            let to = DeliveryId {
-                connection,
-                segment: number,
-                slot: *slot,
-                offset: moved.entry.offset,
-            };
+            let to =
+                DeliveryId { connection, segment: number, slot: *slot, offset: moved.entry.offset };
             self.rename(survivor, to, moved.entry.size);
             renamed.insert(Place::from(survivor.id), (to, moved.entry.size));
         }
@@ -436,20 +370,14 @@ impl Writer {
                 State::FirstAttempt => stream.cursor = stream.cursor.min((to.segment, to.slot)),
                 State::Later => {}
                 State::Nothing(dead) => {
-                    let dead = DeadLetter {
-                        id: to,
-                        size,
-                        ..dead
-                    };
+                    let dead = DeadLetter { id: to, size, ..dead };
                     stream.dead.remove(&(from.segment, from.slot));
                     stream.dead.insert((to.segment, to.slot), dead);
                     self.log.note(&Mark::Dead(dead));
                 }
             }
             if !matches!(survivor.state, State::Nothing(_)) {
-                stream
-                    .counters
-                    .resize(u64::from(survivor.size), u64::from(size));
+                stream.counters.resize(u64::from(survivor.size), u64::from(size));
             }
         }
         self.end(from);
@@ -459,11 +387,7 @@ impl Writer {
     fn rename_later_attempts(&mut self, renamed: &HashMap<Place, (DeliveryId, u32)>) {
         let new = |scheduled: &Scheduled| {
             let (id, size) = *renamed.get(&Place::from(scheduled.id))?;
-            Some(Scheduled {
-                id,
-                size,
-                ..*scheduled
-            })
+            Some(Scheduled { id, size, ..*scheduled })
         };
         let timed = self
             .state

@@ -16,10 +16,7 @@ impl Writer {
             let Some(stream) = self.state.stream(scheduled.id.connection) else {
                 continue;
             };
-            stream
-                .counters
-                .scheduled
-                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            stream.counters.scheduled.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             match scheduled.lane {
                 Lane::Replay => stream.replays.push_back(scheduled),
                 Lane::New | Lane::Retry => stream.due.push_back(scheduled),
@@ -55,25 +52,16 @@ impl Writer {
         }
         for lane in [Lane::Retry, Lane::Replay] {
             while stream.room(lane) > 0 {
-                let queue = if lane == Lane::Retry {
-                    &mut stream.due
-                } else {
-                    &mut stream.replays
-                };
+                let queue = if lane == Lane::Retry { &mut stream.due } else { &mut stream.replays };
                 let Some(scheduled) = queue.pop_front() else {
                     break;
                 };
                 stream.handed.insert(Place::from(scheduled.id), scheduled);
                 stream.hand_out(lane);
                 self.handed_out += 1;
-                let hot = self
-                    .hot
-                    .get(scheduled.id.segment, scheduled.id.offset)
-                    .map(Arc::downgrade);
-                outbox.push(FeedItem::Due(later_attempt(
-                    scheduled,
-                    hot.unwrap_or_default(),
-                )));
+                let hot =
+                    self.hot.get(scheduled.id.segment, scheduled.id.offset).map(Arc::downgrade);
+                outbox.push(FeedItem::Due(later_attempt(scheduled, hot.unwrap_or_default())));
             }
         }
         let room = stream.room(Lane::New);
@@ -112,19 +100,9 @@ impl Writer {
             stream.waiting = stream.waiting.saturating_sub(1);
             stream.hand_out(Lane::New);
             self.handed_out += 1;
-            let hot = self
-                .hot
-                .get(id.segment, id.offset)
-                .map(Arc::downgrade)
-                .unwrap_or_default();
-            let delivery = Delivery {
-                id,
-                lane: Lane::New,
-                attempts: 0,
-                first_attempt: None,
-                size,
-                hot,
-            };
+            let hot = self.hot.get(id.segment, id.offset).map(Arc::downgrade).unwrap_or_default();
+            let delivery =
+                Delivery { id, lane: Lane::New, attempts: 0, first_attempt: None, size, hot };
             outbox.push(FeedItem::Due(delivery));
         }
         stream.publish();

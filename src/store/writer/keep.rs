@@ -108,10 +108,7 @@ impl Writer {
         }
         let nonce = self.rng.u64(..);
         let begun = log.and_then(|log| {
-            Ok((
-                log,
-                write_snapshot(&*self.disk, &self.state, number, nonce, stamp)?,
-            ))
+            Ok((log, write_snapshot(&*self.disk, &self.state, number, nonce, stamp)?))
         });
         match begun {
             Ok((log, written)) => {
@@ -130,44 +127,30 @@ impl Writer {
     /// Makes sure that the active segment has room for `bytes`.
     pub(super) fn make_room(&mut self, bytes: usize, now: Duration) -> Result<(), AppendError> {
         if let Some(trouble) = self.trouble {
-            return Err(if trouble.full {
-                AppendError::Full
-            } else {
-                AppendError::Failed
-            });
+            return Err(if trouble.full { AppendError::Full } else { AppendError::Failed });
         }
         let bytes = bytes as u64;
         if bytes + FILE_HEADER > self.options.segment_bytes {
             return Err(AppendError::Full);
         }
-        if self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.end + bytes <= active.file_bytes)
-        {
+        if self.active.as_ref().is_some_and(|active| active.end + bytes <= active.file_bytes) {
             return Ok(());
         }
         if let Some(active) = self.active.take() {
             self.seal(active);
         }
-        self.begin_segment()
-            .map_err(|error| self.in_trouble("begin a segment", &error, now))
+        self.begin_segment().map_err(|error| self.in_trouble("begin a segment", &error, now))
     }
 
     /// Completes a segment: nothing is appended to it any more.
     pub(super) fn seal(&mut self, active: Active) {
-        self.log.note(&Mark::Sealed {
-            segment: active.number,
-            end: active.end,
-        });
+        self.log.note(&Mark::Sealed { segment: active.number, end: active.end });
         self.sync_marks();
         let Some(segment) = self.state.segments.get_mut(&active.number) else {
             return;
         };
         segment.end = active.end;
-        self.times
-            .look_for_sparse
-            .get_or_insert(self.times.marks_synced + LOOK_AFTER);
+        self.times.look_for_sparse.get_or_insert(self.times.marks_synced + LOOK_AFTER);
         if let Entries::Memory(index) = &mut segment.entries {
             index.end = active.end;
             match index.write(&*self.disk, &active.file) {
@@ -211,34 +194,20 @@ impl Writer {
                 self.create_segment(&name, bytes)?
             }
         };
-        let header = new_header(
-            FileKind::Segment,
-            number,
-            self.rng.u64(..),
-            self.clock.wall_ms(),
-        );
+        let header = new_header(FileKind::Segment, number, self.rng.u64(..), self.clock.wall_ms());
         let file = StoreFile::start(file, header)?;
         self.disk.sync_dir()?;
         let file_bytes = file.file.length()?;
         self.files.insert(number, file.clone());
         self.state.segments.insert(number, Segment::new(file_bytes));
-        Ok(Active {
-            number,
-            file,
-            end: FILE_HEADER,
-            file_bytes,
-            commit: 0,
-        })
+        Ok(Active { number, file, end: FILE_HEADER, file_bytes, commit: 0 })
     }
 
     /// The cap for a new segment. New events leave room for one cold segment: without it a store that is full of old
     /// segments with little in them could never be made smaller.
     fn room_for(&self, number: u32) -> u64 {
-        let kept = if number < FIRST_HOT || self.cold.is_some() {
-            0
-        } else {
-            self.options.cold_bytes()
-        };
+        let kept =
+            if number < FIRST_HOT || self.cold.is_some() { 0 } else { self.options.cold_bytes() };
         self.options.max_bytes.saturating_sub(kept)
     }
 
@@ -254,11 +223,7 @@ impl Writer {
         }
         while let Some(number) = self.spares.pop() {
             let spare = spare_name(number);
-            let file = self
-                .disk
-                .rename(&spare, name)
-                .and_then(|()| self.disk.open(name))
-                .ok()?;
+            let file = self.disk.rename(&spare, name).and_then(|()| self.disk.open(name)).ok()?;
             if file.length().ok()? == bytes {
                 return Some(file);
             }
@@ -335,10 +300,7 @@ impl Writer {
         let bytes = self.bytes_on_disk();
         let free = self.disk.free_bytes().unwrap_or(u64::MAX);
         self.shared.metrics.bytes.set(bytes as f64);
-        self.shared
-            .metrics
-            .segments
-            .set(self.state.segments.len() as f64);
+        self.shared.metrics.segments.set(self.state.segments.len() as f64);
         self.shared
             .metrics
             .free_bytes
@@ -361,35 +323,22 @@ impl Writer {
                 tracing::error!(%error, "Could not {doing}: new events are refused with 503, and it is tried again.");
             }
         }
-        self.trouble = Some(Trouble {
-            full,
-            retry_at: now + TROUBLE_RETRY,
-        });
-        if full {
-            AppendError::Full
-        } else {
-            AppendError::Failed
-        }
+        self.trouble = Some(Trouble { full, retry_at: now + TROUBLE_RETRY });
+        if full { AppendError::Full } else { AppendError::Failed }
     }
 
     /// Tries to take events again.
     fn leave_trouble(&mut self, now: Duration) {
         self.keep_reserve();
-        let tried = if self.active.is_some() {
-            Ok(())
-        } else {
-            self.begin_segment()
-        };
+        let tried = if self.active.is_some() { Ok(()) } else { self.begin_segment() };
         match tried {
             Ok(()) if !self.log.needs_successor() => {
                 self.trouble = None;
                 tracing::info!("The store takes events again.");
             }
             Ok(()) => {
-                self.trouble = self.trouble.map(|trouble| Trouble {
-                    retry_at: now + TROUBLE_RETRY,
-                    ..trouble
-                })
+                self.trouble =
+                    self.trouble.map(|trouble| Trouble { retry_at: now + TROUBLE_RETRY, ..trouble })
             }
             Err(error) => {
                 self.in_trouble("begin a segment", &error, now);
@@ -422,12 +371,7 @@ impl Writer {
     /// A clean stop: refuse what waits, make all marks durable, leave a snapshot that the next start reads fast.
     pub(super) fn stop(&mut self) {
         self.take_returned();
-        while let Some(append) = self
-            .buffers
-            .put_off
-            .take()
-            .or_else(|| self.intake.queue.pop())
-        {
+        while let Some(append) = self.buffers.put_off.take().or_else(|| self.intake.queue.pop()) {
             append.give_back_room();
             if let Some(lane) = self.intake.lanes.get(append.lane) {
                 lane.send(&mut vec![(append.reply, Err(AppendError::Closed))]);

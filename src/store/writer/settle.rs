@@ -17,10 +17,7 @@ impl Writer {
         let Some(stream) = self.state.stream(settlement.id.connection) else {
             return;
         };
-        let lane = stream
-            .handed
-            .remove(&place)
-            .map_or(Lane::New, |scheduled| scheduled.lane);
+        let lane = stream.handed.remove(&place).map_or(Lane::New, |scheduled| scheduled.lane);
         stream.take_back(lane);
         self.handed_out = self.handed_out.saturating_sub(1);
         let cancelled = stream.cancelled.remove(&place);
@@ -44,11 +41,7 @@ impl Writer {
                 size: settlement.size,
                 attempts: settlement.attempts,
                 first_attempt: settlement.first_attempt,
-                lane: if lane == Lane::Replay {
-                    Lane::Replay
-                } else {
-                    Lane::Retry
-                },
+                lane: if lane == Lane::Replay { Lane::Replay } else { Lane::Retry },
             }),
             Disposition::Dead { cause, status } => {
                 let dead = DeadLetter {
@@ -73,10 +66,7 @@ impl Writer {
         let connection = delivery.connection();
         let place = Place::from(delivery.id);
         let cancelled = delivery.lane == Lane::New
-            && self
-                .state
-                .part(place)
-                .is_none_or(|(part, _)| part.left.contains(place.slot));
+            && self.state.part(place).is_none_or(|(part, _)| part.left.contains(place.slot));
         let Some(stream) = self.state.stream(connection) else {
             return;
         };
@@ -98,10 +88,7 @@ impl Writer {
         self.log.note(&Mark::Scheduled(scheduled));
         self.state.schedule.insert(scheduled);
         if let Some(stream) = self.state.stream(scheduled.id.connection) {
-            stream
-                .counters
-                .scheduled
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            stream.counters.scheduled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
 
@@ -118,11 +105,8 @@ impl Writer {
             .into_iter()
             .flatten()
             .any(|open| open.number == place.segment);
-        let drained = self
-            .state
-            .segments
-            .get(&place.segment)
-            .is_some_and(|segment| segment.live == 0);
+        let drained =
+            self.state.segments.get(&place.segment).is_some_and(|segment| segment.live == 0);
         if open {
             return;
         }
@@ -170,21 +154,12 @@ impl Writer {
                 };
                 let _ = reply.send(answer);
             }
-            Command::Dead {
-                connection,
-                after,
-                limit,
-                reply,
-            } => {
+            Command::Dead { connection, after, limit, reply } => {
                 let _ = reply.send(self.dead_page(connection, after, limit));
             }
             Command::Replay { letters, reply } => {
                 let replayed = letters.into_iter().filter(|id| self.replay(*id)).count();
-                let synced = if defect!(ReplayNotSynced) {
-                    Ok(())
-                } else {
-                    self.synced()
-                };
+                let synced = if defect!(ReplayNotSynced) { Ok(()) } else { self.synced() };
                 let _ = reply.send((replayed, synced));
             }
             Command::Status { reply } => {
@@ -193,18 +168,10 @@ impl Writer {
             Command::Oldest { reply } => {
                 let _ = reply.send(self.oldest());
             }
-            Command::DeadAt {
-                connection,
-                unix_ms,
-                reply,
-            } => {
+            Command::DeadAt { connection, unix_ms, reply } => {
                 let _ = reply.send(self.dead_at(connection, unix_ms));
             }
-            Command::LiveAt {
-                connection,
-                unix_ms,
-                reply,
-            } => {
+            Command::LiveAt { connection, unix_ms, reply } => {
                 let _ = reply.send(self.live_at(connection, unix_ms));
             }
             Command::SetMaxBytes(bytes) => {
@@ -219,11 +186,7 @@ impl Writer {
     }
 
     fn synced(&mut self) -> Result<(), DiskTrouble> {
-        if self.sync_marks() {
-            Ok(())
-        } else {
-            Err(DiskTrouble)
-        }
+        if self.sync_marks() { Ok(()) } else { Err(DiskTrouble) }
     }
 
     fn dead_page(
@@ -239,16 +202,9 @@ impl Writer {
             Some(id) => std::ops::Bound::Excluded((id.segment, id.slot)),
             None => std::ops::Bound::Unbounded,
         };
-        let mut page = stream
-            .dead
-            .range((from, std::ops::Bound::Unbounded))
-            .map(|(_, dead)| *dead);
+        let mut page = stream.dead.range((from, std::ops::Bound::Unbounded)).map(|(_, dead)| *dead);
         let letters: Vec<_> = page.by_ref().take(limit).collect();
-        DeadPage {
-            more: page.next().is_some(),
-            letters,
-            total: stream.dead.len(),
-        }
+        DeadPage { more: page.next().is_some(), letters, total: stream.dead.len() }
     }
 
     /// Sends a dead letter on a new run. Whether it was one.
@@ -296,49 +252,28 @@ impl Writer {
             };
             for (slot, entry) in (0..part.slots).zip(entries) {
                 if part.left.insert(slot) {
-                    ended.push((
-                        Place {
-                            segment: number,
-                            connection,
-                            slot,
-                        },
-                        entry.size,
-                    ));
+                    ended.push((Place { segment: number, connection, slot }, entry.size));
                 }
             }
         }
-        let scheduled = self
-            .state
-            .schedule
-            .remove_where(|scheduled| scheduled.id.connection == connection);
+        let scheduled =
+            self.state.schedule.remove_where(|scheduled| scheduled.id.connection == connection);
         let stream = self.state.stream(connection)?;
-        stream
-            .counters
-            .scheduled
-            .store(0, std::sync::atomic::Ordering::Relaxed);
+        stream.counters.scheduled.store(0, std::sync::atomic::Ordering::Relaxed);
         stream.waiting = 0;
         stream.returned.clear();
         let waiting = stream.due.drain(..).chain(stream.replays.drain(..));
         let in_flight: Vec<_> = stream.handed.values().copied().collect();
-        let new_in_flight = in_flight
-            .into_iter()
-            .filter(|s| stream.cancelled.insert(Place::from(s.id)));
+        let new_in_flight =
+            in_flight.into_iter().filter(|s| stream.cancelled.insert(Place::from(s.id)));
         let all = scheduled.into_iter().chain(waiting).chain(new_in_flight);
         ended.extend(all.map(|scheduled| (Place::from(scheduled.id), scheduled.size)));
         let slots = self
             .state
-            .part(Place {
-                segment: last,
-                connection,
-                slot: 0,
-            })
+            .part(Place { segment: last, connection, slot: 0 })
             .map_or(0, |(part, _)| part.slots);
         if !defect!(DiscardNotMarked) {
-            self.log.note(&Mark::Discarded(Place {
-                segment: last,
-                connection,
-                slot: slots,
-            }));
+            self.log.note(&Mark::Discarded(Place { segment: last, connection, slot: slots }));
         }
         for (place, size) in &ended {
             self.give_back(connection, *size);
@@ -380,11 +315,7 @@ impl Writer {
             return Vec::new();
         };
         let holds = |number: &u32| {
-            let times = self
-                .state
-                .segments
-                .get(number)
-                .and_then(|segment| segment.times);
+            let times = self.state.segments.get(number).and_then(|segment| segment.times);
             times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
         };
         stream
@@ -402,42 +333,26 @@ impl Writer {
         };
         let mut live = Vec::new();
         for (number, segment) in &self.state.segments {
-            if !segment
-                .times
-                .is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
-            {
+            if !segment.times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms)) {
                 continue;
             }
-            let queued = stream
-                .due
-                .iter()
-                .chain(&stream.replays)
-                .chain(stream.handed.values());
+            let queued = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
             let later = self
                 .state
                 .schedule
                 .iter()
                 .filter(|scheduled| scheduled.id.connection == connection);
-            let later = later
-                .chain(queued)
-                .filter(|scheduled| scheduled.id.segment == *number);
+            let later = later.chain(queued).filter(|scheduled| scheduled.id.segment == *number);
             live.extend(later.map(|scheduled| (scheduled.id, scheduled.size)));
             let Some(part) = segment.parts.get(&connection) else {
                 continue;
             };
-            let entries = segment
-                .entries(connection, 0, part.slots)
-                .unwrap_or_default();
+            let entries = segment.entries(connection, 0, part.slots).unwrap_or_default();
             let waiting = (0..)
                 .zip(entries)
                 .filter(|(slot, entry)| entry.size > 0 && !part.left.contains(*slot));
             live.extend(waiting.map(|(slot, entry)| {
-                let id = DeliveryId {
-                    connection,
-                    segment: *number,
-                    slot,
-                    offset: entry.offset,
-                };
+                let id = DeliveryId { connection, segment: *number, slot, offset: entry.offset };
                 (id, entry.size)
             }));
         }
@@ -448,26 +363,15 @@ impl Writer {
     fn oldest(&mut self) -> Vec<(DeliveryId, u32)> {
         let mut oldest: Vec<Option<(DeliveryId, u32)>> = Vec::new();
         for stream in &self.state.streams {
-            let later = stream
-                .due
-                .iter()
-                .chain(&stream.replays)
-                .chain(stream.handed.values());
+            let later = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
             let later = later.map(|scheduled| (scheduled.id, scheduled.size));
-            oldest.push(
-                self.first_waiting(stream.id)
-                    .into_iter()
-                    .chain(later)
-                    .min_by_key(age_order),
-            );
+            oldest
+                .push(self.first_waiting(stream.id).into_iter().chain(later).min_by_key(age_order));
         }
         for scheduled in self.state.schedule.iter() {
             if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
                 let candidate = (scheduled.id, scheduled.size);
-                *place = (*place)
-                    .into_iter()
-                    .chain([candidate])
-                    .min_by_key(age_order);
+                *place = (*place).into_iter().chain([candidate]).min_by_key(age_order);
             }
         }
         oldest.into_iter().flatten().collect()
@@ -479,12 +383,7 @@ impl Writer {
             let slot = part.left.first_absent(0, part.slots)?;
             let entry = *segment.entries(connection, slot, 1).ok()?.first()?;
             Some((
-                DeliveryId {
-                    connection,
-                    segment: *number,
-                    slot,
-                    offset: entry.offset,
-                },
+                DeliveryId { connection, segment: *number, slot, offset: entry.offset },
                 entry.size,
             ))
         })

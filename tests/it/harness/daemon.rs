@@ -50,19 +50,12 @@ impl<'a> Daemon<'a> {
     }
 
     fn spawn_with(site: &'a Site, change: impl FnOnce(&mut Command)) -> Daemon<'a> {
-        let path = site
-            .path()
-            .join(format!("notify-{}.sock", fastrand::u32(..)));
+        let path = site.path().join(format!("notify-{}.sock", fastrand::u32(..)));
         let notify = Notify::listen(&path);
         let mut command = Command::new(BINARY);
         command.arg("run").arg("--config").arg(site.config());
-        command
-            .env_remove("POSTHASTE_ENV")
-            .env("NOTIFY_SOCKET", &path);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.env_remove("POSTHASTE_ENV").env("NOTIFY_SOCKET", &path);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         change(&mut command);
         let mut child = command.spawn().expect("start the binary");
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -126,9 +119,7 @@ impl<'a> Daemon<'a> {
 
     /// Reads `/metrics`.
     pub(crate) fn metrics(&self) -> Scrape {
-        let answer = Producer::tcp(self.site.admin)
-            .get("/metrics")
-            .expect("/metrics");
+        let answer = Producer::tcp(self.site.admin).get("/metrics").expect("/metrics");
         assert_eq!(answer.status, 200, "/metrics");
         Scrape::parse(String::from_utf8(answer.message.body).expect("UTF-8"))
     }

@@ -23,8 +23,7 @@ impl Message {
     /// The status of an answer.
     pub(crate) fn status(&self) -> io::Result<u16> {
         let word = self.start.split(' ').nth(1);
-        word.and_then(|word| word.parse().ok())
-            .ok_or_else(|| invalid(&self.start))
+        word.and_then(|word| word.parse().ok()).ok_or_else(|| invalid(&self.start))
     }
 
     /// Reads the next message; `None` where the stream ends between two.
@@ -32,10 +31,7 @@ impl Message {
         let Some(start) = line(from)? else {
             return Ok(None);
         };
-        let mut message = Message {
-            start,
-            ..Message::default()
-        };
+        let mut message = Message { start, ..Message::default() };
         loop {
             let text = line(from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             if text.is_empty() {
@@ -98,15 +94,9 @@ fn messages_are_read_by_length_and_in_chunks() {
         transfer-encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n";
     let mut from = &bytes[..];
     let first = Message::read(&mut from).unwrap().unwrap();
-    assert_eq!(
-        (first.status().unwrap(), &first.body[..]),
-        (200, &b"abc"[..])
-    );
+    assert_eq!((first.status().unwrap(), &first.body[..]), (200, &b"abc"[..]));
     let second = Message::read(&mut from).unwrap().unwrap();
-    assert_eq!(
-        (second.start.as_str(), &second.body[..]),
-        ("POST / HTTP/1.1", &b"xy"[..])
-    );
+    assert_eq!((second.start.as_str(), &second.body[..]), ("POST / HTTP/1.1", &b"xy"[..]));
     assert!(Message::read(&mut from).unwrap().is_none());
     assert!(Message::read(&mut &b"HTTP/1.1 200 OK\r\ncontent-le"[..]).is_err());
 }

@@ -28,11 +28,7 @@ impl Notify {
                 into.lock().unwrap().push(text);
             }
         });
-        Notify {
-            socket,
-            messages,
-            reader: Some(reader),
-        }
+        Notify { socket, messages, reader: Some(reader) }
     }
 
     /// All datagrams so far, each as it was sent.
@@ -66,8 +62,6 @@ fn notify_keeps_datagrams_apart() {
     for text in ["READY=1\nSTATUS=ok", "READY=12"] {
         sender.send_to(text.as_bytes(), &path).unwrap();
     }
-    super::eventually("two datagrams", super::SOON, || {
-        notify.messages().len() == 2
-    });
+    super::eventually("two datagrams", super::SOON, || notify.messages().len() == 2);
     assert_eq!(notify.count("READY=1"), 1);
 }

@@ -34,12 +34,7 @@ impl Verdict {
     /// Fails the test unless nothing is lost, spurious or altered.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
-        let Verdict {
-            lost,
-            spurious,
-            altered,
-            ..
-        } = self;
+        let Verdict { lost, spurious, altered, .. } = self;
         let bad = [lost.len(), spurious.len(), altered.len()];
         let first: Vec<_> = lost.iter().chain(spurious).chain(altered).take(5).collect();
         assert_eq!(bad, [0; 3], "lost, spurious, altered; the first: {first:?}");
@@ -113,23 +108,14 @@ mod tests {
             .iter()
             .map(|(connection, id)| ((*connection).to_owned(), (*id).to_owned()))
             .collect();
-        let oracle = Oracle {
-            ledger: &ledger,
-            connections: &["a", "b"],
-            dead: &dead,
-        };
+        let oracle = Oracle { ledger: &ledger, connections: &["a", "b"], dead: &dead };
         oracle.judge(arrivals)
     }
 
     fn all() -> Vec<Arrival> {
-        let rows = [
-            ("/a", "evt_1", "one"),
-            ("/a", "evt_2", "two"),
-            ("/b", "evt_1", "one"),
-        ];
-        let mut rows: Vec<_> = rows
-            .map(|(path, id, body)| arrival(path, id, body.as_bytes(), 200))
-            .into();
+        let rows = [("/a", "evt_1", "one"), ("/a", "evt_2", "two"), ("/b", "evt_1", "one")];
+        let mut rows: Vec<_> =
+            rows.map(|(path, id, body)| arrival(path, id, body.as_bytes(), 200)).into();
         rows.push(arrival("/b", "evt_2", b"two", 204));
         rows
     }
@@ -139,11 +125,7 @@ mod tests {
         assert_eq!(judge(&all(), &[]), Verdict::default());
         let mut extra = all();
         extra.push(arrival("/a", "evt_9", b"unknown", 200));
-        assert_eq!(
-            judge(&extra, &[]),
-            Verdict::default(),
-            "not acknowledged, but posted"
-        );
+        assert_eq!(judge(&extra, &[]), Verdict::default(), "not acknowledged, but posted");
     }
 
     #[test]
@@ -154,19 +136,11 @@ mod tests {
             let expected = vec![(gone.connection().to_owned(), gone.id)];
             assert_eq!(judge(&rows, &[]).lost, expected);
             let dead = [(expected[0].0.as_str(), expected[0].1.as_str())];
-            assert_eq!(
-                judge(&rows, &dead),
-                Verdict::default(),
-                "a dead letter is not lost"
-            );
+            assert_eq!(judge(&rows, &dead), Verdict::default(), "a dead letter is not lost");
         }
         let mut failed = all();
         failed[0].status = 503;
-        assert_eq!(
-            judge(&failed, &[]).lost.len(),
-            1,
-            "an attempt is no delivery"
-        );
+        assert_eq!(judge(&failed, &[]).lost.len(), 1, "an attempt is no delivery");
     }
 
     #[test]
@@ -175,10 +149,9 @@ mod tests {
         flipped[2].sha256[7] ^= 1;
         let verdict = judge(&flipped, &[]);
         assert_eq!((verdict.altered.len(), verdict.lost.len()), (1, 1));
-        for stranger in [
-            arrival("/a", "evt_7", b"never posted", 200),
-            arrival("/c", "evt_1", b"one", 200),
-        ] {
+        for stranger in
+            [arrival("/a", "evt_7", b"never posted", 200), arrival("/c", "evt_1", b"one", 200)]
+        {
             let mut rows = all();
             rows.push(stranger);
             assert_eq!(judge(&rows, &[]).spurious.len(), 1);

@@ -38,11 +38,7 @@ impl Ledger {
 
     /// After the 202.
     pub(crate) fn note_acknowledged(&self, id: &str, hash: Hash) {
-        let before = self
-            .acknowledged
-            .lock()
-            .unwrap()
-            .insert(id.to_owned(), hash);
+        let before = self.acknowledged.lock().unwrap().insert(id.to_owned(), hash);
         assert_eq!(before, None, "id {id} was given out twice");
     }
 
@@ -98,17 +94,11 @@ pub(crate) struct Producer {
 
 impl Producer {
     pub(crate) fn tcp(address: SocketAddr) -> Producer {
-        Producer {
-            address: Address::Tcp(address),
-            stream: None,
-        }
+        Producer { address: Address::Tcp(address), stream: None }
     }
 
     pub(crate) fn unix(path: &Path) -> Producer {
-        Producer {
-            address: Address::Unix(path.to_owned()),
-            stream: None,
-        }
+        Producer { address: Address::Unix(path.to_owned()), stream: None }
     }
 
     /// Posts an event to `/v1/events` and notes it in the ledger.

@@ -49,16 +49,9 @@ impl Behaviour {
     }
 
     pub(crate) fn with(status: u16, headers: &[(&str, &str)]) -> Behaviour {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Behaviour::Reply(Reply {
-            status,
-            headers,
-            delay: Duration::ZERO,
-            close: false,
-        })
+        let headers =
+            headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Behaviour::Reply(Reply { status, headers, delay: Duration::ZERO, close: false })
     }
 
     /// The same, later.
@@ -72,10 +65,7 @@ impl Behaviour {
     /// The same, and then the HTTP connection is closed.
     pub(crate) fn closing(self) -> Behaviour {
         match self {
-            Behaviour::Reply(reply) => Behaviour::Reply(Reply {
-                close: true,
-                ..reply
-            }),
+            Behaviour::Reply(reply) => Behaviour::Reply(Reply { close: true, ..reply }),
             other => other,
         }
     }
@@ -165,11 +155,7 @@ impl Receiver {
             most_in_flight: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
-        Receiver {
-            address,
-            acceptor: Some(thread::spawn(move || accept(&accepting))),
-            shared,
-        }
+        Receiver { address, acceptor: Some(thread::spawn(move || accept(&accepting))), shared }
     }
 
     /// The URL of a connection: its name is the path.
@@ -328,10 +314,7 @@ fn answer(
         }
         Some(Behaviour::Trickle(pause)) => {
             note(shared, request, 0, tcp);
-            for byte in b"HTTP/1.1 200 OK\r\nx: "
-                .iter()
-                .chain(std::iter::repeat(&b'.'))
-            {
+            for byte in b"HTTP/1.1 200 OK\r\nx: ".iter().chain(std::iter::repeat(&b'.')) {
                 stream.write_all(&[*byte])?;
                 thread::sleep(pause);
             }
@@ -365,10 +348,7 @@ fn note(shared: &Shared, request: &Message, status: u16, tcp: usize) {
     };
     let mut state = shared.state.lock().unwrap();
     if arrival.succeeded() {
-        let ids = state
-            .delivered
-            .entry(arrival.connection().to_owned())
-            .or_default();
+        let ids = state.delivered.entry(arrival.connection().to_owned()).or_default();
         ids.insert(arrival.id.clone());
     }
     state.arrivals.push(arrival);
@@ -391,16 +371,10 @@ mod tests {
         assert!(producer.post("/a", &headers, b"").is_err(), "it closed");
         assert_eq!(producer.post("/a", &headers, b"").unwrap().status, 302);
         let arrivals = receiver.arrivals();
-        let seen: Vec<_> = arrivals
-            .iter()
-            .map(|a| (a.tcp, a.status, a.length))
-            .collect();
+        let seen: Vec<_> = arrivals.iter().map(|a| (a.tcp, a.status, a.length)).collect();
         assert_eq!(seen, [(1, 200, 4), (1, 302, 0), (2, 302, 0)]);
         assert_eq!((arrivals[0].id.as_str(), arrivals[0].attempt), ("evt_1", 3));
-        assert_eq!(
-            (arrivals[0].connection(), arrivals[0].sha256),
-            ("a", sha256(b"body"))
-        );
+        assert_eq!((arrivals[0].connection(), arrivals[0].sha256), ("a", sha256(b"body")));
         assert_eq!((receiver.delivered("a"), receiver.opened()), (1, 2));
     }
 
@@ -426,20 +400,12 @@ mod tests {
 
     #[test]
     fn receiver_hangs_and_trickles_without_an_answer() {
-        for behaviour in [
-            Behaviour::Hang,
-            Behaviour::Trickle(Duration::from_millis(1)),
-        ] {
+        for behaviour in [Behaviour::Hang, Behaviour::Trickle(Duration::from_millis(1))] {
             let receiver = Receiver::start(behaviour);
             let mut producer = Producer::tcp(receiver.address);
-            producer
-                .begin(b"POST /a HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
-                .unwrap();
+            producer.begin(b"POST /a HTTP/1.1\r\ncontent-length: 0\r\n\r\n").unwrap();
             eventually("it arrived", SOON, || receiver.count() == 1);
-            assert_eq!(
-                (receiver.arrivals()[0].status, receiver.most_in_flight()),
-                (0, 1)
-            );
+            assert_eq!((receiver.arrivals()[0].status, receiver.most_in_flight()), (0, 1));
             assert_eq!(receiver.delivered("a"), 0);
         }
     }

@@ -21,9 +21,7 @@ pub(crate) struct Scrape {
 impl Scrape {
     /// Parses the text format; fails on a line that is not of it.
     pub(crate) fn parse(text: String) -> Scrape {
-        let lines = text
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let samples = lines
             .map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line:?}")))
             .collect();
@@ -38,12 +36,7 @@ impl Scrape {
             };
             sample.name == name && labels.iter().all(has)
         };
-        let found: Vec<f64> = self
-            .samples
-            .iter()
-            .filter(matches)
-            .map(|s| s.value)
-            .collect();
+        let found: Vec<f64> = self.samples.iter().filter(matches).map(|s| s.value).collect();
         (!found.is_empty()).then(|| found.iter().sum())
     }
 
@@ -90,11 +83,7 @@ fn sample(line: &str) -> Option<Sample> {
             Some((key.to_owned(), value.trim_end_matches('"').to_owned()))
         })
         .collect::<Option<_>>()?;
-    Some(Sample {
-        name: name.to_owned(),
-        labels,
-        value: value.parse().ok()?,
-    })
+    Some(Sample { name: name.to_owned(), labels, value: value.parse().ok()? })
 }
 
 #[test]
@@ -106,10 +95,7 @@ fn scrape_sums_over_labels_and_sees_an_imbalance() {
         posthaste_queue_events{connection=\"a\",state=\"queued\"} 1\nup 1\n";
     let scrape = Scrape::parse(text.to_owned());
     assert_eq!(scrape.conservation("a"), (5.0, 5.0));
-    assert_eq!(
-        scrape.get("posthaste_deliveries_total", &[("outcome", "dead")]),
-        Some(1.0)
-    );
+    assert_eq!(scrape.get("posthaste_deliveries_total", &[("outcome", "dead")]), Some(1.0));
     assert_eq!(scrape.get("absent", &[]), None);
     let lost = Scrape::parse(text.replace("} 3", "} 2"));
     assert_eq!(lost.conservation("a"), (5.0, 4.0));

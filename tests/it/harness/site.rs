@@ -23,15 +23,8 @@ impl Site {
 
     /// The same, with more keys at the top and more tables.
     pub(crate) fn with(keys: &str, tables: &str) -> Site {
-        let dir = tempfile::Builder::new()
-            .prefix("ph-")
-            .tempdir()
-            .expect("a directory");
-        let site = Site {
-            dir,
-            ingress: free_address(),
-            admin: free_address(),
-        };
+        let dir = tempfile::Builder::new().prefix("ph-").tempdir().expect("a directory");
+        let site = Site { dir, ingress: free_address(), admin: free_address() };
         fs::create_dir(site.connections()).expect("connections.d");
         site.configure(keys, tables);
         site

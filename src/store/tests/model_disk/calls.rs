@@ -12,10 +12,7 @@ impl Disk for ModelDisk {
         let mut inner = self.inner();
         inner.change(Kind::Open)?;
         let inode = inner.lookup(name)?;
-        Ok(Arc::new(ModelFile {
-            disk: self.clone(),
-            inode,
-        }))
+        Ok(Arc::new(ModelFile { disk: self.clone(), inode }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -28,10 +25,7 @@ impl Disk for ModelDisk {
         inner.inodes.push(Inode::default());
         inner.names.insert(name.to_owned(), inode);
         inner.pending.push(DirChange::Named(name.to_owned(), inode));
-        Ok(Arc::new(ModelFile {
-            disk: self.clone(),
-            inode,
-        }))
+        Ok(Arc::new(ModelFile { disk: self.clone(), inode }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -49,9 +43,7 @@ impl Disk for ModelDisk {
         inner.change(Kind::Remove)?;
         let inode = inner.lookup(name)?;
         inner.names.remove(name);
-        inner
-            .pending
-            .push(DirChange::Removed(name.to_owned(), inode));
+        inner.pending.push(DirChange::Removed(name.to_owned(), inode));
         Ok(())
     }
 
@@ -73,9 +65,7 @@ impl Disk for ModelDisk {
         inner.change(Kind::List)?;
         let here = inner.names.iter().filter(|(name, _)| !name.contains('/'));
         let length = |inode: &usize| inner.inodes[*inode].cache.len() as u64;
-        Ok(here
-            .map(|(name, inode)| (name.clone(), length(inode)))
-            .collect())
+        Ok(here.map(|(name, inode)| (name.clone(), length(inode))).collect())
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -118,9 +108,7 @@ impl DiskFile for ModelFile {
         inner.change(Kind::Read)?;
         let offset = size(offset);
         let cache = &inner.inodes[self.inode].cache;
-        let part = cache
-            .get(offset..offset + bytes.len())
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let part = cache.get(offset..offset + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         bytes.copy_from_slice(part);
         Ok(())
     }

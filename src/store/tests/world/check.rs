@@ -16,10 +16,7 @@ use crate::event::{Cause, Disposition, Event};
 impl World {
     /// Conservation: the counters say what the model has.
     pub(super) fn check_counters(&self) -> Verdict {
-        let Some(process) = self
-            .process
-            .as_ref()
-            .filter(|_| !self.damaged && !self.blind.get())
+        let Some(process) = self.process.as_ref().filter(|_| !self.damaged && !self.blind.get())
         else {
             return Ok(());
         };
@@ -36,10 +33,8 @@ impl World {
         }
         for (connection, counters) in process.counters.iter().enumerate() {
             let (live, dead) = expected[connection];
-            let (has_live, has_dead) = (
-                counters.live.load(Ordering::Relaxed),
-                counters.dead.load(Ordering::Relaxed),
-            );
+            let (has_live, has_dead) =
+                (counters.live.load(Ordering::Relaxed), counters.dead.load(Ordering::Relaxed));
             ensure((has_live, has_dead) == (live, dead), || {
                 format!(
                     "c{connection} has live {has_live} and dead {has_dead}, not {live} and {dead}"
@@ -75,10 +70,7 @@ impl World {
             let process = self.process.as_mut().ok_or("no process")?;
             process.feed.settle(settlement(
                 &delivery,
-                Disposition::Dead {
-                    cause: Cause::Internal,
-                    status: 0,
-                },
+                Disposition::Dead { cause: Cause::Internal, status: 0 },
                 self.clock.age(),
             ));
             return Ok(());
@@ -93,11 +85,7 @@ impl World {
             tracked.ok_or_else(|| format!("{key:?} is handed out, but was not accepted"))?;
         let fits = match tracked.now {
             Status::Waiting => delivery.lane == Lane::New && delivery.attempts == 0,
-            Status::Later {
-                due,
-                attempts,
-                replay,
-            } => {
+            Status::Later { due, attempts, replay } => {
                 let lane = if replay { Lane::Replay } else { Lane::Retry };
                 due <= time && lane == delivery.lane && attempts == delivery.attempts
             }
@@ -108,9 +96,7 @@ impl World {
         })?;
         let last = &mut process.last_first[key.1];
         if delivery.lane == Lane::New && !tracked.released {
-            ensure(key.0 >= *last, || {
-                format!("{key:?} comes after event {last}")
-            })?;
+            ensure(key.0 >= *last, || format!("{key:?} comes after event {last}"))?;
             *last = key.0;
         }
         tracked.out = true;
@@ -146,14 +132,9 @@ impl World {
             }
             Err(error) => return Err(format!("an event cannot be read: {error}")),
         };
-        let number = self
-            .by_id
-            .get(&event.id)
-            .ok_or("an event that nobody sent")?;
+        let number = self.by_id.get(&event.id).ok_or("an event that nobody sent")?;
         let sent = body(*number, self.posted[*number].size);
-        ensure(event.content.body() == sent, || {
-            format!("event {number} is altered")
-        })?;
+        ensure(event.content.body() == sent, || format!("event {number} is altered"))?;
         Ok(Some((*number, connection)))
     }
 

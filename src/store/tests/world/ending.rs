@@ -18,9 +18,7 @@ impl World {
             return;
         };
         let out = process.out.swap_remove(index % process.out.len());
-        process
-            .feed
-            .settle(settlement(&out.delivery, disposition, age));
+        process.feed.settle(settlement(&out.delivery, disposition, age));
         let Some(tracked) = self.tracked.get_mut(&out.key) else {
             return;
         };
@@ -70,18 +68,12 @@ impl World {
         };
         let keys: Vec<_> = self.tracked.iter().filter(live).map(|(k, _)| *k).collect();
         let failures = self.disk.failures();
-        let (ended, _) = self.ask(|reply| Command::Discard {
-            connection: id,
-            reply,
-        })?;
+        let (ended, _) = self.ask(|reply| Command::Discard { connection: id, reply })?;
         if ended == 0 && self.disk.failures() > failures {
             return self.turn();
         }
         for key in &keys {
-            self.tracked
-                .get_mut(key)
-                .ok_or("gone")?
-                .become_(Status::Over);
+            self.tracked.get_mut(key).ok_or("gone")?.become_(Status::Over);
         }
         let count = keys.len() as u64;
         ensure(ended == count || self.blind.get(), || {
@@ -96,12 +88,8 @@ impl World {
             return Ok(());
         };
         let id = process.ids[connection];
-        let page = self.ask(|reply| Command::Dead {
-            connection: id,
-            after: None,
-            limit: count,
-            reply,
-        })?;
+        let page =
+            self.ask(|reply| Command::Dead { connection: id, after: None, limit: count, reply })?;
         let mut keys = Vec::new();
         for letter in &page.letters {
             let Some(key) = self.identify(letter.id, letter.size)? else {
@@ -118,11 +106,7 @@ impl World {
         let answer = self.ask(|reply| Command::Replay { letters, reply })?;
         for key in keys {
             let tracked = self.tracked.get_mut(&key).ok_or("gone")?;
-            tracked.become_(Status::Later {
-                due: 0,
-                attempts: 0,
-                replay: true,
-            });
+            tracked.become_(Status::Later { due: 0, attempts: 0, replay: true });
             if answer.1.is_ok() {
                 // An answer is a promise, whatever else the store says.
                 tracked.possible = vec![tracked.now];
