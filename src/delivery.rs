@@ -169,11 +169,6 @@ impl Dispatcher {
         }
     }
 
-    /// Holds or resumes a connection, whatever its settings say about its state. Attempts in flight end.
-    pub async fn set_paused(&self, id: ConnectionId, paused: bool) {
-        self.send_to(id, Command::SetPaused(id, paused)).await;
-    }
-
     /// What an attached connection is doing; the value goes on changing.
     pub fn status(&self, id: ConnectionId) -> Option<Arc<Status>> {
         let attached = lock(&self.attached);

@@ -76,7 +76,6 @@ struct Inner {
     workers: u32,
     /// Workers with a delivery.
     busy: u32,
-    paused: bool,
     closed: bool,
     hold_until: Option<Instant>,
     limiter: Option<Limiter>,
@@ -109,7 +108,6 @@ impl Outbox {
             idle: Vec::new(),
             workers: 0,
             busy: 0,
-            paused: false,
             closed: false,
             hold_until: None,
             limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
@@ -192,15 +190,6 @@ impl Outbox {
             inner.idle.drain(..).for_each(|slot| slot.dismiss());
         }
         drop(inner);
-        self.pump();
-    }
-
-    /// Holds or resumes it from outside.
-    pub(super) fn set_paused(self: &Rc<Outbox>, paused: bool) {
-        let was = std::mem::replace(&mut self.inner.borrow_mut().paused, paused);
-        if was && !paused {
-            self.inner.borrow_mut().ramp = 1;
-        }
         self.pump();
     }
 
@@ -301,7 +290,7 @@ impl Outbox {
         if inner.closed || inner.lanes.len() == 0 {
             return None;
         }
-        if inner.paused || !is_active(connection) || self.is_held(inner, now) {
+        if !is_active(connection) || self.is_held(inner, now) {
             inner.gated_at = now;
             self.give_bytes(inner.lanes.unload());
             return None;

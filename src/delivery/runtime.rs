@@ -37,7 +37,6 @@ pub(super) enum Command {
     Attach(ConnectionId, Box<Prepared>, Arc<ConnectionMetrics>, Arc<Status>),
     Replace(ConnectionId, Box<Prepared>),
     Detach(ConnectionId),
-    SetPaused(ConnectionId, bool),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -176,11 +175,6 @@ impl Runtime {
             Command::Detach(id) => {
                 if let Some(outbox) = self.outboxes.remove(&id) {
                     outbox.close();
-                }
-            }
-            Command::SetPaused(id, paused) => {
-                if let Some(outbox) = self.outboxes.get(&id) {
-                    outbox.set_paused(paused);
                 }
             }
             // Taken out before.

@@ -9,7 +9,6 @@
 //! u64 store time, ms      u64 boot clock, ms      u64 wall clock, ms      u64 boot id (hash)
 //! then for each mark: u8 tag, and varints (an age is one)
 //!   1 delivered   segment, connection, slot
-//!   2 cancelled   segment, connection, slot
 //!   3 scheduled   segment, connection, slot, offset, size, due age, attempts, first attempt's age, u8 lane (1 retry, 2 replay)
 //!   4 dead        segment, connection, slot, offset, size, u8 cause, status, attempts, wall clock of death
 //!   5 name        connection, length, UTF-8
@@ -80,8 +79,6 @@ pub struct DeadLetter {
 pub enum Mark {
     /// Acknowledged by the target.
     Delivered(Place),
-    /// Ended by an operator.
-    Cancelled(Place),
     /// Waits for a time.
     Scheduled(Scheduled),
     /// Over without success.
@@ -111,10 +108,6 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
     match mark {
         Mark::Delivered(place) => {
             out.push(1);
-            put_place(out, *place);
-        }
-        Mark::Cancelled(place) => {
-            out.push(2);
             put_place(out, *place);
         }
         Mark::Scheduled(scheduled) => {
@@ -177,7 +170,6 @@ pub fn decode_stamp(reader: &mut Reader<'_>) -> Option<TimeStamp> {
 pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
     Some(match reader.u8()? {
         1 => Mark::Delivered(take_place(reader)?),
-        2 => Mark::Cancelled(take_place(reader)?),
         3 => {
             let (id, size) = take_delivery(reader)?;
             Mark::Scheduled(Scheduled {
@@ -263,7 +255,6 @@ mod tests {
     fn any_mark() -> impl Strategy<Value = Mark> {
         prop_oneof![
             any_id().prop_map(|id| Mark::Delivered(id.into())),
-            any_id().prop_map(|id| Mark::Cancelled(id.into())),
             any_id().prop_map(|id| Mark::Discarded(id.into())),
             (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved { from: from.into(), to }),
             (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(

@@ -16,8 +16,6 @@ pub struct QueueCounters {
     pub handed_out: AtomicU64,
     /// Dead letters kept (these are over).
     pub dead: AtomicU64,
-    /// Store time of acceptance of the oldest one known to wait, in milliseconds; `u64::MAX` when none waits.
-    pub oldest_age_ms: AtomicU64,
 }
 
 impl QueueCounters {

@@ -368,7 +368,7 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
-            Mark::Delivered(place) | Mark::Cancelled(place) => {
+            Mark::Delivered(place) => {
                 self.leave(place);
             }
             Mark::Scheduled(scheduled) => {

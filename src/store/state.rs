@@ -277,12 +277,10 @@ impl Segment {
 
 impl Stream {
     fn new(id: ConnectionId, name: &str) -> Stream {
-        let counters = Arc::new(QueueCounters::default());
-        counters.oldest_age_ms.store(u64::MAX, Ordering::Relaxed);
         Stream {
             id,
             name: name.to_owned(),
-            counters,
+            counters: Arc::default(),
             feed: None,
             cursor: (0, 0),
             next_slot: (0, 0),

@@ -118,18 +118,18 @@ fn paused_and_disabled_connections_hold_what_they_have() {
         let active = connection("crm", &peer.url);
         let mut paused = active.clone();
         paused.state = State::Paused;
-        let mut rig = Rig::with(paused).await;
+        let mut rig = Rig::with(paused.clone()).await;
         rig.send(1, 3);
         sleep(Duration::from_secs(5)).await;
         assert_eq!(peer.requests(), 0);
-        rig.replace(1, active).await;
+        rig.replace(1, active.clone()).await;
         rig.settle(3).await;
-        rig.command(Command::SetPaused(ConnectionId(1), true)).await;
+        rig.replace(1, paused).await;
         rig.send(1, 3);
         sleep(Duration::from_secs(5)).await;
         rig.receive();
         assert_eq!(rig.settled.len(), 0);
-        rig.command(Command::SetPaused(ConnectionId(1), false)).await;
+        rig.replace(1, active).await;
         rig.settle(3).await;
     });
 }

@@ -2,6 +2,7 @@
 
 use super::peers::{answering, healthy, hung, read_request};
 use super::*;
+use crate::connection::State;
 use crate::delivery::outbox::Outbox;
 use crate::delivery::runtime::Shared;
 use crate::delivery::testing::connection;
@@ -186,7 +187,10 @@ fn whatever_happens_each_delivery_comes_back_once() {
                     0 => drop(rig.attach(id, settings).await),
                     1 => rig.replace(id, settings).await,
                     2 => rig.command(Command::Detach(ConnectionId(id))).await,
-                    3 => rig.command(Command::SetPaused(ConnectionId(id), rng.bool())).await,
+                    3 => {
+                        settings.state = State::Paused;
+                        rig.replace(id, settings).await;
+                    }
                     4 => rig.evict(),
                     _ => rig.send(id, rng.u32(..30)),
                 }
