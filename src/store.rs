@@ -7,22 +7,24 @@
 //! * [`feed::Feed`] hands deliveries that are due to an egress runtime and takes their settlements back;
 //! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay.
 //!
-//! The files are described in [`record`] (format), [`marks`] (state log) and [`segment_index`]; what is in memory in
-//! [`state`]. **Invariant:** nothing here knows HTTP or `Connection`; nothing outside sees segments or offsets.
+//! The files are described in [`record`] (format), [`marks`] (state log), [`segment_index`] and [`shelf`] (scheduled
+//! deliveries and dead letters that are not in memory); what is in memory in [`state`]. **Invariant:** nothing here knows HTTP or `Connection`; nothing outside sees segments or offsets.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
 pub use command::{DeadPage, StoreStatus};
-pub use marks::DeadLetter;
+pub use marks::{DeadCursor, DeadLetter};
 pub use reader::LoadError;
+pub use shelf::ShelfLimits;
 
 use crate::clock::{Age, Clock};
 use crate::event::{Event, EventId};
@@ -82,6 +84,7 @@ mod record;
 mod recovery;
 mod schedule;
 mod segment_index;
+mod shelf;
 mod state;
 mod writer;
 
@@ -114,25 +117,6 @@ pub struct DeliveryId {
     pub(crate) offset: u32,
 }
 
-impl DeliveryId {
-    /// A text that [`DeliveryId::from_cursor`] reads back: where a page of a list ended.
-    pub fn to_cursor(self) -> String {
-        format!("{:x}-{:x}-{:x}-{:x}", self.connection.0, self.segment, self.slot, self.offset)
-    }
-
-    /// Reads a cursor.
-    pub fn from_cursor(text: &str) -> Option<DeliveryId> {
-        let mut numbers = text.split('-').map(|part| u32::from_str_radix(part, 16).ok());
-        let id = DeliveryId {
-            connection: ConnectionId(numbers.next()??),
-            segment: numbers.next()??,
-            slot: numbers.next()??,
-            offset: numbers.next()??,
-        };
-        numbers.next().is_none().then_some(id)
-    }
-}
-
 /// What the store is opened with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -148,8 +132,32 @@ pub struct Options {
     pub feeds: usize,
     /// Which idempotency keys are kept.
     pub keys: KeyLimits,
+    /// How many scheduled deliveries, and how many dead letters, are in memory.
+    pub shelf: ShelfLimits,
+    /// What is kept of what is over.
+    pub keep: Keep,
     /// Seeds nonces.
     pub seed: u64,
+}
+
+/// What is kept of what is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Segments whose events went everywhere.
+    pub delivered: Limit,
+    /// Dead letters.
+    pub dead: Limit,
+    /// Failed attempts, on disk.
+    pub attempts: Limit,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// For so long, in store time,
+    pub age: Duration,
+    /// and at most so many bytes.
+    pub bytes: u64,
 }
 
 impl Options {
@@ -158,9 +166,9 @@ impl Options {
         self.segment_bytes / 4
     }
 
-    /// Size of a state log: a quarter of a segment, 256 KiB to 16 MiB.
+    /// Size of a state log: a quarter of a segment, 256 KiB to 4 MiB. A start holds what a log says in memory.
     fn log_bytes(&self) -> u64 {
-        (self.segment_bytes / 4).min(16 << 20)
+        (self.segment_bytes / 4).min(4 << 20)
     }
 }
 
@@ -211,6 +219,9 @@ struct StoreMetrics {
     bytes: Gauge,
     segments: Gauge,
     free_bytes: Gauge,
+    dead_bytes: Gauge,
+    dead_max_bytes: Gauge,
+    dead_dropped: Counter,
     corrupt_records: Counter,
     errors: Counter,
 }
@@ -224,6 +235,9 @@ impl StoreMetrics {
             bytes: metrics.gauge("posthaste_store_bytes", &[]),
             segments: metrics.gauge("posthaste_store_segments", &[]),
             free_bytes: metrics.gauge("posthaste_store_free_bytes", &[]),
+            dead_bytes: metrics.gauge("posthaste_store_dead_letter_bytes", &[]),
+            dead_max_bytes: metrics.gauge("posthaste_store_dead_letter_max_bytes", &[]),
+            dead_dropped: metrics.counter("posthaste_store_dead_letters_dropped_total", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }
@@ -346,14 +360,14 @@ impl Store {
         self.ask(|reply| Command::Discard { connection, reply }).await
     }
 
-    /// Dead letters of a connection in order of acceptance, after a given one.
+    /// Dead letters of a connection in the order in which they died, after a given one.
     ///
     /// # Errors
     /// [`Closed`].
     pub async fn dead(
         &self,
         connection: ConnectionId,
-        after: Option<DeliveryId>,
+        after: Option<DeadCursor>,
         limit: usize,
     ) -> Result<DeadPage, Closed> {
         self.ask(|reply| Command::Dead { connection, after, limit, reply }).await
@@ -366,7 +380,7 @@ impl Store {
     /// [`Closed`].
     pub async fn replay(
         &self,
-        letters: Vec<DeliveryId>,
+        letters: Vec<DeadLetter>,
     ) -> Result<(usize, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::Replay { letters, reply }).await
     }
@@ -446,6 +460,11 @@ impl Store {
         self.tell(Command::SetMaxBytes(bytes));
     }
 
+    /// Changes what is kept of what is over.
+    pub fn set_keep(&self, keep: Keep) {
+        self.tell(Command::SetKeep(keep));
+    }
+
     /// Whether a thread has ended although nobody asked it to: a panic.
     pub fn has_failed(&self) -> bool {
         self.reader.is_finished() || self.writer.as_ref().is_some_and(JoinHandle::is_finished)
@@ -512,7 +531,7 @@ impl Ends {
     ) -> Result<Ends, OpenError> {
         let shared =
             Arc::new(Shared { ticks: AtomicU64::new(0), metrics: StoreMetrics::new(metrics) });
-        let mut recovered = recovery::recover(&*disk, options.keys.max_keys)?;
+        let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = boot_id();

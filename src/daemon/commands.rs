@@ -8,7 +8,7 @@ use crate::admin::api::{self, Page, Pagination, rfc3339};
 use crate::admin::command::ReplayedPage;
 use crate::admin::{Command, DeadEvent, Readiness, Refusal};
 use crate::event::{Event, EventId};
-use crate::store::{self, ConnectionId, DeadLetter, DeliveryId, StoreStatus};
+use crate::store::{self, ConnectionId, DeadCursor, DeadLetter, StoreStatus};
 
 impl Daemon {
     /// Does what is asked. An asker that went away does not want its answer.
@@ -157,14 +157,14 @@ impl Daemon {
             let page = self.store.dead(id, from, room).await.map_err(closed)?;
             for letter in &page.letters {
                 models.push(self.describe_letter(&name, letter).await?);
-                last = Some(letter.id);
+                last = Some(letter.cursor());
             }
             if page.more {
                 more = true;
                 break;
             }
         }
-        let next = last.filter(|_| more).map(DeliveryId::to_cursor);
+        let next = last.filter(|_| more).map(DeadCursor::to_text);
         Ok(Page { pagination: Pagination { limit, next }, count: models.len(), models })
     }
 
@@ -202,7 +202,7 @@ impl Daemon {
             }
             found => found?,
         };
-        let replayed = self.replay_letters(connection, vec![letter.id]).await?;
+        let replayed = self.replay_letters(connection, vec![letter]).await?;
         // Somebody else may have replayed it in between.
         if replayed == 1 { Ok(()) } else { Err(Refusal::StillLive(event)) }
     }
@@ -221,16 +221,16 @@ impl Daemon {
         let after = after.as_deref().map(cursor).transpose()?;
         let id = self.id_of(connection).await?;
         let page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
-        let letters: Vec<_> = page.letters.iter().map(|letter| letter.id).collect();
-        let next = letters.last().filter(|_| page.more).map(|id| id.to_cursor());
-        let replayed = self.replay_letters(connection, letters).await?;
-        Ok(ReplayedPage { replayed, dead_before: page.total as u64, next })
+        let next =
+            page.letters.last().filter(|_| page.more).map(|letter| letter.cursor().to_text());
+        let replayed = self.replay_letters(connection, page.letters).await?;
+        Ok(ReplayedPage { replayed, dead_before: page.total, next })
     }
 
     async fn replay_letters(
         &self,
         connection: &str,
-        letters: Vec<DeliveryId>,
+        letters: Vec<DeadLetter>,
     ) -> Result<u64, Refusal> {
         let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
         let replayed = replayed as u64;
@@ -242,8 +242,8 @@ impl Daemon {
     }
 }
 
-fn cursor(text: &str) -> Result<DeliveryId, Refusal> {
-    DeliveryId::from_cursor(text).ok_or(Refusal::BadCursor)
+fn cursor(text: &str) -> Result<DeadCursor, Refusal> {
+    DeadCursor::from_text(text).ok_or(Refusal::BadCursor)
 }
 
 fn closed(error: store::Closed) -> Refusal {

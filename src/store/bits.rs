@@ -38,10 +38,10 @@ impl Bits {
         new
     }
 
-    /// Adds all below `end`.
-    pub fn insert_below(&mut self, end: u32) {
-        for index in 0..end {
-            self.insert(index);
+    /// Takes `index` out.
+    pub fn remove(&mut self, index: u32) {
+        if let Some(word) = self.words.get_mut(index as usize / 64) {
+            *word &= !(1 << (index % 64));
         }
     }
 

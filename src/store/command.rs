@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::marks::DeadLetter;
+use super::marks::{DeadCursor, DeadLetter};
 use super::queue::QueueCounters;
-use super::{ConnectionId, DeliveryId, DiskTrouble};
+use super::{ConnectionId, DeliveryId, DiskTrouble, Keep};
 
 /// Commands that may wait for the writer.
 pub(super) const COMMANDS: usize = 1024;
@@ -30,12 +30,12 @@ pub(super) enum Command {
     },
     Dead {
         connection: ConnectionId,
-        after: Option<DeliveryId>,
+        after: Option<DeadCursor>,
         limit: usize,
         reply: oneshot::Sender<DeadPage>,
     },
     Replay {
-        letters: Vec<DeliveryId>,
+        letters: Vec<DeadLetter>,
         reply: oneshot::Sender<(usize, Result<(), DiskTrouble>)>,
     },
     Status {
@@ -55,12 +55,13 @@ pub(super) enum Command {
         reply: oneshot::Sender<Vec<DeadLetter>>,
     },
     SetMaxBytes(u64),
+    SetKeep(Keep),
     Stop {
         reply: oneshot::Sender<()>,
     },
 }
 
-/// Some dead letters of a connection, in order of acceptance.
+/// Some dead letters of a connection, in the order in which they died.
 #[derive(Clone, Debug, Default)]
 pub struct DeadPage {
     /// The letters.
@@ -68,7 +69,7 @@ pub struct DeadPage {
     /// Whether there are more after them.
     pub more: bool,
     /// How many the connection has.
-    pub total: usize,
+    pub total: u64,
 }
 
 /// The store as a whole.

@@ -42,6 +42,10 @@ pub enum Defect {
     ReplayNotSynced,
     /// A discard leaves no mark.
     DiscardNotMarked,
+    /// A run of scheduled or dead deliveries is not synced before a snapshot relies on it.
+    RunNotSynced,
+    /// A run that is used up is removed before a snapshot without it is durable.
+    RunRemovedFirst,
 }
 
 thread_local! {

@@ -11,8 +11,8 @@
 //!
 //! ```text
 //! kind 16, marks:  names, sealed segments, scheduled deliveries, dead letters (see `marks`)
-//! kind 32, left:   u32 segment, u32 connection, u32 slots, u32 zero, then u64 words: which slots no longer wait for a
-//!                  first attempt
+//! kind 32, over:   u32 segment, u32 connection, u32 slots, u32 zero, then u64 words: which slots are over
+//! kind 34, run:    how much of a run of scheduled deliveries or dead letters counts (see `shelf`)
 //! kind 33, end:    u64 number of records before it
 //! ```
 
@@ -25,10 +25,12 @@ use super::record::{FILE_HEADER, FileKind, Seed, Stamp, encode_record};
 use super::schedule::Scheduled;
 use super::state::{Entries, State};
 
-/// Kind of a record that says which slots have left.
-pub const KIND_LEFT: u8 = 32;
+/// Kind of a record that says which slots are over.
+pub const KIND_OVER: u8 = 32;
 /// Kind of the last record of a snapshot.
 pub const KIND_END: u8 = 33;
+/// Kind of a record that speaks of a run.
+pub const KIND_RUN: u8 = 34;
 
 /// Marks in one record of a snapshot, at the most: keeps the records small.
 const MARKS_BYTES: usize = 1 << 20;
@@ -94,9 +96,10 @@ impl StateLog {
         !self.pending.is_empty()
     }
 
-    /// Whether marks were written and not synced.
+    /// Whether there are marks that a power cut would lose: written and not synced, or, when the log is broken, in memory
+    /// alone.
     pub fn has_unsynced(&self) -> bool {
-        self.unsynced
+        self.unsynced || self.broken
     }
 
     /// Whether a new log and a snapshot are needed: this one is full, or a write or sync failed.
@@ -192,34 +195,34 @@ impl Out {
                 self.mark(&Mark::Sealed { segment: *number, end: segment.end })?;
             }
             for (connection, part) in &segment.parts {
-                self.record(KIND_LEFT, |out| {
+                self.record(KIND_OVER, |out| {
                     out.extend_from_slice(&number.to_le_bytes());
                     out.extend_from_slice(&connection.0.to_le_bytes());
                     out.extend_from_slice(&part.slots.to_le_bytes());
                     out.extend_from_slice(&[0; 4]);
-                    for word in part.left.words() {
+                    let over = if defect!(HandedOutIsDone) { &part.left } else { &part.over };
+                    for word in over.words() {
                         out.extend_from_slice(&word.to_le_bytes());
                     }
                 })?;
             }
         }
-        for scheduled in state.schedule.iter() {
+        for scheduled in state.schedule.in_memory() {
             self.mark(&Mark::Scheduled(*scheduled))?;
+        }
+        for dead in state.dead.in_memory() {
+            self.mark(&Mark::Dead(*dead))?;
         }
         for stream in &state.streams {
             let cancelled =
                 |scheduled: &&Scheduled| stream.cancelled.contains(&Place::from(scheduled.id));
-            let waiting = stream
-                .due
-                .iter()
-                .chain(&stream.replays)
-                .chain(stream.handed.values().filter(|_| !defect!(HandedOutIsDone)));
-            for scheduled in waiting.filter(|scheduled| !cancelled(scheduled)) {
+            let handed = stream.handed.values().filter(|_| !defect!(HandedOutIsDone));
+            for scheduled in handed.filter(|scheduled| !cancelled(scheduled)) {
                 self.mark(&Mark::Scheduled(*scheduled))?;
             }
-            for dead in stream.dead.values() {
-                self.mark(&Mark::Dead(*dead))?;
-            }
+        }
+        for run in state.schedule.run_states().chain(state.dead.run_states()) {
+            self.record(KIND_RUN, |out| run.encode(out))?;
         }
         self.end_marks()?;
         let records = self.records;

@@ -10,7 +10,7 @@
 //! then for each mark: u8 tag, and varints (an age is one)
 //!   1 delivered   segment, connection, slot
 //!   3 scheduled   segment, connection, slot, offset, size, due age, attempts, first attempt's age, u8 lane (1 retry, 2 replay)
-//!   4 dead        segment, connection, slot, offset, size, u8 cause, status, attempts, wall clock of death
+//!   4 dead        segment, connection, slot, offset, size, u8 cause, status, attempts, wall clock and age of death
 //!   5 name        connection, length, UTF-8
 //!   6 sealed      segment, end of its records in bytes
 //!   7 discarded   connection, segment, slot: all of this connection's deliveries before that place that were not over
@@ -20,6 +20,7 @@
 use super::feed::Lane;
 use super::record::{Reader, put_varint};
 use super::schedule::Scheduled;
+use super::shelf::{Item, Key};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 use crate::event::Cause;
@@ -70,8 +71,90 @@ pub struct DeadLetter {
     pub status: u16,
     /// Attempts of the last run.
     pub attempts: u32,
-    /// Wall clock when it died.
+    /// Wall clock when it died, for people.
     pub died_ms: u64,
+    /// Store time when it died: how long it is kept counts from here.
+    pub died: Age,
+}
+
+/// Where a page of a connection's dead letters ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadCursor {
+    /// The connection.
+    pub connection: ConnectionId,
+    pub(super) key: Key,
+}
+
+impl DeadLetter {
+    /// The place behind this one.
+    pub fn cursor(&self) -> DeadCursor {
+        DeadCursor { connection: self.id.connection, key: self.key() }
+    }
+}
+
+impl DeadCursor {
+    /// A text that [`DeadCursor::from_text`] reads back.
+    pub fn to_text(self) -> String {
+        let Key { time, segment, slot } = self.key;
+        format!("{:x}-{time:x}-{segment:x}-{slot:x}", self.connection.0)
+    }
+
+    /// Reads a cursor.
+    pub fn from_text(text: &str) -> Option<DeadCursor> {
+        let mut parts = text.split('-');
+        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+        let connection = ConnectionId(u32::try_from(number()?).ok()?);
+        let time = number()?;
+        let mut small = || u32::try_from(number()?).ok();
+        let key = Key { time, segment: small()?, slot: small()? };
+        parts.next().is_none().then_some(DeadCursor { connection, key })
+    }
+}
+
+impl Item for DeadLetter {
+    const SHELF: u32 = 2;
+
+    fn queue(&self) -> u32 {
+        self.id.connection.0
+    }
+
+    fn key(&self) -> Key {
+        Key { time: self.died.0, segment: self.id.segment, slot: self.id.slot }
+    }
+
+    fn log_order(&self) -> (u32, u32) {
+        (self.id.segment, self.id.offset)
+    }
+
+    fn size(&self) -> u32 {
+        self.size
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.died.0.to_le_bytes());
+        for value in [self.id.segment, self.id.slot, self.id.offset, self.size, self.attempts] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        out.extend_from_slice(&[self.cause as u8, 0]);
+        out.extend_from_slice(&self.status.to_le_bytes());
+        out.extend_from_slice(&self.died_ms.to_le_bytes());
+    }
+
+    fn decode(queue: u32, reader: &mut Reader<'_>) -> Option<DeadLetter> {
+        let died = Age(reader.u64()?);
+        let (segment, slot, offset) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let (size, attempts) = (reader.u32()?, reader.u32()?);
+        let [cause, _, low, high] = reader.u32()?.to_le_bytes();
+        Some(DeadLetter {
+            id: DeliveryId { connection: ConnectionId(queue), segment, slot, offset },
+            size,
+            cause: Cause::from_number(cause).unwrap_or(Cause::Internal),
+            status: u16::from_le_bytes([low, high]),
+            attempts,
+            died_ms: reader.u64()?,
+            died,
+        })
+    }
 }
 
 /// One mark.
@@ -125,6 +208,7 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
             put_varint(out, u64::from(dead.status));
             put_varint(out, u64::from(dead.attempts));
             put_varint(out, dead.died_ms);
+            put_varint(out, dead.died.0);
         }
         Mark::Name(connection, name) => {
             out.push(5);
@@ -190,6 +274,7 @@ pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
                 status: u16::try_from(reader.varint()?).ok()?,
                 attempts: reader.varint32()?,
                 died_ms: reader.varint()?,
+                died: Age(reader.varint()?),
             })
         }
         5 => {
@@ -272,7 +357,15 @@ mod tests {
             (any_id(), 1u8..28, any::<u16>(), any::<u64>()).prop_map(
                 |(id, cause, status, died_ms)| {
                     let cause = Cause::from_number(cause).unwrap();
-                    Mark::Dead(DeadLetter { id, size: 9, cause, status, attempts: 3, died_ms })
+                    Mark::Dead(DeadLetter {
+                        id,
+                        size: 9,
+                        cause,
+                        status,
+                        attempts: 3,
+                        died_ms,
+                        died: Age(died_ms / 3),
+                    })
                 }
             ),
             (any::<u32>(), ".{0,20}").prop_map(|(id, name)| Mark::Name(ConnectionId(id), name)),

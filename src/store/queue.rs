@@ -53,6 +53,12 @@ impl QueueCounters {
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Gives the room of `deliveries` of `bytes` together back.
+    pub(super) fn give_back_all(&self, deliveries: u64, bytes: u64) {
+        self.live.fetch_sub(deliveries, Ordering::Relaxed);
+        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Gives the room of one delivery of `bytes` back.
     pub fn give_back(&self, bytes: u64) {
         self.live.fetch_sub(1, Ordering::Relaxed);

@@ -79,6 +79,8 @@ pub enum FileKind {
     Index = 4,
     /// Idempotency keys of segments that were given back.
     Keys = 5,
+    /// Scheduled deliveries or dead letters that are not in memory.
+    Run = 6,
 }
 
 /// The first 64 bytes of a file.

@@ -9,18 +9,20 @@ use std::io;
 
 use super::bits::Bits;
 use super::disk::Disk;
+use super::feed::Lane;
 use super::file::{
-    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, new_header, scan,
-    segment_name, snapshot_name,
+    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, new_header,
+    run_name, scan, segment_name, snapshot_name,
 };
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
-use super::log::{KIND_END, KIND_LEFT};
+use super::log::{KIND_END, KIND_OVER, KIND_RUN};
 use super::marks::{DeadLetter, KIND_MARKS, Mark, Place, TimeStamp, decode_mark, decode_stamp};
 use super::reader::Files;
 use super::record::{FileKind, HeaderError, Reader, Record};
-use super::schedule::Scheduled;
+use super::schedule::{self, Scheduled};
 use super::segment_index::SegmentIndex;
+use super::shelf::{Found, Item, RunState, Shelf, ShelfLimits};
 use super::state::{Entries, Part, Segment, State};
 use super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, QUARANTINE, spare_name};
 use crate::clock::Age;
@@ -34,6 +36,7 @@ pub(super) struct Recovered {
     pub(super) log_number: u32,
     pub(super) next_segment: u32,
     pub(super) next_cold: u32,
+    pub(super) next_run: u32,
     pub(super) spares: Vec<u32>,
     /// Segments that nothing needs.
     pub(super) drained: Vec<u32>,
@@ -53,9 +56,16 @@ pub(super) struct Recovered {
 #[derive(Debug, Default)]
 struct Marked {
     names: BTreeMap<ConnectionId, String>,
-    left: HashMap<(u32, ConnectionId), Bits>,
-    scheduled: BTreeMap<Place, Scheduled>,
-    dead: BTreeMap<Place, DeadLetter>,
+    /// What is over.
+    over: HashMap<(u32, ConnectionId), Bits>,
+    /// What waits for a time or is dead, by marks.
+    latest: HashMap<Place, Latest>,
+    /// The runs that the snapshot speaks of.
+    runs: Vec<RunState>,
+    /// Connections whose scheduled deliveries in runs were cancelled.
+    cancelled: HashSet<ConnectionId>,
+    /// What is on a shelf, by marks or in runs.
+    shelved: HashMap<(u32, ConnectionId), Bits>,
     /// Slots that the snapshot's bits speak of.
     covered: HashMap<(u32, ConnectionId), u32>,
     /// Deliveries in cold segments that wait for their first attempt, by marks after the snapshot.
@@ -63,16 +73,31 @@ struct Marked {
     sealed: BTreeMap<u32, u64>,
     /// Per connection, the place before which all is cancelled.
     discarded: HashMap<ConnectionId, (u32, u32)>,
+    /// The same for cold segments: their slots before which all is cancelled.
+    discarded_cold: HashMap<(u32, ConnectionId), u32>,
     stamp: TimeStamp,
+}
+
+/// The last that a mark said of a delivery that is not over.
+#[derive(Clone, Copy, Debug)]
+enum Latest {
+    Scheduled(Scheduled),
+    Dead(DeadLetter),
 }
 
 /// Reads the store.
 ///
 /// # Errors
 /// [`OpenError`]: an unknown version, or a disk that cannot be read.
-pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, OpenError> {
+pub(super) fn recover(
+    disk: &dyn Disk,
+    max_keys: usize,
+    shelf: ShelfLimits,
+) -> Result<Recovered, OpenError> {
     let listed = Listed::new(disk)?;
+    let state = State { schedule: Shelf::new(shelf), dead: Shelf::new(shelf), ..State::default() };
     let mut recovered = Recovered {
+        state,
         spares: listed.spares.clone(),
         keys: Newest::new(max_keys),
         ..Recovered::default()
@@ -84,13 +109,16 @@ pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, Ope
         listed.segments.iter().partition(|number| **number < FIRST_HOT);
     recovered.next_segment = hot.last().map_or(FIRST_HOT, |last| last.saturating_add(1));
     recovered.next_cold = cold.last().map_or(1, |last| last.saturating_add(1));
+    recovered.next_run = listed.runs.last().map_or(1, |last| last.saturating_add(1));
     register_names(&mut recovered.state, &marked.names);
     read_key_logs(disk, &listed, &mut recovered)?;
+    fill_shelves(disk, &mut marked, &mut recovered)?;
+    remove_other_runs(disk, &listed, &marked);
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
     }
     recovered.last_age = recovered.last_age.max(recovered.keys.latest().unwrap_or_default());
-    place_marked(&mut marked, &mut recovered);
+    count_shelves(&mut recovered)?;
     count_live(&mut recovered);
     Ok(recovered)
 }
@@ -115,6 +143,7 @@ struct Listed {
     snapshots: Vec<u32>,
     spares: Vec<u32>,
     key_logs: Vec<u32>,
+    runs: Vec<u32>,
 }
 
 impl Listed {
@@ -129,6 +158,7 @@ impl Listed {
                 Named::Snapshot(number) => listed.snapshots.push(number),
                 Named::Spare(number) => listed.spares.push(number),
                 Named::KeyLog(number) => listed.key_logs.push(number),
+                Named::Run(number) => listed.runs.push(number),
                 Named::Temporary => drop(disk.remove(&name)),
                 Named::Own => {}
                 Named::Foreign => tracing::warn!(
@@ -143,6 +173,7 @@ impl Listed {
             &mut listed.snapshots,
             &mut listed.spares,
             &mut listed.key_logs,
+            &mut listed.runs,
         ] {
             list.sort_unstable();
         }
@@ -343,12 +374,13 @@ impl Marked {
                     self.apply(mark);
                 }
             }
-            KIND_LEFT => self.apply_left(&mut reader),
+            KIND_OVER => self.apply_over(&mut reader),
+            KIND_RUN => self.runs.extend(RunState::decode(&mut reader)),
             _ => {}
         }
     }
 
-    fn apply_left(&mut self, reader: &mut Reader<'_>) {
+    fn apply_over(&mut self, reader: &mut Reader<'_>) {
         let (Some(segment), Some(connection)) = (reader.u32(), reader.u32()) else {
             return;
         };
@@ -357,7 +389,7 @@ impl Marked {
         };
         self.covered.insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
-        self.left.insert((segment, ConnectionId(connection)), Bits::from_words(words));
+        self.over.insert((segment, ConnectionId(connection)), Bits::from_words(words));
     }
 
     fn apply(&mut self, mark: Mark) {
@@ -368,47 +400,144 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
-            Mark::Delivered(place) => {
-                self.leave(place);
-            }
+            Mark::Delivered(place) => self.end(place),
             Mark::Scheduled(scheduled) => {
-                let place = Place::from(scheduled.id);
-                self.leave(place);
-                self.scheduled.insert(place, scheduled);
+                self.shelve(scheduled.id.into(), Latest::Scheduled(scheduled));
             }
-            Mark::Dead(dead) => {
-                let place = Place::from(dead.id);
-                self.leave(place);
-                self.dead.insert(place, dead);
-            }
+            Mark::Dead(dead) => self.shelve(dead.id.into(), Latest::Dead(dead)),
             Mark::Discarded(end) => self.discard(end),
             Mark::Moved { from, to } => {
-                self.leave(from);
+                self.end(from);
                 self.moved.insert(Place::from(to));
             }
         }
     }
 
     /// The last mark of a delivery is all that counts: forget the earlier ones.
-    fn leave(&mut self, place: Place) {
-        self.scheduled.remove(&place);
-        self.dead.remove(&place);
+    fn end(&mut self, place: Place) {
+        self.latest.remove(&place);
         self.moved.remove(&place);
-        self.left.entry((place.segment, place.connection)).or_default().insert(place.slot);
+        self.over.entry((place.segment, place.connection)).or_default().insert(place.slot);
+    }
+
+    fn shelve(&mut self, place: Place, latest: Latest) {
+        self.moved.remove(&place);
+        if let Some(over) = self.over.get_mut(&(place.segment, place.connection)) {
+            over.remove(place.slot);
+        }
+        self.latest.insert(place, latest);
     }
 
     /// What is in cold segments at this point of the log is cancelled at once: later ones may be moved there.
     fn discard(&mut self, end: Place) {
         self.discarded.insert(end.connection, (end.segment, end.slot));
-        self.scheduled.retain(|place, _| {
-            place.connection != end.connection
-                || (place.segment, place.slot) >= (end.segment, end.slot)
-        });
-        self.moved.retain(|place| place.connection != end.connection);
-        for ((segment, connection), slots) in &self.covered {
-            if *connection == end.connection && *segment < FIRST_HOT {
-                self.left.entry((*segment, *connection)).or_default().insert_below(*slots);
+        self.cancelled.insert(end.connection);
+        let mut ended = Vec::new();
+        self.latest.retain(|place, latest| {
+            let cancelled = place.connection == end.connection
+                && matches!(latest, Latest::Scheduled(_))
+                && (place.segment, place.slot) < (end.segment, end.slot);
+            if cancelled {
+                ended.push(*place);
             }
+            !cancelled
+        });
+        ended.into_iter().for_each(|place| self.end(place));
+        self.moved.retain(|place| place.connection != end.connection);
+        let cold = self.covered.iter().filter(|((segment, connection), _)| {
+            *connection == end.connection && *segment < FIRST_HOT
+        });
+        self.discarded_cold.extend(cold);
+    }
+
+    /// Whether a run's entry is what counts: no mark after the snapshot speaks of its delivery.
+    fn is_current(&self, place: Place) -> bool {
+        !self.latest.contains_key(&place)
+            && !self
+                .over
+                .get(&(place.segment, place.connection))
+                .is_some_and(|over| over.contains(place.slot))
+    }
+}
+
+fn note(shelved: &mut HashMap<(u32, ConnectionId), Bits>, place: Place) {
+    shelved.entry((place.segment, place.connection)).or_default().insert(place.slot);
+}
+
+/// Puts what is scheduled or dead on its shelf.
+fn fill_shelves(
+    disk: &dyn Disk,
+    marked: &mut Marked,
+    recovered: &mut Recovered,
+) -> Result<(), OpenError> {
+    let mut shelved = HashMap::new();
+    let state = &mut recovered.state;
+    let mut damaged = 0;
+    for run in &marked.runs {
+        let mut keep = |place: Place, cancelled: bool| {
+            let current = !cancelled && marked.is_current(place);
+            if current {
+                note(&mut shelved, place);
+            }
+            current
+        };
+        let found = if run.shelf == Scheduled::SHELF {
+            let cancelled = |id: ConnectionId| marked.cancelled.contains(&id);
+            state.schedule.reopen(disk, run, |scheduled: &Scheduled| {
+                keep(scheduled.id.into(), cancelled(scheduled.id.connection))
+            })
+        } else {
+            state.dead.reopen(disk, run, |dead: &DeadLetter| keep(dead.id.into(), false))
+        };
+        damaged += damage_of(disk, run.number, found)?;
+    }
+    for (place, latest) in std::mem::take(&mut marked.latest) {
+        note(&mut shelved, place);
+        match latest {
+            Latest::Scheduled(scheduled) => drop(state.schedule.insert(scheduled)),
+            Latest::Dead(dead) => drop(state.dead.insert(dead)),
+        }
+    }
+    marked.shelved = shelved;
+    recovered.corrupt += damaged;
+    Ok(())
+}
+
+/// Damaged places of a run; what cannot be used is set aside. Its deliveries wait for a first attempt again.
+fn damage_of(
+    disk: &dyn Disk,
+    number: u32,
+    found: Result<Found, FileError>,
+) -> Result<u64, OpenError> {
+    let name = run_name(number);
+    let unusable = Found { unusable: true, ..Found::default() };
+    let found = match found {
+        Err(FileError::Header(HeaderError::UnknownVersion(version))) => {
+            return Err(OpenError::UnknownVersion { file: name, version });
+        }
+        Err(FileError::Header(HeaderError::Damaged)) => unusable,
+        Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => unusable,
+        Err(FileError::Io(error)) => return Err(OpenError::Io("read a run", error)),
+        Ok(found) => found,
+    };
+    if found == Found::default() {
+        return Ok(0);
+    }
+    tracing::error!(
+        file = name,
+        "A file of scheduled or dead deliveries is damaged; those it held are tried again at once."
+    );
+    if found.unusable {
+        quarantine(disk, &name);
+    }
+    Ok(found.damaged.max(1))
+}
+
+/// Runs that the snapshot does not speak of: what they held is in the log.
+fn remove_other_runs(disk: &dyn Disk, listed: &Listed, marked: &Marked) {
+    for number in &listed.runs {
+        if !marked.runs.iter().any(|run| run.number == *number) {
+            let _ = disk.remove(&run_name(*number));
         }
     }
 }
@@ -475,10 +604,9 @@ fn recover_segment(
     segment.newest_key = index.keys.iter().map(KeyRecord::age).max();
     index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
-    note_born_dead(number, &index, marked);
+    note_born_dead(number, &index, marked, &mut recovered.state);
     for (connection, entries) in &index.entries {
-        let left = marked.left.remove(&(number, *connection)).unwrap_or_default();
-        let part = recover_part(*connection, number, entries, left, marked, &mut recovered.state);
+        let part = recover_part(*connection, number, entries, marked, &mut recovered.state);
         segment.parts.insert(*connection, part);
     }
     if let Entries::File(index, _) = &entries {
@@ -520,32 +648,42 @@ fn recover_part(
     connection: ConnectionId,
     number: u32,
     entries: &[super::segment_index::Entry],
-    mut left: Bits,
-    marked: &Marked,
+    marked: &mut Marked,
     state: &mut State,
 ) -> Part {
+    let mut over = marked.over.remove(&(number, connection)).unwrap_or_default();
+    let shelved = marked.shelved.remove(&(number, connection)).unwrap_or_default();
     let slots = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let end = |over: &mut Bits, slot| {
+        if !shelved.contains(slot) {
+            over.insert(slot);
+        }
+    };
     if number < FIRST_HOT {
         // A delivery is in a cold segment only if a mark, or the snapshot, says so.
         let covered = marked.covered.get(&(number, connection)).copied().unwrap_or(0);
         let moved =
             |slot: &u32| marked.moved.contains(&Place { segment: number, connection, slot: *slot });
-        for slot in (covered..slots).filter(|slot| !moved(slot)) {
-            left.insert(slot);
-        }
+        (covered..slots).filter(|slot| !moved(slot)).for_each(|slot| end(&mut over, slot));
+        let below = marked.discarded_cold.get(&(number, connection)).copied().unwrap_or(0);
+        (0..below.min(slots)).for_each(|slot| end(&mut over, slot));
     } else if let Some((segment, slot)) = marked.discarded.get(&connection) {
         let below = match number.cmp(segment) {
             std::cmp::Ordering::Less => slots,
             std::cmp::Ordering::Equal => slots.min(*slot),
             std::cmp::Ordering::Greater => 0,
         };
-        left.insert_below(below);
+        (0..below).for_each(|slot| end(&mut over, slot));
     }
+    let mut left = over.clone();
     let (mut waiting, mut bytes) = (0u64, 0u64);
     for (slot, entry) in (0..slots).zip(entries) {
-        if entry.size == 0 {
+        if shelved.contains(slot) {
+            left.insert(slot);
+        } else if entry.size == 0 {
             // Its record did not validate; the damage was counted where it was found.
             left.insert(slot);
+            over.insert(slot);
         } else if !left.contains(slot) {
             waiting += 1;
             bytes += u64::from(entry.size);
@@ -555,54 +693,55 @@ fn recover_part(
         stream.waiting += waiting;
         stream.counters.recover(waiting, bytes);
     }
-    Part { slots, left }
+    Part { slots, left, over }
 }
 
-/// Deliveries that were dead from the start, unless a mark says what became of them later.
-fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked) {
+/// Deliveries that were dead from the start, unless a mark or the snapshot says what became of them later.
+fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked, state: &mut State) {
     let died_ms = index.times.map_or(0, |(first, _)| first);
     for (connection, slot, cause) in &index.born_dead {
+        let place = Place { segment: number, connection: *connection, slot: *slot };
+        let has = |bits: &HashMap<_, Bits>| {
+            bits.get(&(number, *connection)).is_some_and(|bits| bits.contains(*slot))
+        };
         let entry = index.entries.get(connection).and_then(|entries| entries.get(*slot as usize));
         let Some(entry) = entry.filter(|entry| entry.size > 0) else {
             continue;
         };
-        if marked.left.entry((number, *connection)).or_default().insert(*slot) {
+        if !has(&marked.over) && !has(&marked.shelved) {
             let id = DeliveryId {
                 connection: *connection,
                 segment: number,
                 slot: *slot,
                 offset: entry.offset,
             };
-            let dead =
-                DeadLetter { id, size: entry.size, cause: *cause, status: 0, attempts: 0, died_ms };
-            marked.dead.insert(Place::from(id), dead);
+            let died = marked.stamp.age;
+            let dead = DeadLetter {
+                id,
+                size: entry.size,
+                cause: *cause,
+                status: 0,
+                attempts: 0,
+                died_ms,
+                died,
+            };
+            state.dead.insert(dead);
+            note(&mut marked.shelved, place);
         }
     }
 }
 
-/// Puts what is scheduled or dead into its stream, if its segment is there.
-fn place_marked(marked: &mut Marked, recovered: &mut Recovered) {
+/// Counts what stands on the shelves, and drops what is of segments that are gone.
+fn count_shelves(recovered: &mut Recovered) -> Result<(), OpenError> {
     let state = &mut recovered.state;
-    let mut lost = 0u64;
-    let mut keep = |state: &mut State, place: Place| {
-        let there = state.part(place).is_some_and(|(part, _)| place.slot < part.slots);
-        lost += u64::from(!there);
-        there
-    };
-    for (place, scheduled) in std::mem::take(&mut marked.scheduled) {
-        if keep(state, place)
-            && let Some(stream) = state.stream(place.connection)
-        {
-            stream.counters.recover(1, u64::from(scheduled.size));
-            stream.counters.scheduled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            state.schedule.insert(scheduled);
-        }
-    }
-    for (place, dead) in std::mem::take(&mut marked.dead) {
-        if keep(state, place)
-            && let Some(stream) = state.stream(place.connection)
-        {
-            stream.dead.insert((place.segment, place.slot), dead);
+    let io = |error| OpenError::Io("read a run", error);
+    let mut lost = 0;
+    lost += drop_lost(&mut state.schedule, &state.segments).map_err(io)?;
+    lost += drop_lost(&mut state.dead, &state.segments).map_err(io)?;
+    for stream in &state.streams {
+        for lane in [Lane::Retry, Lane::Replay] {
+            let queue = schedule::queue(stream.id, lane);
+            stream.counters.recover(state.schedule.count(queue), state.schedule.bytes(queue));
         }
     }
     if lost > 0 {
@@ -612,30 +751,36 @@ fn place_marked(marked: &mut Marked, recovered: &mut Recovered) {
             "Deliveries were waiting or dead in segments that are gone; they are lost."
         );
     }
+    Ok(())
+}
+
+fn drop_lost<T: Item>(shelf: &mut Shelf<T>, segments: &BTreeMap<u32, Segment>) -> io::Result<u64> {
+    if shelf.segments().all(|segment| segments.contains_key(&segment)) {
+        return Ok(0);
+    }
+    let mut lost = Vec::new();
+    shelf.look(None, None, |item, spot| {
+        if !segments.contains_key(&item.key().segment) {
+            lost.push((*item, spot));
+        }
+    })?;
+    Ok(lost.iter().filter(|(item, spot)| shelf.remove_at(item, *spot)).count() as u64)
 }
 
 /// Counts what keeps each segment; segments that nothing needs are given back.
 fn count_live(recovered: &mut Recovered) {
     let state = &mut recovered.state;
-    let mut live: HashMap<u32, u64> = HashMap::new();
-    for scheduled in state.schedule.iter() {
-        *live.entry(scheduled.id.segment).or_default() += 1;
-    }
-    for stream in &state.streams {
-        stream.publish();
-        for (segment, _) in stream.dead.keys() {
-            *live.entry(*segment).or_default() += 1;
-        }
-    }
     for (number, segment) in &mut state.segments {
-        let waiting: u64 = segment
+        segment.live = segment
             .parts
             .values()
-            .map(|part| u64::from(part.slots) - part.left.count_below(part.slots))
+            .map(|part| u64::from(part.slots) - part.over.count_below(part.slots))
             .sum();
-        segment.live = waiting + live.get(number).copied().unwrap_or(0);
         if segment.live == 0 {
             recovered.drained.push(*number);
         }
+    }
+    for number in 0..state.streams.len() {
+        state.publish(ConnectionId(u32::try_from(number).unwrap_or(u32::MAX)));
     }
 }

@@ -1,11 +1,9 @@
-//! Deliveries that wait for a time. The near ones are in a heap, exact to the millisecond; the far ones in coarse
-//! buckets of 8 s, 48 bytes each and never touched until their bucket comes near.
+//! Deliveries that wait for a time, or whose time has come and that wait for their connection: all but first attempts.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-
-use super::DeliveryId;
 use super::feed::Lane;
+use super::record::Reader;
+use super::shelf::{Item, Key};
+use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 
 /// A delivery that waits for a time, or whose time has come and that waits for its connection.
@@ -25,137 +23,54 @@ pub struct Scheduled {
     pub lane: Lane,
 }
 
-/// Width of a bucket: 2^13 ms.
-const BUCKET_SHIFT: u32 = 13;
-
-/// All that waits for a time.
-#[derive(Debug, Default)]
-pub struct Schedule {
-    near: BinaryHeap<Reverse<Scheduled>>,
-    far: BTreeMap<u64, Vec<Scheduled>>,
-    /// Buckets before this one are in the heap.
-    horizon: u64,
+/// The queue of a connection's lane on the schedule: retries and replays do not wait for each other.
+pub fn queue(connection: ConnectionId, lane: Lane) -> u32 {
+    connection.0.wrapping_mul(2) + u32::from(lane == Lane::Replay)
 }
 
-impl Schedule {
-    /// Adds one.
-    pub fn insert(&mut self, scheduled: Scheduled) {
-        let bucket = scheduled.due.0 >> BUCKET_SHIFT;
-        if bucket < self.horizon {
-            self.near.push(Reverse(scheduled));
-        } else {
-            self.far.entry(bucket).or_default().push(scheduled);
-        }
-    }
-
-    /// Takes the next one that is due.
-    pub fn pop_due(&mut self, now: Age) -> Option<Scheduled> {
-        self.advance(now);
-        if self.near.peek()?.0.due > now {
-            return None;
-        }
-        self.near.pop().map(|Reverse(scheduled)| scheduled)
-    }
-
-    /// When to look again.
-    pub fn next_due(&self) -> Option<Age> {
-        let near = self.near.peek().map(|Reverse(scheduled)| scheduled.due);
-        let far = self.far.keys().next().map(|bucket| Age(bucket << BUCKET_SHIFT));
-        near.into_iter().chain(far).min()
-    }
-
-    /// Takes out all that `matches`.
-    pub fn remove_where(&mut self, matches: impl Fn(&Scheduled) -> bool) -> Vec<Scheduled> {
-        let mut removed = Vec::new();
-        let mut keep = |scheduled: &Scheduled| {
-            let matched = matches(scheduled);
-            if matched {
-                removed.push(*scheduled);
-            }
-            !matched
-        };
-        self.near.retain(|Reverse(scheduled)| keep(scheduled));
-        for bucket in self.far.values_mut() {
-            bucket.retain(&mut keep);
-        }
-        self.far.retain(|_, bucket| !bucket.is_empty());
-        removed
-    }
-
-    /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Scheduled> {
-        self.near.iter().map(|Reverse(scheduled)| scheduled).chain(self.far.values().flatten())
-    }
-
-    /// Moves the bucket that `now` is in, and the next, to the heap.
-    fn advance(&mut self, now: Age) {
-        let horizon = (now.0 >> BUCKET_SHIFT) + 2;
-        if horizon <= self.horizon {
-            return;
-        }
-        self.horizon = horizon;
-        while let Some(entry) = self.far.first_entry() {
-            if *entry.key() >= horizon {
-                break;
-            }
-            self.near.extend(entry.remove().into_iter().map(Reverse));
-        }
-    }
+/// The connection that a queue of the schedule is of.
+pub fn connection(queue: u32) -> ConnectionId {
+    ConnectionId(queue / 2)
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+impl Item for Scheduled {
+    const SHELF: u32 = 1;
 
-    use super::*;
-    use crate::store::ConnectionId;
-
-    fn scheduled(due: u64, slot: u32) -> Scheduled {
-        let id = DeliveryId { connection: ConnectionId(slot % 3), segment: 1, slot, offset: 8 };
-        Scheduled {
-            due: Age(due),
-            id,
-            size: 1,
-            attempts: 1,
-            first_attempt: Age(0),
-            lane: Lane::Retry,
-        }
+    fn queue(&self) -> u32 {
+        queue(self.id.connection, self.lane)
     }
 
-    #[test]
-    fn next_due_is_never_late() {
-        let mut schedule = Schedule::default();
-        schedule.insert(scheduled(100_000, 0));
-        assert!(schedule.next_due().unwrap() <= Age(100_000));
-        assert_eq!(schedule.pop_due(Age(99_999)), None);
-        assert_eq!(schedule.next_due(), Some(Age(100_000)));
-        assert!(schedule.pop_due(Age(100_000)).is_some());
-        assert_eq!(schedule.next_due(), None);
+    fn key(&self) -> Key {
+        Key { time: self.due.0, segment: self.id.segment, slot: self.id.slot }
     }
 
-    proptest! {
-        #[test]
-        fn all_come_when_due_in_order(dues in proptest::collection::vec(0u64..200_000, 0..100), steps in proptest::collection::vec(1u64..30_000, 1..40)) {
-            let mut schedule = Schedule::default();
-            for (slot, due) in dues.iter().enumerate() {
-                schedule.insert(scheduled(*due, u32::try_from(slot).unwrap()));
-            }
-            let mut expected = dues.clone();
-            expected.sort_unstable();
-            let mut came = Vec::new();
-            let mut now = 0;
-            for step in steps {
-                now += step;
-                while let Some(next) = schedule.pop_due(Age(now)) {
-                    prop_assert!(next.due.0 <= now);
-                    came.push(next.due.0);
-                }
-                prop_assert!(schedule.next_due().is_none_or(|due| schedule.iter().all(|s| s.due >= due)));
-                prop_assert_eq!(came.len(), expected.iter().filter(|due| **due <= now).count());
-            }
-            prop_assert_eq!(&came[..], &expected[..came.len()]);
-            let rest = schedule.remove_where(|s| s.id.connection == ConnectionId(1)).len();
-            prop_assert_eq!(schedule.iter().count() + rest + came.len(), dues.len());
+    fn log_order(&self) -> (u32, u32) {
+        (self.id.segment, self.id.offset)
+    }
+
+    fn size(&self) -> u32 {
+        self.size
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.due.0.to_le_bytes());
+        for value in [self.id.segment, self.id.slot, self.id.offset, self.size, self.attempts, 0] {
+            out.extend_from_slice(&value.to_le_bytes());
         }
+        out.extend_from_slice(&self.first_attempt.0.to_le_bytes());
+    }
+
+    fn decode(queue: u32, reader: &mut Reader<'_>) -> Option<Scheduled> {
+        let due = Age(reader.u64()?);
+        let (segment, slot, offset) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let (size, attempts, _) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        Some(Scheduled {
+            due,
+            id: DeliveryId { connection: connection(queue), segment, slot, offset },
+            size,
+            attempts,
+            first_attempt: Age(reader.u64()?),
+            lane: if queue % 2 == 1 { Lane::Replay } else { Lane::Retry },
+        })
     }
 }

@@ -1,15 +1,18 @@
 //! What is known of every delivery: the part of the store that lives in memory.
 //!
-//! Its size follows the configuration and the number of segments, not the payload: one bit per delivery, and an entry
-//! only for those that wait for a time or are dead.
+//! Its size follows the configuration and the number of segments, not the payload: two bits per delivery, and a bounded
+//! part of those that wait for a time or are dead (see [`shelf`](super::shelf)).
 //!
 //! A delivery is in exactly one of these places:
 //!
 //! * **waiting** for its first attempt: its bit in [`Part::left`] is not set; in order, from [`Stream::cursor`] on;
 //! * **handed out** to the egress: a first attempt (bit not set, before the cursor) or a later one ([`Stream::handed`]);
-//! * **scheduled**: in [`State::schedule`], or in [`Stream::due`] when its time has come;
-//! * **dead**: in [`Stream::dead`];
-//! * **over**: its bit is set and it is in none of the others.
+//! * **scheduled**, its time come or not: in [`State::schedule`];
+//! * **dead**: in [`State::dead`];
+//! * **over**: its bit in [`Part::over`] is set.
+//!
+//! A snapshot has the bits of what is over, so that a delivery which is found on no shelf at a start, whatever the reason,
+//! is one that waits.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
@@ -22,8 +25,9 @@ use super::file::StoreFile;
 use super::marks::{DeadLetter, Place};
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
-use super::schedule::{Schedule, Scheduled};
+use super::schedule::{self, Scheduled};
 use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
+use super::shelf::Shelf;
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 
@@ -36,8 +40,10 @@ pub struct State {
     pub streams: Vec<Stream>,
     /// Ids by name.
     pub names: HashMap<String, ConnectionId>,
-    /// What waits for a time.
-    pub schedule: Schedule,
+    /// What waits for a time or, its time come, for its connection.
+    pub schedule: Shelf<Scheduled>,
+    /// Dead letters.
+    pub dead: Shelf<DeadLetter>,
 }
 
 /// One segment.
@@ -81,6 +87,8 @@ pub struct Part {
     pub slots: u32,
     /// Which ones no longer wait for their first attempt.
     pub left: Bits,
+    /// Which ones of them are over.
+    pub over: Bits,
 }
 
 /// One connection's deliveries in all segments.
@@ -106,16 +114,10 @@ pub struct Stream {
     pub touched: bool,
     /// Later attempts handed out.
     pub handed: HashMap<Place, Scheduled>,
-    /// Retries whose time has come.
-    pub due: VecDeque<Scheduled>,
-    /// Replays that wait.
-    pub replays: VecDeque<Scheduled>,
     /// Later attempts handed out whose delivery was cancelled meanwhile.
     pub cancelled: HashSet<Place>,
     /// First attempts that the egress gave back.
     pub returned: VecDeque<Delivery>,
-    /// Dead letters by place.
-    pub dead: BTreeMap<(u32, u32), DeadLetter>,
 }
 
 impl State {
@@ -146,11 +148,29 @@ impl State {
         self.part(place).is_some_and(|(part, _)| part.left.insert(place.slot))
     }
 
-    /// Notes that nothing of a delivery needs its record any more.
+    /// Notes that a delivery is over: nothing of it needs its record any more.
     pub fn end(&mut self, place: Place) {
-        if let Some((_, live)) = self.part(place) {
+        if let Some((part, live)) = self.part(place)
+            && place.slot < part.slots
+            && part.over.insert(place.slot)
+        {
             *live = live.saturating_sub(1);
         }
+    }
+
+    /// Brings a connection's gauges up to date.
+    pub fn publish(&self, id: ConnectionId) {
+        let Some(stream) = self.streams.get(id.0 as usize) else {
+            return;
+        };
+        let waits = |lane| {
+            let queue = schedule::queue(id, lane);
+            self.schedule.count(queue).saturating_sub(self.schedule.ripe(queue))
+        };
+        stream.publish();
+        let counters = &stream.counters;
+        counters.scheduled.store(waits(Lane::Retry) + waits(Lane::Replay), Ordering::Relaxed);
+        counters.dead.store(self.dead.count(id.0), Ordering::Relaxed);
     }
 
     /// The next deliveries of a connection that wait for their first attempt, at most `room`, from its cursor on; moves
@@ -288,11 +308,8 @@ impl Stream {
             out: [0; 3],
             touched: false,
             handed: HashMap::new(),
-            due: VecDeque::new(),
-            replays: VecDeque::new(),
             cancelled: HashSet::new(),
             returned: VecDeque::new(),
-            dead: BTreeMap::new(),
         }
     }
 
@@ -331,10 +348,9 @@ impl Stream {
         slot
     }
 
-    /// Brings the shared gauges up to date.
+    /// Brings the gauge of what is handed out up to date.
     pub fn publish(&self) {
         let handed: usize = self.out.iter().sum();
         self.counters.handed_out.store(handed as u64, Ordering::Relaxed);
-        self.counters.dead.store(self.dead.len() as u64, Ordering::Relaxed);
     }
 }

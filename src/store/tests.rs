@@ -15,10 +15,11 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod damage;
 mod defects;
+mod expiry;
 mod keys;
 mod known;
 mod model;
-mod model_disk;
+pub(super) mod model_disk;
 mod sweep;
 mod world;
 
@@ -43,6 +44,12 @@ const MIB: u64 = 1 << 20;
 
 const KEY_LIMITS: KeyLimits = KeyLimits { window: Duration::from_secs(3600), max_keys: 1000 };
 
+/// Nothing is kept of what was delivered.
+const KEEP: Keep = {
+    let some = Limit { age: Duration::from_secs(14 * 86_400), bytes: MIB };
+    Keep { delivered: Limit { age: Duration::ZERO, bytes: MIB }, dead: some, attempts: some }
+};
+
 fn options(seed: u64) -> Options {
     Options {
         segment_bytes: MIB,
@@ -51,6 +58,8 @@ fn options(seed: u64) -> Options {
         lanes: 1,
         feeds: 1,
         keys: KEY_LIMITS,
+        shelf: ShelfLimits { items: 4, block_items: 2 },
+        keep: KEEP,
         seed,
     }
 }
@@ -333,7 +342,7 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     let page = rig.dead(id);
     let causes: Vec<_> = page.letters.iter().map(|dead| (dead.cause, dead.status)).collect();
     assert_eq!(causes, [(Cause::HttpStatus, 400), (Cause::QueueFull, 0)]);
-    let letters = page.letters.iter().map(|dead| dead.id).collect();
+    let letters = page.letters.clone();
     assert_eq!(rig.ask(|reply| Command::Replay { letters, reply }), (2, Ok(())));
     assert_eq!(rig.dead(id).total, 0);
     assert_eq!(queue.live.load(Ordering::Relaxed), 2);

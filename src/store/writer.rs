@@ -9,6 +9,7 @@
 
 mod commit;
 mod compact;
+mod expire;
 mod hand_out;
 mod keep;
 mod keys;
@@ -33,10 +34,10 @@ use super::keys::Floor;
 use super::log::{StateLog, write_snapshot};
 use super::marks::TimeStamp;
 use super::reader::Files;
-use super::recovery::{self, Recovered};
+use super::recovery::Recovered;
 use super::state::State;
 use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
-use crate::clock::{Clock, millis};
+use crate::clock::{Age, Clock, millis};
 use crate::event::Event;
 
 /// The least time between the starts of two commits while events keep coming.
@@ -73,6 +74,10 @@ pub(super) struct Writer {
     pub(super) active: Option<Active>,
     /// The segment that survivors of old ones are moved to.
     pub(super) cold: Option<Active>,
+    /// The segment whose survivors are being moved.
+    pub(super) moving: Option<compact::Moving>,
+    /// The number of the next run.
+    pub(super) next_run: u32,
     /// Why there is none that can take events.
     pub(super) trouble: Option<Trouble>,
     /// Numbers of files that wait to be written over.
@@ -126,6 +131,12 @@ pub(super) struct Times {
     pub(super) keys_retry: Duration,
     /// When to try again to give segments back.
     pub(super) give_back: Duration,
+    /// When to try again to write a run.
+    pub(super) spill: Duration,
+    /// When to look for dead letters that were kept long enough.
+    pub(super) next_expiry: Option<Duration>,
+    /// When to try again after some could not be read.
+    pub(super) expiry_retry: Duration,
 }
 
 /// Memory used again at each turn.
@@ -230,6 +241,8 @@ impl Writer {
             next_cold: recovered.next_cold,
             active: None,
             cold: None,
+            moving: None,
+            next_run: recovered.next_run,
             trouble: None,
             spares: recovered.spares,
             hot,
@@ -248,6 +261,9 @@ impl Writer {
     }
 
     fn start(&mut self, log_number: u32) -> Result<(), OpenError> {
+        self.times.next_expiry = Some(Duration::ZERO);
+        // What a full disk keeps in memory is tried again later.
+        self.spill(Duration::ZERO);
         let stamp = self.time_stamp();
         let nonce = self.rng.u64(..);
         let write = || write_snapshot(&*self.disk, &self.state, log_number, nonce, stamp);
@@ -258,7 +274,7 @@ impl Writer {
             let _ = self.disk.remove(&log_name(log_number));
             return Err(OpenError::Io("write a snapshot", error));
         }
-        recovery::remove_older(&*self.disk, log_number);
+        self.forget_older(log_number);
         let now = self.clock.monotonic();
         // Gives back what is drained before a new segment is begun: there may be no space for it otherwise.
         self.keep_house(now);
@@ -343,8 +359,11 @@ impl Writer {
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));
         }
-        if let Some(due) = self.state.schedule.next_due() {
-            at_least(due.since(self.clock.age()));
+        if let Some(due) = self.state.schedule.next_ripening() {
+            at_least(Age(due).since(self.clock.age()));
+        }
+        if let Some(expiry) = self.times.next_expiry {
+            at_least(expiry.saturating_sub(now));
         }
         if self.waiting_appends() == 0 {
             return Wake { what: SleepFor::Anything, after };

@@ -32,6 +32,8 @@ const TABLE: &[(Defect, Finder)] = &[
     (Defect::AgeByWallClock, Finder::Model(59)),
     (Defect::ReplayNotSynced, Finder::Model(30)),
     (Defect::DiscardNotMarked, Finder::Model(4)),
+    (Defect::RunNotSynced, Finder::Model(1)),
+    (Defect::RunRemovedFirst, Finder::Model(1)),
 ];
 
 /// The operations of one case.

@@ -109,6 +109,11 @@ pub struct World {
     pub delivered: u64,
 }
 
+/// Dead letters are kept for longer than any test.
+fn keep_all() -> Keep {
+    Keep { dead: Limit { age: Duration::from_secs(1 << 40), bytes: u64::MAX }, ..super::KEEP }
+}
+
 pub fn small_options() -> Options {
     Options {
         segment_bytes: 64 << 10,
@@ -117,6 +122,8 @@ pub fn small_options() -> Options {
         lanes: 1,
         feeds: 1,
         keys: super::KEY_LIMITS,
+        shelf: ShelfLimits { items: 4, block_items: 2 },
+        keep: keep_all(),
         seed: 1,
     }
 }

@@ -239,12 +239,18 @@ impl Writer {
         };
         if let Some(cause) = route.dead {
             let died_ms = self.clock.wall_ms();
-            let dead = DeadLetter { id, size: entry.size, cause, status: 0, attempts: 0, died_ms };
+            let dead = DeadLetter {
+                id,
+                size: entry.size,
+                cause,
+                status: 0,
+                attempts: 0,
+                died_ms,
+                died: self.clock.age(),
+            };
             self.state.leave(Place::from(id));
-            if let Some(stream) = self.state.stream(route.connection) {
-                stream.dead.insert((segment, route.slot), dead);
-                stream.publish();
-            }
+            self.keep_dead(dead);
+            self.state.publish(route.connection);
             return;
         }
         let Some(stream) = self.state.stream(route.connection) else {

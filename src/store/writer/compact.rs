@@ -7,7 +7,7 @@
 //! A crash in the middle is harmless: a delivery in a cold segment counts only once a mark says that it was moved there,
 //! and the same mark ends it where it was. The old segment is given back after that mark is durable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use super::super::record::{
 };
 use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
+use super::super::shelf::Spot;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT};
 use super::{Active, Writer};
@@ -33,14 +34,21 @@ const MOVE_BYTES: u64 = 512 << 10;
 /// A segment is sparse when fewer than one in this many of its events are needed.
 const SPARSE: u64 = 4;
 
-/// What a survivor waits for.
+/// What a survivor waits for, and where it stands on its shelf.
 #[derive(Clone, Copy, Debug)]
 enum State {
     FirstAttempt,
     /// A later attempt or a replay: its time, or its turn.
-    Later,
+    Later(Scheduled, Spot),
     /// It is a dead letter.
-    Nothing(DeadLetter),
+    Nothing(DeadLetter, Spot),
+}
+
+/// A segment whose survivors are being moved: those that are left to move, in the order of their records.
+#[derive(Debug)]
+pub(in crate::store) struct Moving {
+    number: u32,
+    survivors: VecDeque<Survivor>,
 }
 
 /// A delivery that needs its record.
@@ -58,10 +66,6 @@ struct Moved {
     entry: Entry,
 }
 
-fn later(scheduled: &Scheduled) -> Survivor {
-    Survivor { id: scheduled.id, size: scheduled.size, state: State::Later }
-}
-
 impl Writer {
     /// Plans a look for sparse segments.
     pub(super) fn look_for_sparse_later(&mut self) {
@@ -77,8 +81,8 @@ impl Writer {
         {
             return;
         }
-        let moved =
-            self.sparse_segment().map(|(number, survivors)| self.move_piece(number, survivors));
+        let moving = self.moving.take().or_else(|| self.sparse_segment());
+        let moved = moving.map(|moving| self.move_piece(moving));
         self.times.look_for_sparse = match moved {
             None => None,
             Some(true) => Some(now + MOVE_EVERY),
@@ -87,7 +91,7 @@ impl Writer {
     }
 
     /// A segment worth the move, and all that is left in it.
-    fn sparse_segment(&mut self) -> Option<(u32, Vec<Survivor>)> {
+    fn sparse_segment(&mut self) -> Option<Moving> {
         let open = [&self.active, &self.cold].map(|open| open.as_ref().map(|open| open.number));
         let few = |number: &u32, live: u64, total: u64| {
             live > 0 && live * SPARSE < total && !open.contains(&Some(*number))
@@ -111,7 +115,9 @@ impl Writer {
                 (offsets.len() as u64) * SPARSE < events
             });
             match survivors {
-                Some(survivors) if !survivors.is_empty() => return Some((number, survivors)),
+                Some(survivors) if !survivors.is_empty() => {
+                    return Some(Moving { number, survivors: survivors.into() });
+                }
                 _ => self.refuse_to_move(number),
             }
         }
@@ -133,14 +139,6 @@ impl Writer {
             if stream.handed.keys().any(|place| place.segment == number) {
                 return None;
             }
-            let queued = stream.due.iter().chain(&stream.replays);
-            survivors.extend(queued.filter(|scheduled| scheduled.id.segment == number).map(later));
-            let dead = stream.dead.range((number, 0)..(number + 1, 0)).map(|(_, dead)| *dead);
-            survivors.extend(dead.map(|dead| Survivor {
-                id: dead.id,
-                size: dead.size,
-                state: State::Nothing(dead),
-            }));
         }
         for (connection, part) in &segment.parts {
             let stream = self.state.streams.get(connection.0 as usize)?;
@@ -166,9 +164,16 @@ impl Writer {
                 Survivor { id, size: entry.size, state: State::FirstAttempt }
             }));
         }
-        let scheduled =
-            self.state.schedule.iter().filter(|scheduled| scheduled.id.segment == number);
-        survivors.extend(scheduled.map(later));
+        let looked = self.state.schedule.look(None, Some(number), |later, spot| {
+            let state = State::Later(*later, spot);
+            survivors.push(Survivor { id: later.id, size: later.size, state });
+        });
+        self.readable(looked)?;
+        let looked = self.state.dead.look(None, Some(number), |dead, spot| {
+            let state = State::Nothing(*dead, spot);
+            survivors.push(Survivor { id: dead.id, size: dead.size, state });
+        });
+        self.readable(looked)?;
         survivors.sort_by_key(|survivor| survivor.id.offset);
         Some(survivors)
     }
@@ -189,9 +194,14 @@ impl Writer {
     }
 
     /// Moves the first survivors of a segment. Whether any could be.
-    fn move_piece(&mut self, number: u32, survivors: Vec<Survivor>) -> bool {
-        let Some(events) = self.read_piece(number, survivors) else {
-            self.refuse_to_move(number);
+    fn move_piece(&mut self, mut moving: Moving) -> bool {
+        let piece = take_piece(&mut moving.survivors);
+        if !piece.iter().all(|survivor| self.is_there(survivor)) {
+            // Something of it was handed out or ended meanwhile: look again.
+            return false;
+        }
+        let Some(mut events) = self.read_piece(moving.number, piece) else {
+            self.refuse_to_move(moving.number);
             return false;
         };
         let bytes = events
@@ -200,7 +210,6 @@ impl Writer {
         let Some(mut cold) = self.cold_with_room(bytes.sum::<usize>() as u64) else {
             return false;
         };
-        let mut events = events;
         let (records, names) = self.encode_piece(&mut cold, &mut events);
         let written = cold
             .file
@@ -219,16 +228,36 @@ impl Writer {
         let place = cold.number;
         self.note_cold(place, cold.end, &names);
         self.cold = Some(cold);
-        let mut renamed = HashMap::new();
         for moved in events {
-            self.note_moved(place, &moved, &mut renamed);
+            self.note_moved(place, &moved);
         }
-        self.rename_later_attempts(&renamed);
         self.sync_marks();
+        if !moving.survivors.is_empty() {
+            self.moving = Some(moving);
+        }
         true
     }
 
-    /// Reads whole events until there are enough for one piece. `None`: one cannot be read; the egress will find out.
+    /// Whether a survivor still waits where it was found.
+    fn is_there(&self, survivor: &Survivor) -> bool {
+        let id = survivor.id;
+        match &survivor.state {
+            State::Later(later, spot) => self.state.schedule.is_at(later, *spot),
+            State::Nothing(dead, spot) => self.state.dead.is_at(dead, *spot),
+            State::FirstAttempt => {
+                let part = self.state.segments.get(&id.segment);
+                let part = part.and_then(|segment| segment.parts.get(&id.connection));
+                let stream = self.state.streams.get(id.connection.0 as usize);
+                part.is_some_and(|part| !part.left.contains(id.slot))
+                    && stream.is_some_and(|stream| {
+                        stream.cursor <= (id.segment, id.slot)
+                            && !self.would_overtake(id.connection, stream.cursor, id.segment)
+                    })
+            }
+        }
+    }
+
+    /// Reads the events of a piece. `None`: one cannot be read; the egress will find out.
     fn read_piece(&self, number: u32, survivors: Vec<Survivor>) -> Option<Vec<Moved>> {
         let file = self.files.get(number)?;
         let mut by_offset: BTreeMap<u32, Vec<Survivor>> = BTreeMap::new();
@@ -236,17 +265,12 @@ impl Writer {
             by_offset.entry(survivor.id.offset).or_default().push(survivor);
         }
         let mut events = Vec::new();
-        let mut bytes = 0;
         for (offset, survivors) in by_offset {
             let size = survivors.first().map_or(0, |survivor| survivor.size);
             let record = file.read_record(u64::from(offset) * 8, size).ok()?;
             let (event, _) = decode_event(Bytes::from(record), file.seed())?;
             let survivors = survivors.into_iter().map(|survivor| (survivor, 0)).collect();
             events.push(Moved { event, survivors, entry: Entry::default() });
-            bytes += u64::from(size);
-            if bytes >= MOVE_BYTES {
-                break;
-            }
         }
         Some(events)
     }
@@ -328,12 +352,7 @@ impl Writer {
     }
 
     /// The event is durable in its new place: its deliveries are there from now on.
-    fn note_moved(
-        &mut self,
-        number: u32,
-        moved: &Moved,
-        renamed: &mut HashMap<Place, (DeliveryId, u32)>,
-    ) {
+    fn note_moved(&mut self, number: u32, moved: &Moved) {
         if let Some(segment) = self.state.segments.get_mut(&number)
             && let Entries::Memory(index) = &mut segment.entries
         {
@@ -352,59 +371,41 @@ impl Writer {
             let to =
                 DeliveryId { connection, segment: number, slot: *slot, offset: moved.entry.offset };
             self.rename(survivor, to, moved.entry.size);
-            renamed.insert(Place::from(survivor.id), (to, moved.entry.size));
         }
     }
 
-    /// Ends a delivery where it was and puts it where it is. Those that had an attempt follow in
-    /// [`Writer::rename_later_attempts`].
+    /// Ends a delivery where it was and puts it where it is.
     fn rename(&mut self, survivor: &Survivor, to: DeliveryId, size: u32) {
         let from = Place::from(survivor.id);
         self.log.note(&Mark::Moved { from, to });
         self.state.leave(from);
-        if !matches!(survivor.state, State::FirstAttempt) {
-            self.state.leave(Place::from(to));
-        }
-        if let Some(stream) = self.state.stream(to.connection) {
-            match survivor.state {
-                State::FirstAttempt => stream.cursor = stream.cursor.min((to.segment, to.slot)),
-                State::Later => {}
-                State::Nothing(dead) => {
-                    let dead = DeadLetter { id: to, size, ..dead };
-                    stream.dead.remove(&(from.segment, from.slot));
-                    stream.dead.insert((to.segment, to.slot), dead);
-                    self.log.note(&Mark::Dead(dead));
+        match survivor.state {
+            State::FirstAttempt => {
+                if let Some(stream) = self.state.stream(to.connection) {
+                    stream.cursor = stream.cursor.min((to.segment, to.slot));
                 }
             }
-            if !matches!(survivor.state, State::Nothing(_)) {
-                stream.counters.resize(u64::from(survivor.size), u64::from(size));
+            State::Later(later, spot) => {
+                let moved = Scheduled { id: to, size, ..later };
+                self.state.leave(Place::from(to));
+                self.state.schedule.remove_at(&later, spot);
+                self.state.schedule.insert(moved);
+                self.log.note(&Mark::Scheduled(moved));
             }
+            State::Nothing(dead, spot) => {
+                let moved = DeadLetter { id: to, size, ..dead };
+                self.state.leave(Place::from(to));
+                self.state.dead.remove_at(&dead, spot);
+                self.state.dead.insert(moved);
+                self.log.note(&Mark::Dead(moved));
+            }
+        }
+        if !matches!(survivor.state, State::Nothing(..))
+            && let Some(stream) = self.state.stream(to.connection)
+        {
+            stream.counters.resize(u64::from(survivor.size), u64::from(size));
         }
         self.end(from);
-    }
-
-    /// Puts the new ids where deliveries wait for a time or for their turn, in one pass over each.
-    fn rename_later_attempts(&mut self, renamed: &HashMap<Place, (DeliveryId, u32)>) {
-        let new = |scheduled: &Scheduled| {
-            let (id, size) = *renamed.get(&Place::from(scheduled.id))?;
-            Some(Scheduled { id, size, ..*scheduled })
-        };
-        let timed = self
-            .state
-            .schedule
-            .remove_where(|scheduled| renamed.contains_key(&Place::from(scheduled.id)));
-        for scheduled in timed.iter().filter_map(new) {
-            self.state.schedule.insert(scheduled);
-            self.log.note(&Mark::Scheduled(scheduled));
-        }
-        for stream in &mut self.state.streams {
-            for scheduled in stream.due.iter_mut().chain(&mut stream.replays) {
-                if let Some(renamed) = new(scheduled) {
-                    *scheduled = renamed;
-                    self.log.note(&Mark::Scheduled(renamed));
-                }
-            }
-        }
     }
 
     fn begin_cold_segment(&mut self, bytes: u64) -> std::io::Result<Active> {
@@ -414,4 +415,20 @@ impl Writer {
         self.next_cold += 1;
         Ok(cold)
     }
+}
+
+/// The first survivors, with all of one event, until there are enough for a piece.
+fn take_piece(survivors: &mut VecDeque<Survivor>) -> Vec<Survivor> {
+    let mut piece: Vec<Survivor> = Vec::new();
+    let mut bytes = 0;
+    while let Some(next) = survivors.front().copied() {
+        let same = piece.last().is_some_and(|last| last.id.offset == next.id.offset);
+        if !same && bytes >= MOVE_BYTES {
+            break;
+        }
+        bytes += if same { 0 } else { u64::from(next.size) };
+        piece.push(next);
+        survivors.pop_front();
+    }
+    piece
 }

@@ -4,24 +4,21 @@ use std::sync::{Arc, Weak};
 
 use super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::marks::Place;
-use super::super::schedule::Scheduled;
+use super::super::schedule::{self, Scheduled};
 use super::super::{ConnectionId, WINDOW_NEW};
 use super::Writer;
 
 impl Writer {
-    /// Moves scheduled deliveries whose time has come to their streams.
+    /// Looks for scheduled deliveries whose time has come.
     pub(super) fn take_due(&mut self) {
         let now = self.clock.age();
-        while let Some(scheduled) = self.state.schedule.pop_due(now) {
-            let Some(stream) = self.state.stream(scheduled.id.connection) else {
-                continue;
-            };
-            stream.counters.scheduled.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-            match scheduled.lane {
-                Lane::Replay => stream.replays.push_back(scheduled),
-                Lane::New | Lane::Retry => stream.due.push_back(scheduled),
+        loop {
+            let ripened = self.state.schedule.ripen(now.0);
+            match self.readable(ripened) {
+                Some(Some(queue)) => self.touch(schedule::connection(queue)),
+                Some(None) => return,
+                None => {}
             }
-            self.touch(scheduled.id.connection);
         }
     }
 
@@ -40,7 +37,7 @@ impl Writer {
             return;
         };
         let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
-            stream.publish();
+            self.state.publish(id);
             return;
         };
         while stream.room(Lane::New) > 0
@@ -50,11 +47,17 @@ impl Writer {
             self.handed_out += 1;
             outbox.push(FeedItem::Due(delivery));
         }
+        let mut failed = None;
         for lane in [Lane::Retry, Lane::Replay] {
             while stream.room(lane) > 0 {
-                let queue = if lane == Lane::Retry { &mut stream.due } else { &mut stream.replays };
-                let Some(scheduled) = queue.pop_front() else {
-                    break;
+                let popped = self.state.schedule.pop_ripe(schedule::queue(id, lane));
+                let scheduled = match popped {
+                    Ok(Some(scheduled)) => scheduled,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
                 };
                 stream.handed.insert(Place::from(scheduled.id), scheduled);
                 stream.hand_out(lane);
@@ -66,9 +69,14 @@ impl Writer {
         }
         let room = stream.room(Lane::New);
         // Half a window at a time: reading the index one entry at a time would cost more than the rest.
-        let refill =
-            stream.waiting > 0 && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64);
-        stream.publish();
+        let refill = stream.waiting > 0
+            && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64)
+            && !self.state.schedule.is_overfull();
+        self.state.publish(id);
+        if let Some(error) = failed {
+            self.readable(Err::<(), _>(error));
+            self.touch(id);
+        }
         if refill {
             self.refill(id, room);
         }
@@ -105,8 +113,9 @@ impl Writer {
                 Delivery { id, lane: Lane::New, attempts: 0, first_attempt: None, size, hot };
             outbox.push(FeedItem::Due(delivery));
         }
-        stream.publish();
-        if fewer && stream.waiting > 0 {
+        let left = stream.waiting;
+        self.state.publish(id);
+        if fewer && left > 0 {
             // An index could not be read, or the count is too high: the next turn tells.
             self.touch(id);
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::super::file::{StoreFile, index_name, log_name, new_header, segment_name};
+use super::super::file::{StoreFile, index_name, log_name, new_header, run_name, segment_name};
 use super::super::intake::AppendError;
 use super::super::log::{StateLog, write_snapshot};
 use super::super::marks::Mark;
@@ -17,6 +17,8 @@ use super::{Active, MARKS_SYNC, MARKS_WRITE, TROUBLE_RETRY, Trouble, Writer, giv
 
 /// Files kept to be written over: syncing written extents costs less than syncing fresh ones.
 const SPARES: usize = 2;
+/// After so many runs a snapshot is taken: until then, a start holds in memory what they hold.
+const UNSAVED_RUNS: usize = 8;
 
 impl Writer {
     /// Everything that is due at this time.
@@ -27,7 +29,10 @@ impl Writer {
         if self.log.has_unsynced() && now.saturating_sub(self.times.marks_synced) >= MARKS_SYNC {
             self.sync_marks();
         }
-        if self.log.needs_successor() && self.trouble_is_over(now) {
+        self.expire_dead(now);
+        self.spill(now);
+        let unsaved = self.state.schedule.unsaved() + self.state.dead.unsaved();
+        if (self.log.needs_successor() || unsaved >= UNSAVED_RUNS) && self.trouble_is_over(now) {
             self.begin_log(now);
         }
         let may_try =
@@ -114,13 +119,57 @@ impl Writer {
             Ok((log, written)) => {
                 self.shared.metrics.written_bytes.increment(written);
                 self.log = log;
-                super::super::recovery::remove_older(&*self.disk, number);
+                self.forget_older(number);
                 Ok(())
             }
             Err(error) => {
                 let _ = self.disk.remove(&log_name(number));
                 Err(error)
             }
+        }
+    }
+
+    /// Snapshot `number` is durable: what it replaces, and runs that it does not speak of, can go.
+    pub(super) fn forget_older(&mut self, number: u32) {
+        super::super::recovery::remove_older(&*self.disk, number);
+        let runs = self.state.schedule.saved().into_iter().chain(self.state.dead.saved());
+        for run in runs {
+            // What stays is removed at the next start.
+            let _ = self.disk.remove(&run_name(run));
+        }
+    }
+
+    /// Writes scheduled deliveries and dead letters to runs while too many are in memory.
+    pub(super) fn spill(&mut self, now: Duration) {
+        if now < self.times.spill {
+            return;
+        }
+        let blocked = self.state.schedule.is_overfull();
+        while self.state.schedule.is_full() || self.state.dead.is_full() {
+            let (number, nonce) = (self.next_run, self.rng.u64(..));
+            self.next_run += 1;
+            let spilled = match self.state.schedule.is_full() {
+                true => self.state.schedule.spill(&*self.disk, number, nonce),
+                false => self.state.dead.spill(&*self.disk, number, nonce),
+            };
+            if defect!(RunRemovedFirst) {
+                self.forget_older(self.log_number);
+            }
+            match spilled {
+                // So many connections have one each that there is no later half.
+                Ok(0) => break,
+                Ok(written) => self.shared.metrics.written_bytes.increment(written),
+                Err(error) => {
+                    self.shared.metrics.errors.increment(1);
+                    tracing::warn!(%error, "Could not write scheduled or dead deliveries to a file; they stay in memory and it is tried again");
+                    self.times.spill = now + TROUBLE_RETRY;
+                    return;
+                }
+            }
+        }
+        if blocked {
+            let streams = self.state.streams.iter().map(|stream| stream.id);
+            streams.collect::<Vec<_>>().into_iter().for_each(|id| self.touch(id));
         }
     }
 
@@ -293,7 +342,8 @@ impl Writer {
         let of_segment = |segment: &Segment| segment.file_bytes + segment.index_bytes;
         let segments: u64 = self.state.segments.values().map(of_segment).sum();
         let spares = self.spares.len() as u64 * self.options.segment_bytes;
-        segments + spares + 4 * self.options.log_bytes() + self.key_log.bytes()
+        let runs = self.state.schedule.file_bytes() + self.state.dead.file_bytes();
+        segments + spares + runs + 4 * self.options.log_bytes() + self.key_log.bytes()
     }
 
     pub(super) fn publish_sizes(&self) {

@@ -1,12 +1,18 @@
 //! What comes back from the egress, and what operators ask for.
 
+use std::collections::BTreeMap;
+
+use super::super::bits::Bits;
 use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
-use super::super::marks::{DeadLetter, Mark, Place};
-use super::super::schedule::Scheduled;
+use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
+use super::super::schedule::{self, Scheduled};
 use super::super::segment_index::Entry;
+use super::super::shelf::Item;
+use super::super::state::Segment;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
+use super::expire::LOOK_AGAIN;
 use crate::clock::Age;
 use crate::event::Disposition;
 
@@ -51,12 +57,11 @@ impl Writer {
                     status,
                     attempts: settlement.attempts,
                     died_ms: self.clock.wall_ms(),
+                    died: self.clock.age(),
                 };
                 self.log.note(&Mark::Dead(dead));
                 self.give_back(settlement.id.connection, settlement.size);
-                if let Some(stream) = self.state.stream(settlement.id.connection) {
-                    stream.dead.insert((place.segment, place.slot), dead);
-                }
+                self.keep_dead(dead);
             }
         }
     }
@@ -74,10 +79,8 @@ impl Writer {
         self.handed_out = self.handed_out.saturating_sub(1);
         match stream.handed.remove(&place) {
             Some(_) if stream.cancelled.remove(&place) => {}
-            Some(scheduled) if scheduled.lane == Lane::Replay => {
-                stream.replays.push_front(scheduled)
-            }
-            Some(scheduled) => stream.due.push_front(scheduled),
+            // Its time is the earliest: it is the next again.
+            Some(scheduled) => drop(self.state.schedule.insert(scheduled)),
             None if delivery.lane == Lane::New && !cancelled => stream.returned.push_back(delivery),
             None => {}
         }
@@ -87,9 +90,13 @@ impl Writer {
     fn schedule(&mut self, scheduled: Scheduled) {
         self.log.note(&Mark::Scheduled(scheduled));
         self.state.schedule.insert(scheduled);
-        if let Some(stream) = self.state.stream(scheduled.id.connection) {
-            stream.counters.scheduled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
+    }
+
+    /// Keeps a dead letter, for a while.
+    pub(super) fn keep_dead(&mut self, dead: DeadLetter) {
+        self.state.dead.insert(dead);
+        let look_at = self.clock.monotonic() + self.options.keep.dead.age.min(LOOK_AGAIN);
+        self.times.next_expiry.get_or_insert(look_at);
     }
 
     fn give_back(&mut self, connection: ConnectionId, size: u32) {
@@ -158,7 +165,7 @@ impl Writer {
                 let _ = reply.send(self.dead_page(connection, after, limit));
             }
             Command::Replay { letters, reply } => {
-                let replayed = letters.into_iter().filter(|id| self.replay(*id)).count();
+                let replayed = letters.iter().filter(|letter| self.replay(letter)).count();
                 let synced = if defect!(ReplayNotSynced) { Ok(()) } else { self.synced() };
                 let _ = reply.send((replayed, synced));
             }
@@ -178,6 +185,10 @@ impl Writer {
                 self.options.max_bytes = bytes;
                 self.publish_sizes();
             }
+            Command::SetKeep(keep) => {
+                self.options.keep = keep;
+                self.times.next_expiry = Some(std::time::Duration::ZERO);
+            }
             Command::Stop { reply } => {
                 self.stop();
                 let _ = reply.send(());
@@ -192,40 +203,44 @@ impl Writer {
     fn dead_page(
         &mut self,
         connection: ConnectionId,
-        after: Option<DeliveryId>,
+        after: Option<DeadCursor>,
         limit: usize,
     ) -> DeadPage {
-        let Some(stream) = self.state.stream(connection) else {
-            return DeadPage::default();
-        };
-        let from = match after {
-            Some(id) => std::ops::Bound::Excluded((id.segment, id.slot)),
-            None => std::ops::Bound::Unbounded,
-        };
-        let mut page = stream.dead.range((from, std::ops::Bound::Unbounded)).map(|(_, dead)| *dead);
-        let letters: Vec<_> = page.by_ref().take(limit).collect();
-        DeadPage { more: page.next().is_some(), letters, total: stream.dead.len() }
+        let after = after.map(|cursor| cursor.key);
+        let page = self.state.dead.page(connection.0, after, limit.saturating_add(1));
+        let mut letters = self.readable(page).unwrap_or_default();
+        let more = letters.len() > limit;
+        letters.truncate(limit);
+        DeadPage { more, letters, total: self.state.dead.count(connection.0) }
+    }
+
+    /// What a shelf gave; says so when the disk does not give it.
+    pub(super) fn readable<T>(&self, read: std::io::Result<T>) -> Option<T> {
+        if let Err(error) = &read {
+            self.shared.metrics.errors.increment(1);
+            tracing::error!(%error, "Could not read scheduled or dead deliveries; it is tried again.");
+        }
+        read.ok()
     }
 
     /// Sends a dead letter on a new run. Whether it was one.
-    fn replay(&mut self, id: DeliveryId) -> bool {
-        let Some(stream) = self.state.stream(id.connection) else {
-            return false;
-        };
-        let Some(dead) = stream.dead.remove(&(id.segment, id.slot)) else {
+    fn replay(&mut self, letter: &DeadLetter) -> bool {
+        let id = letter.id;
+        let removed = self.state.dead.remove(id.connection.0, letter.key());
+        let (Some(Some(dead)), Some(stream)) =
+            (self.readable(removed), self.state.stream(id.connection))
+        else {
             return false;
         };
         stream.counters.put_back(u64::from(dead.size));
-        let scheduled = Scheduled {
+        self.schedule(Scheduled {
             due: Age(0),
             id: dead.id,
             size: dead.size,
             attempts: 0,
             first_attempt: Age(0),
             lane: Lane::Replay,
-        };
-        stream.replays.push_back(scheduled);
-        self.log.note(&Mark::Scheduled(scheduled));
+        });
         self.touch(id.connection);
         true
     }
@@ -242,32 +257,31 @@ impl Writer {
                 return None;
             }
         };
-        let mut ended = Vec::new();
+        let dead = self.dead_places(connection)?;
+        let (mut ended, mut bytes) = (Vec::new(), 0u64);
         for (number, entries) in entries {
-            let Some(segment) = self.state.segments.get_mut(&number) else {
+            let part = self.state.segments.get_mut(&number);
+            let Some(part) = part.and_then(|segment| segment.parts.get_mut(&connection)) else {
                 continue;
             };
-            let Some(part) = segment.parts.get_mut(&connection) else {
-                continue;
-            };
+            let dead = dead.get(&number);
             for (slot, entry) in (0..part.slots).zip(entries) {
-                if part.left.insert(slot) {
-                    ended.push((Place { segment: number, connection, slot }, entry.size));
+                let is_dead = dead.is_some_and(|dead| dead.contains(slot));
+                if !is_dead && !part.over.contains(slot) {
+                    part.left.insert(slot);
+                    ended.push(Place { segment: number, connection, slot });
+                    bytes += u64::from(entry.size);
                 }
             }
         }
-        let scheduled =
-            self.state.schedule.remove_where(|scheduled| scheduled.id.connection == connection);
+        for lane in [Lane::Retry, Lane::Replay] {
+            self.state.schedule.clear(schedule::queue(connection, lane));
+        }
         let stream = self.state.stream(connection)?;
-        stream.counters.scheduled.store(0, std::sync::atomic::Ordering::Relaxed);
         stream.waiting = 0;
         stream.returned.clear();
-        let waiting = stream.due.drain(..).chain(stream.replays.drain(..));
-        let in_flight: Vec<_> = stream.handed.values().copied().collect();
-        let new_in_flight =
-            in_flight.into_iter().filter(|s| stream.cancelled.insert(Place::from(s.id)));
-        let all = scheduled.into_iter().chain(waiting).chain(new_in_flight);
-        ended.extend(all.map(|scheduled| (Place::from(scheduled.id), scheduled.size)));
+        stream.cancelled.extend(stream.handed.keys().copied());
+        stream.counters.give_back_all(ended.len() as u64, bytes);
         let slots = self
             .state
             .part(Place { segment: last, connection, slot: 0 })
@@ -275,12 +289,18 @@ impl Writer {
         if !defect!(DiscardNotMarked) {
             self.log.note(&Mark::Discarded(Place { segment: last, connection, slot: slots }));
         }
-        for (place, size) in &ended {
-            self.give_back(connection, *size);
-            self.end(*place);
-        }
+        ended.iter().for_each(|place| self.end(*place));
         self.touch(connection);
         Some(ended.len() as u64)
+    }
+
+    /// Where a connection's dead letters are: slots by segment.
+    fn dead_places(&self, connection: ConnectionId) -> Option<BTreeMap<u32, Bits>> {
+        let mut places: BTreeMap<u32, Bits> = BTreeMap::new();
+        let looked = self.state.dead.look(Some(connection.0), None, |dead, _| {
+            places.entry(dead.id.segment).or_default().insert(dead.id.slot);
+        });
+        self.readable(looked).map(|()| places)
     }
 
     /// All entries of a connection, by segment.
@@ -311,19 +331,24 @@ impl Writer {
 
     /// Dead letters of a connection whose event may have been accepted at this time, by their segments' times.
     fn dead_at(&self, connection: ConnectionId, unix_ms: u64) -> Vec<DeadLetter> {
-        let Some(stream) = self.state.streams.get(connection.0 as usize) else {
-            return Vec::new();
+        let mut found = Vec::new();
+        for segment in self.segments_of(unix_ms) {
+            let looked = self
+                .state
+                .dead
+                .look(Some(connection.0), Some(segment), |dead, _| found.push(*dead));
+            self.readable(looked);
+        }
+        found
+    }
+
+    /// Segments that may hold events accepted at this time.
+    fn segments_of(&self, unix_ms: u64) -> Vec<u32> {
+        let holds = |segment: &Segment| {
+            segment.times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
         };
-        let holds = |number: &u32| {
-            let times = self.state.segments.get(number).and_then(|segment| segment.times);
-            times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
-        };
-        stream
-            .dead
-            .iter()
-            .filter(|((segment, _), _)| holds(segment))
-            .map(|(_, dead)| *dead)
-            .collect()
+        let segments = self.state.segments.iter().filter(|(_, segment)| holds(segment));
+        segments.map(|(number, _)| *number).collect()
     }
 
     /// Deliveries of a connection that are not over and whose event may have been accepted at this time.
@@ -332,19 +357,20 @@ impl Writer {
             return Vec::new();
         };
         let mut live = Vec::new();
-        for (number, segment) in &self.state.segments {
-            if !segment.times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms)) {
-                continue;
+        for number in self.segments_of(unix_ms) {
+            let handed = stream.handed.values().filter(|later| later.id.segment == number);
+            live.extend(handed.map(|scheduled| (scheduled.id, scheduled.size)));
+            for lane in [Lane::Retry, Lane::Replay] {
+                let queue = Some(schedule::queue(connection, lane));
+                let looked = self.state.schedule.look(queue, Some(number), |scheduled, _| {
+                    live.push((scheduled.id, scheduled.size));
+                });
+                self.readable(looked);
             }
-            let queued = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
-            let later = self
-                .state
-                .schedule
-                .iter()
-                .filter(|scheduled| scheduled.id.connection == connection);
-            let later = later.chain(queued).filter(|scheduled| scheduled.id.segment == *number);
-            live.extend(later.map(|scheduled| (scheduled.id, scheduled.size)));
-            let Some(part) = segment.parts.get(&connection) else {
+            let segment = self.state.segments.get(&number);
+            let Some((segment, part)) =
+                segment.and_then(|segment| Some((segment, segment.parts.get(&connection)?)))
+            else {
                 continue;
             };
             let entries = segment.entries(connection, 0, part.slots).unwrap_or_default();
@@ -352,7 +378,7 @@ impl Writer {
                 .zip(entries)
                 .filter(|(slot, entry)| entry.size > 0 && !part.left.contains(*slot));
             live.extend(waiting.map(|(slot, entry)| {
-                let id = DeliveryId { connection, segment: *number, slot, offset: entry.offset };
+                let id = DeliveryId { connection, segment: number, slot, offset: entry.offset };
                 (id, entry.size)
             }));
         }
@@ -361,20 +387,21 @@ impl Writer {
 
     /// Of each connection, the delivery whose event was accepted first, of those that are not over, and its record's bytes.
     fn oldest(&mut self) -> Vec<(DeliveryId, u32)> {
-        let mut oldest: Vec<Option<(DeliveryId, u32)>> = Vec::new();
-        for stream in &self.state.streams {
-            let later = stream.due.iter().chain(&stream.replays).chain(stream.handed.values());
-            let later = later.map(|scheduled| (scheduled.id, scheduled.size));
-            oldest
-                .push(self.first_waiting(stream.id).into_iter().chain(later).min_by_key(age_order));
-        }
-        for scheduled in self.state.schedule.iter() {
-            if let Some(place) = oldest.get_mut(scheduled.id.connection.0 as usize) {
-                let candidate = (scheduled.id, scheduled.size);
-                *place = (*place).into_iter().chain([candidate]).min_by_key(age_order);
+        let mut all = Vec::new();
+        for number in 0..self.state.streams.len() {
+            let id = ConnectionId(u32::try_from(number).unwrap_or(u32::MAX));
+            let mut later = Vec::new();
+            for lane in [Lane::Retry, Lane::Replay] {
+                let segments = &self.state.segments;
+                let exists = |segment| segments.contains_key(&segment);
+                let oldest = self.state.schedule.oldest(schedule::queue(id, lane), exists);
+                later.extend(self.readable(oldest).flatten());
             }
+            let handed = self.state.streams.get(number).into_iter().flat_map(|s| s.handed.values());
+            let later = later.iter().chain(handed).map(|scheduled| (scheduled.id, scheduled.size));
+            all.extend(self.first_waiting(id).into_iter().chain(later).min_by_key(age_order));
         }
-        oldest.into_iter().flatten().collect()
+        all
     }
 
     fn first_waiting(&self, connection: ConnectionId) -> Option<(DeliveryId, u32)> {

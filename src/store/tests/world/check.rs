@@ -180,7 +180,10 @@ impl World {
                 }
             }
         }
-        for scheduled in writer.state.schedule.iter() {
+        let mut later = Vec::new();
+        let looked = writer.state.schedule.look(None, None, |scheduled, _| later.push(*scheduled));
+        looked.map_err(|error| error.to_string())?;
+        for scheduled in later {
             let wait = scheduled.due.0.saturating_sub(self.clock.age().0);
             let passed = self.clock.age().0.saturating_sub(scheduled.due.0);
             let replay = scheduled.lane == Lane::Replay;
@@ -195,9 +198,10 @@ impl World {
             };
             all.push((scheduled.id, scheduled.size, status));
         }
-        for dead in writer.state.streams.iter().flat_map(|s| s.dead.values()) {
+        let looked = writer.state.dead.look(None, None, |dead, _| {
             all.push((dead.id, dead.size, Status::Dead(dead.cause)));
-        }
+        });
+        looked.map_err(|error| error.to_string())?;
         let mut found = BTreeMap::new();
         for (id, size, status) in all {
             let stream = writer.state.streams.get(id.connection.0 as usize);

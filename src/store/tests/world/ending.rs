@@ -101,7 +101,7 @@ impl World {
             })?;
             keys.push(key);
         }
-        let letters: Vec<_> = page.letters.iter().map(|letter| letter.id).collect();
+        let letters = page.letters;
         let wanted = letters.len();
         let answer = self.ask(|reply| Command::Replay { letters, reply })?;
         for key in keys {
