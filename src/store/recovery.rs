@@ -459,7 +459,7 @@ fn recover_segment(
     }
     let file_bytes = file.file.length().map_err(|error| OpenError::Io("read a segment", error))?;
     let (index, entries) = match SegmentIndex::read(disk, &file) {
-        Some((index_file, index, starts)) => (index, Entries::File(index_file, starts)),
+        Some((index_file, index)) => (index, Entries::File(index_file)),
         None => rebuild(disk, &file, &name, recovered)?,
     };
     if marked.sealed.get(&number).is_some_and(|end| *end > index.end) {
@@ -476,13 +476,13 @@ fn recover_segment(
     index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
     note_born_dead(number, &index, marked);
-    for (connection, entries) in &index.entries {
-        let left = marked.left.remove(&(number, *connection)).unwrap_or_default();
-        let part = recover_part(*connection, number, entries, left, marked, &mut recovered.state);
-        segment.parts.insert(*connection, part);
+    for connection in index.connections() {
+        let left = marked.left.remove(&(number, connection)).unwrap_or_default();
+        let part = recover_part(connection, number, &index, left, marked, &mut recovered.state);
+        segment.parts.insert(connection, part);
     }
-    if let Entries::File(index, _) = &entries {
-        segment.index_bytes = index.file.length().unwrap_or(0);
+    if let Entries::File(index) = &entries {
+        segment.index_bytes = index.file.file.length().unwrap_or(0);
     }
     segment.entries = entries;
     recovered.files.insert(number, file);
@@ -506,10 +506,10 @@ fn rebuild(
     let (index, damaged) =
         SegmentIndex::rebuild(file).map_err(|error| OpenError::Io("scan a segment", error))?;
     note_damage(disk, file, name, &damaged, recovered);
-    let written: io::Result<()> = index.write(disk, file);
-    let read = written.ok().and_then(|()| SegmentIndex::read(disk, file));
+    let written = index.write(disk, file);
+    let read = written.ok().and_then(|_| SegmentIndex::read(disk, file));
     let entries = match read {
-        Some((index_file, _, starts)) => Entries::File(index_file, starts),
+        Some((index_file, _)) => Entries::File(index_file),
         None => Entries::Memory(Box::new(index.clone())),
     };
     Ok((index, entries))
@@ -519,12 +519,12 @@ fn rebuild(
 fn recover_part(
     connection: ConnectionId,
     number: u32,
-    entries: &[super::segment_index::Entry],
+    index: &SegmentIndex,
     mut left: Bits,
     marked: &Marked,
     state: &mut State,
 ) -> Part {
-    let slots = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let slots = index.slots(connection);
     if number < FIRST_HOT {
         // A delivery is in a cold segment only if a mark, or the snapshot, says so.
         let covered = marked.covered.get(&(number, connection)).copied().unwrap_or(0);
@@ -542,7 +542,7 @@ fn recover_part(
         left.insert_below(below);
     }
     let (mut waiting, mut bytes) = (0u64, 0u64);
-    for (slot, entry) in (0..slots).zip(entries) {
+    for (slot, entry) in (0..slots).zip(index.all_entries(connection)) {
         if entry.size == 0 {
             // Its record did not validate; the damage was counted where it was found.
             left.insert(slot);
@@ -562,7 +562,7 @@ fn recover_part(
 fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked) {
     let died_ms = index.times.map_or(0, |(first, _)| first);
     for (connection, slot, cause) in &index.born_dead {
-        let entry = index.entries.get(connection).and_then(|entries| entries.get(*slot as usize));
+        let entry = index.entries(*connection, *slot, 1).next();
         let Some(entry) = entry.filter(|entry| entry.size > 0) else {
             continue;
         };

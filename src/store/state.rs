@@ -18,12 +18,11 @@ use std::sync::atomic::Ordering;
 
 use super::bits::Bits;
 use super::feed::{Delivery, Lane};
-use super::file::StoreFile;
 use super::marks::{DeadLetter, Place};
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
 use super::schedule::{Schedule, Scheduled};
-use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
+use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 
@@ -70,8 +69,8 @@ pub struct Segment {
 pub enum Entries {
     /// In memory: the segment still grows, or its index file could not be written.
     Memory(Box<SegmentIndex>),
-    /// In its index file, at these offsets.
-    File(StoreFile, BTreeMap<ConnectionId, u64>),
+    /// In its index file.
+    File(IndexFile),
 }
 
 /// One connection's deliveries in one segment.
@@ -258,19 +257,8 @@ impl Segment {
         count: u32,
     ) -> io::Result<Vec<Entry>> {
         match &self.entries {
-            Entries::Memory(index) => {
-                let all = index.entries.get(&connection).map(Vec::as_slice).unwrap_or_default();
-                let from = all.get(first as usize..).unwrap_or_default();
-                Ok(from.iter().take(count as usize).copied().collect())
-            }
-            Entries::File(file, starts) => {
-                let Some(start) = starts.get(&connection) else {
-                    return Ok(Vec::new());
-                };
-                let mut bytes = vec![0; count as usize * 8];
-                file.file.read_exact_at(&mut bytes, start + u64::from(first) * ENTRY)?;
-                Ok(decode_entries(&bytes))
-            }
+            Entries::Memory(index) => Ok(index.entries(connection, first, count).collect()),
+            Entries::File(index) => index.entries(connection, first, count),
         }
     }
 }
