@@ -55,7 +55,7 @@ use crate::clock::Age;
 use crate::event::{Cause, Content, Event, EventId};
 
 /// The version of this page. A store with another one is refused (exit 78), never guessed at.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a file header.
 pub const FILE_HEADER: u64 = 64;
 /// Bytes of a record's header.

@@ -16,7 +16,7 @@ use super::file::{
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
 use super::log::{KIND_END, KIND_LEFT};
-use super::marks::{DeadLetter, KIND_MARKS, Mark, Place, TimeStamp, decode_mark, decode_stamp};
+use super::marks::{DeadLetter, KIND_MARKS, Mark, Marks, Place, TimeStamp, decode_stamp};
 use super::reader::Files;
 use super::record::{FileKind, HeaderError, Reader, Record};
 use super::schedule::Scheduled;
@@ -339,9 +339,7 @@ impl Marked {
                 if let Some(stamp) = decode_stamp(&mut reader) {
                     self.stamp = stamp;
                 }
-                while let Some(mark) = decode_mark(&mut reader) {
-                    self.apply(mark);
-                }
+                Marks::new(reader).for_each(|mark| self.apply(mark));
             }
             KIND_LEFT => self.apply_left(&mut reader),
             _ => {}
@@ -368,9 +366,7 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
-            Mark::Delivered(place) => {
-                self.leave(place);
-            }
+            Mark::Delivered(run) => run.places().for_each(|place| self.leave(place)),
             Mark::Scheduled(scheduled) => {
                 let place = Place::from(scheduled.id);
                 self.leave(place);

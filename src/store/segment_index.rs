@@ -29,6 +29,7 @@ use super::record::{
 };
 use crate::event::Cause;
 pub use sealed::IndexFile;
+pub use slots::MAX_SLOTS;
 use slots::{Piece, SealedSlots, Slots};
 
 mod sealed;

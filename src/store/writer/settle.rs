@@ -31,7 +31,7 @@ impl Writer {
         }
         match settlement.disposition {
             Disposition::Delivered => {
-                self.log.note(&Mark::Delivered(place));
+                self.log.note_delivered(place);
                 self.give_back(settlement.id.connection, settlement.size);
                 self.end(place);
             }
