@@ -82,6 +82,20 @@ pub struct Part {
     pub left: Bits,
 }
 
+/// One connection's deliveries in one segment that still wait for their first attempt or have it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotLeft {
+    /// The segment.
+    pub segment: u32,
+    /// How many; at least 1.
+    pub count: u64,
+    /// The bytes of their records.
+    pub bytes: u64,
+}
+
+/// Entries that are read at once where all of a segment's are looked at.
+const ENTRIES: u32 = 4096;
+
 /// One connection's deliveries in all segments.
 #[derive(Debug)]
 pub struct Stream {
@@ -150,6 +164,34 @@ impl State {
         if let Some((_, live)) = self.part(place) {
             *live = live.saturating_sub(1);
         }
+    }
+
+    /// What of a connection has not left, by segment; no more than a piece of an index is in memory at once.
+    ///
+    /// # Errors
+    /// As the disk says.
+    pub fn not_left(&self, connection: ConnectionId) -> io::Result<Vec<NotLeft>> {
+        let mut found = Vec::new();
+        for (number, segment) in &self.segments {
+            let (mut count, mut bytes) = (0, 0);
+            let mut from = 0;
+            let Some(part) = segment.parts.get(&connection) else {
+                continue;
+            };
+            while let Some(first) = part.left.first_absent(from, part.slots) {
+                let read = ENTRIES.min(part.slots - first);
+                for (slot, entry) in (first..).zip(segment.entries(connection, first, read)?) {
+                    let there = !part.left.contains(slot);
+                    count += u64::from(there);
+                    bytes += if there { u64::from(entry.size) } else { 0 };
+                }
+                from = first + read;
+            }
+            if count > 0 {
+                found.push(NotLeft { segment: *number, count, bytes });
+            }
+        }
+        Ok(found)
     }
 
     /// The next deliveries of a connection that wait for their first attempt, at most `room`, from its cursor on; moves

@@ -15,6 +15,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod damage;
 mod defects;
+mod index;
 mod keys;
 mod known;
 mod model;
@@ -451,47 +452,6 @@ fn a_full_store_refuses_and_takes_events_again_after_a_drain() {
     rig.pass(Duration::from_secs(2));
     rig.append(b"again", &[crm]).unwrap();
     assert_eq!(rig.deliver_all(), [b"again"]);
-}
-
-/// Tiny events to some of many connections: the index in memory is full long before the file is.
-#[test]
-fn a_segment_whose_index_is_full_is_sealed_and_its_file_cut() {
-    let (directory, clock) = start();
-    let mut rig = Rig::open(directory.path(), &clock);
-    rig.writer.index_bytes = 4096;
-    let connections: Vec<_> = (0..8).map(|nth| rig.connection(&format!("c{nth}"))).collect();
-    rig.ends.commands.send(Command::Detach { connection: connections[0].0 }).unwrap();
-    let all = bodies(3000);
-    let mut expected = Vec::new();
-    for (nth, body) in all.iter().enumerate() {
-        let to: Vec<_> = connections.iter().skip(nth % 2).step_by(2).cloned().collect();
-        if nth % 2 == 0 {
-            expected.push(body.clone());
-        }
-        rig.append(body, &to).unwrap();
-        for delivery in rig.due() {
-            rig.settle(&delivery, Disposition::Delivered);
-        }
-    }
-    rig.pass(Duration::from_secs(2));
-    let lengths = || {
-        let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap());
-        let segments = files.filter(|f| f.file_name().to_string_lossy().starts_with("ev-"));
-        let segments = segments.filter(|f| f.file_name().to_string_lossy().ends_with(".seg"));
-        segments.map(|file| file.metadata().unwrap().len()).collect::<Vec<_>>()
-    };
-    let cut = lengths().into_iter().filter(|length| *length < MIB / 4).count();
-    assert!(cut > 5 && lengths().len() == cut + 1, "{:?}", lengths());
-    let known = rig.writer.state.segments.values().map(|segment| segment.file_bytes);
-    assert_eq!(known.sum::<u64>(), lengths().iter().sum::<u64>());
-
-    drop(rig);
-    let mut rig = Rig::open(directory.path(), &clock);
-    assert_eq!(rig.ends.corrupt, 0);
-    rig.connection("c0");
-    assert_eq!(rig.deliver_all(), expected);
-    rig.pass(Duration::from_secs(2));
-    assert_eq!(lengths(), [MIB], "cut files are removed, not written over again");
 }
 
 /// More waits than a segment holds: it takes several commits, and nothing is refused.

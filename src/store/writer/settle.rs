@@ -4,7 +4,7 @@ use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::schedule::Scheduled;
-use super::super::segment_index::Entry;
+use super::super::state::NotLeft;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use crate::clock::Age;
@@ -101,17 +101,19 @@ impl Writer {
     /// Nothing of a delivery needs its record any more.
     pub(super) fn end(&mut self, place: Place) {
         self.state.end(place);
-        let open = [&self.active, &self.cold]
-            .into_iter()
-            .flatten()
-            .any(|open| open.number == place.segment);
-        let drained =
-            self.state.segments.get(&place.segment).is_some_and(|segment| segment.live == 0);
+        self.look_at_ended(place.segment);
+    }
+
+    /// Something in a segment has ended: it may be drained, or sparse.
+    fn look_at_ended(&mut self, number: u32) {
+        let open =
+            [&self.active, &self.cold].into_iter().flatten().any(|open| open.number == number);
+        let drained = self.state.segments.get(&number).is_some_and(|segment| segment.live == 0);
         if open {
             return;
         }
         if drained {
-            self.drained.push(place.segment);
+            self.drained.push(number);
         } else {
             self.look_for_sparse_later();
         }
@@ -234,27 +236,19 @@ impl Writer {
     /// not noted any more. Returns how many; `None` when an index cannot be read, and then nothing is cancelled.
     fn discard(&mut self, connection: ConnectionId) -> Option<u64> {
         let last = self.state.segments.keys().next_back().copied().unwrap_or(0);
-        let entries = match self.entries_of(connection) {
-            Ok(entries) => entries,
+        // All indexes are read before anything is cancelled: after this, nothing can fail.
+        let not_left = match self.state.not_left(connection) {
+            Ok(not_left) => not_left,
             Err(error) => {
                 self.shared.metrics.errors.increment(1);
                 tracing::error!(%error, "Could not read a segment's index; nothing was discarded.");
                 return None;
             }
         };
-        let mut ended = Vec::new();
-        for (number, entries) in entries {
-            let Some(segment) = self.state.segments.get_mut(&number) else {
-                continue;
-            };
-            let Some(part) = segment.parts.get_mut(&connection) else {
-                continue;
-            };
-            for (slot, entry) in (0..part.slots).zip(entries) {
-                if part.left.insert(slot) {
-                    ended.push((Place { segment: number, connection, slot }, entry.size));
-                }
-            }
+        let mut cancelled = 0;
+        for part in not_left {
+            cancelled += part.count;
+            self.end_not_left(connection, part);
         }
         let scheduled =
             self.state.schedule.remove_where(|scheduled| scheduled.id.connection == connection);
@@ -267,7 +261,8 @@ impl Writer {
         let new_in_flight =
             in_flight.into_iter().filter(|s| stream.cancelled.insert(Place::from(s.id)));
         let all = scheduled.into_iter().chain(waiting).chain(new_in_flight);
-        ended.extend(all.map(|scheduled| (Place::from(scheduled.id), scheduled.size)));
+        let ended: Vec<_> =
+            all.map(|scheduled| (Place::from(scheduled.id), scheduled.size)).collect();
         let slots = self
             .state
             .part(Place { segment: last, connection, slot: 0 })
@@ -280,18 +275,22 @@ impl Writer {
             self.end(*place);
         }
         self.touch(connection);
-        Some(ended.len() as u64)
+        Some(cancelled + ended.len() as u64)
     }
 
-    /// All entries of a connection, by segment.
-    fn entries_of(&self, connection: ConnectionId) -> std::io::Result<Vec<(u32, Vec<Entry>)>> {
-        let parts = self.state.segments.iter().filter_map(|(number, segment)| {
-            let slots = segment.parts.get(&connection)?.slots;
-            Some((number, segment, slots))
-        });
-        parts
-            .map(|(number, segment, slots)| Ok((*number, segment.entries(connection, 0, slots)?)))
-            .collect()
+    /// Ends all deliveries of a connection in one segment that have not left.
+    fn end_not_left(&mut self, connection: ConnectionId, ended: NotLeft) {
+        let NotLeft { segment: number, count, bytes } = ended;
+        if let Some(segment) = self.state.segments.get_mut(&number) {
+            segment.live = segment.live.saturating_sub(count);
+            if let Some(part) = segment.parts.get_mut(&connection) {
+                part.left.insert_below(part.slots);
+            }
+        }
+        if let Some(stream) = self.state.stream(connection) {
+            stream.counters.give_back_many(count, bytes);
+        }
+        self.look_at_ended(number);
     }
 
     fn status(&self) -> StoreStatus {
