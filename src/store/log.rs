@@ -19,8 +19,11 @@
 use std::io;
 
 use super::disk::Disk;
+use super::feed::Lane;
 use super::file::{Appender, StoreFile, log_name, new_header, snapshot_name};
-use super::marks::{KIND_MARKS, Mark, Place, TimeStamp, encode_mark, encode_stamp};
+use super::marks::{
+    KIND_MARKS, Mark, Place, TimeStamp, encode_delivered, encode_mark, encode_stamp,
+};
 use super::record::{FILE_HEADER, FileKind, Seed, Stamp, encode_record};
 use super::schedule::Scheduled;
 use super::state::{Entries, State};
@@ -43,6 +46,8 @@ pub struct StateLog {
     /// Bytes that may be written before a snapshot is due.
     capacity: u64,
     pending: Vec<u8>,
+    /// Places whose delivered mark is pending.
+    delivered: Vec<Place>,
     /// Marks were written since the last sync.
     unsynced: bool,
     broken: bool,
@@ -73,6 +78,7 @@ impl StateLog {
             commit: 0,
             capacity,
             pending: Vec::new(),
+            delivered: Vec::new(),
             unsynced: false,
             broken: false,
         })
@@ -81,7 +87,22 @@ impl StateLog {
     /// Notes a mark; [`StateLog::write`] writes it. A broken log forgets it: the snapshot before the next log has it.
     pub fn note(&mut self, mark: &Mark) {
         if !self.broken {
+            if matches!(mark, Mark::Scheduled(Scheduled { lane: Lane::Replay, .. })) {
+                // What is over can be replayed: then its delivered mark is not the last of its place.
+                encode_delivered(&mut self.pending, &mut self.delivered);
+            }
             encode_mark(&mut self.pending, mark);
+        }
+    }
+
+    /// Notes that a delivery has reached its target; [`StateLog::write`] writes it.
+    ///
+    /// These marks are gathered and written in an order of their own, after all others that wait. That is right because
+    /// it is the last mark of its place: only what is not over can be scheduled, dead or moved, and a discard before or
+    /// after it leaves it over. So all other marks of the place were noted before, and are written before.
+    pub fn note_delivered(&mut self, place: Place) {
+        if !self.broken {
+            self.delivered.push(place);
         }
     }
 
@@ -89,11 +110,12 @@ impl StateLog {
     pub fn give_up(&mut self) {
         self.broken = true;
         self.pending.clear();
+        self.delivered.clear();
     }
 
     /// Whether marks wait to be written.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !(self.pending.is_empty() && self.delivered.is_empty())
     }
 
     /// Whether there are marks that a power cut would lose: written and not synced, or, when the log is broken, in memory
@@ -104,8 +126,9 @@ impl StateLog {
 
     /// Whether a new log and a snapshot are needed: this one is full, or a write or sync failed.
     pub fn needs_successor(&self) -> bool {
-        self.broken
-            || self.appender.end + self.pending.len() as u64 + (self.capacity / 8) > self.capacity
+        // A place takes less in the log than here, hardly ever more than a few bytes.
+        let pending = self.pending.len() + size_of_val(self.delivered.as_slice());
+        self.broken || self.appender.end + pending as u64 + (self.capacity / 8) > self.capacity
     }
 
     /// Writes the pending marks. Returns the bytes written.
@@ -113,7 +136,7 @@ impl StateLog {
     /// # Errors
     /// As the disk says; the log is then broken, and the marks are only in memory until a snapshot.
     pub fn write(&mut self, stamp: TimeStamp) -> io::Result<u64> {
-        if self.pending.is_empty() || self.broken {
+        if !self.has_pending() || self.broken {
             return Ok(0);
         }
         let mut record = Vec::with_capacity(self.pending.len() + 64);
@@ -122,6 +145,7 @@ impl StateLog {
         encode_record(&mut record, self.appender.file.seed(), KIND_MARKS, head, |out| {
             encode_stamp(out, stamp);
             out.extend_from_slice(&self.pending);
+            encode_delivered(out, &mut self.delivered);
         });
         self.pending.clear();
         self.unsynced = true;

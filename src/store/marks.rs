@@ -8,20 +8,25 @@
 //! ```text
 //! u64 store time, ms      u64 boot clock, ms      u64 wall clock, ms      u64 boot id (hash)
 //! then for each mark: u8 tag, and varints (an age is one)
-//!   1 delivered   segment, connection, slot
-//!   3 scheduled   segment, connection, slot, offset, size, due age, attempts, first attempt's age, u8 lane (1 retry, 2 replay)
-//!   4 dead        segment, connection, slot, offset, size, u8 cause, status, attempts, wall clock and age of death
+//!   3 scheduled   place, offset, size, due age, attempts, due age - first attempt's age, u8 lane (1 retry, 2 replay)
+//!   4 dead        place, offset, size, u8 cause, status, attempts, wall clock and age of death
 //!   5 name        connection, length, UTF-8
 //!   6 sealed      segment, end of its records in bytes
-//!   7 discarded   connection, segment, slot: all of this connection's deliveries before that place that were not over
-//!   8 moved       segment, connection, slot of the old place; the same and offset of the new one, size: it is over there and waits here
+//!   7 discarded   place: all of this connection's deliveries before it that were not over
+//!   8 moved       old place, new place, its offset, size: it is over there and waits here
+//!   9 delivered   place of the first, how many from there on, then by turns how many are left out and how many follow; to 0
+//!                 left out
 //! ```
+//!
+//! A place is segment, connection, slot. A segment's number is its distance from the first hot one, doubled, or of a cold
+//! one the number itself, doubled and one more: so that all of them are small.
 
 use super::feed::Lane;
 use super::record::{Reader, put_varint};
 use super::schedule::Scheduled;
+use super::segment_index::MAX_SLOTS;
 use super::shelf::{Item, Key};
-use super::{ConnectionId, DeliveryId};
+use super::{ConnectionId, DeliveryId, FIRST_HOT};
 use crate::clock::Age;
 use crate::event::Cause;
 
@@ -55,6 +60,22 @@ pub struct Place {
 impl From<DeliveryId> for Place {
     fn from(id: DeliveryId) -> Place {
         Place { segment: id.segment, connection: id.connection, slot: id.slot }
+    }
+}
+
+/// Deliveries of one connection in one segment, slot after slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first.
+    pub first: Place,
+    /// How many; their slots are below [`MAX_SLOTS`].
+    pub count: u32,
+}
+
+impl Run {
+    /// Each of them.
+    pub fn places(self) -> impl Iterator<Item = Place> {
+        (0..self.count).map(move |nth| Place { slot: self.first.slot + nth, ..self.first })
     }
 }
 
@@ -160,8 +181,8 @@ impl Item for DeadLetter {
 /// One mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Acknowledged by the target.
-    Delivered(Place),
+    /// Acknowledged by their target.
+    Delivered(Run),
     /// Waits for a time.
     Scheduled(Scheduled),
     /// Over without success.
@@ -189,16 +210,13 @@ pub enum Mark {
 /// Appends one mark.
 pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
     match mark {
-        Mark::Delivered(place) => {
-            out.push(1);
-            put_place(out, *place);
-        }
+        Mark::Delivered(run) => encode_delivered(out, &mut run.places().collect()),
         Mark::Scheduled(scheduled) => {
             out.push(3);
             put_delivery(out, scheduled.id, scheduled.size);
             put_varint(out, scheduled.due.0);
             put_varint(out, u64::from(scheduled.attempts));
-            put_varint(out, scheduled.first_attempt.0);
+            put_varint(out, scheduled.due.0.wrapping_sub(scheduled.first_attempt.0));
             out.push(if scheduled.lane == Lane::Replay { 2 } else { 1 });
         }
         Mark::Dead(dead) => {
@@ -218,7 +236,7 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
         }
         Mark::Sealed { segment, end } => {
             out.push(6);
-            put_varint(out, u64::from(*segment));
+            put_segment(out, *segment);
             put_varint(out, *end);
         }
         Mark::Discarded(place) => {
@@ -231,6 +249,30 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
             put_delivery(out, *to, 0);
         }
     }
+}
+
+/// Appends marks that say of these places that they were delivered, in an order of its own, and empties the list.
+pub fn encode_delivered(out: &mut Vec<u8>, places: &mut Vec<Place>) {
+    places.sort_unstable();
+    places.dedup();
+    let of_one = |a: &Place, b: &Place| (a.segment, a.connection) == (b.segment, b.connection);
+    for places in places.chunk_by(of_one) {
+        let runs = places.chunk_by(|a, b| a.slot + 1 == b.slot);
+        let mut end = 0;
+        for (nth, run) in runs.enumerate() {
+            let Some(first) = run.first() else { continue };
+            if nth == 0 {
+                out.push(9);
+                put_place(out, *first);
+            } else {
+                put_varint(out, u64::from(first.slot - end));
+            }
+            put_varint(out, run.len() as u64);
+            end = first.slot + u32::try_from(run.len()).unwrap_or(u32::MAX);
+        }
+        out.push(0);
+    }
+    places.clear();
 }
 
 /// Appends the stamp that starts a record of marks.
@@ -250,18 +292,71 @@ pub fn decode_stamp(reader: &mut Reader<'_>) -> Option<TimeStamp> {
     })
 }
 
-/// Reads one mark. `None`: the record was not written by this version, although its checksum is right.
-pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
+/// Reads marks one after the other. It ends at the first that was not written by this version, although the record's
+/// checksum is right.
+#[derive(Debug)]
+pub struct Marks<'a> {
+    reader: Reader<'a>,
+    /// Inside of a mark of delivered ones: the place after the last run.
+    after: Option<Place>,
+}
+
+impl<'a> Marks<'a> {
+    /// What is left of `reader`.
+    pub fn new(reader: Reader<'a>) -> Marks<'a> {
+        Marks { reader, after: None }
+    }
+
+    /// The next run of a mark of delivered ones, if there is one more.
+    fn next_run(&mut self) -> Option<Option<Run>> {
+        let Some(after) = self.after.take() else {
+            return Some(None);
+        };
+        match self.reader.varint32()? {
+            0 => Some(None),
+            left_out => {
+                let slot = after.slot.checked_add(left_out)?;
+                self.run(Place { slot, ..after }).map(Some)
+            }
+        }
+    }
+
+    fn run(&mut self, first: Place) -> Option<Run> {
+        let count = self.reader.varint32()?;
+        let end = first.slot.checked_add(count).filter(|end| *end <= MAX_SLOTS)?;
+        self.after = Some(Place { slot: end, ..first });
+        Some(Run { first, count })
+    }
+}
+
+impl Iterator for Marks<'_> {
+    type Item = Mark;
+
+    fn next(&mut self) -> Option<Mark> {
+        if let Some(run) = self.next_run()? {
+            return Some(Mark::Delivered(run));
+        }
+        if self.reader.bytes.get(self.reader.at) == Some(&9) {
+            self.reader.at += 1;
+            let first = take_place(&mut self.reader)?;
+            return self.run(first).map(Mark::Delivered);
+        }
+        decode_mark(&mut self.reader)
+    }
+}
+
+/// Reads a mark that is not of delivered ones.
+fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
     Some(match reader.u8()? {
-        1 => Mark::Delivered(take_place(reader)?),
         3 => {
             let (id, size) = take_delivery(reader)?;
+            let due = reader.varint()?;
             Mark::Scheduled(Scheduled {
                 id,
                 size,
-                due: Age(reader.varint()?),
+                due: Age(due),
                 attempts: reader.varint32()?,
-                first_attempt: Age(reader.varint()?),
+                first_attempt: Age(due.wrapping_sub(reader.varint()?)),
                 lane: if reader.u8()? == 2 { Lane::Replay } else { Lane::Retry },
             })
         }
@@ -282,22 +377,38 @@ pub fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
             let length = usize::try_from(reader.varint()?).ok()?;
             Mark::Name(connection, std::str::from_utf8(reader.take(length)?).ok()?.to_owned())
         }
-        6 => Mark::Sealed { segment: reader.varint32()?, end: reader.varint()? },
+        6 => Mark::Sealed { segment: take_segment(reader)?, end: reader.varint()? },
         7 => Mark::Discarded(take_place(reader)?),
         8 => Mark::Moved { from: take_place(reader)?, to: take_delivery(reader)?.0 },
         _ => return None,
     })
 }
 
+fn put_segment(out: &mut Vec<u8>, number: u32) {
+    put_varint(
+        out,
+        match number.checked_sub(FIRST_HOT) {
+            Some(hot) => u64::from(hot) << 1,
+            None => u64::from(number) << 1 | 1,
+        },
+    );
+}
+
+fn take_segment(reader: &mut Reader<'_>) -> Option<u32> {
+    let coded = reader.varint()?;
+    let number = u32::try_from(coded >> 1).ok()?;
+    if coded & 1 == 0 { number.checked_add(FIRST_HOT) } else { Some(number) }
+}
+
 fn put_place(out: &mut Vec<u8>, place: Place) {
-    put_varint(out, u64::from(place.segment));
+    put_segment(out, place.segment);
     put_varint(out, u64::from(place.connection.0));
     put_varint(out, u64::from(place.slot));
 }
 
 fn take_place(reader: &mut Reader<'_>) -> Option<Place> {
     Some(Place {
-        segment: reader.varint32()?,
+        segment: take_segment(reader)?,
         connection: ConnectionId(reader.varint32()?),
         slot: reader.varint32()?,
     })
@@ -322,12 +433,18 @@ fn take_delivery(reader: &mut Reader<'_>) -> Option<(DeliveryId, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
 
+    fn any_segment() -> impl Strategy<Value = u32> {
+        prop_oneof![any::<u32>(), 0u32..3, FIRST_HOT..FIRST_HOT + 3]
+    }
+
     fn any_id() -> impl Strategy<Value = DeliveryId> {
-        (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()).prop_map(
+        (any::<u32>(), any_segment(), any::<u32>(), any::<u32>()).prop_map(
             |(connection, segment, slot, offset)| DeliveryId {
                 connection: ConnectionId(connection),
                 segment,
@@ -337,9 +454,14 @@ mod tests {
         )
     }
 
+    fn any_run() -> impl Strategy<Value = Run> {
+        (any_id(), 1u32..50, 0..MAX_SLOTS - 50)
+            .prop_map(|(id, count, slot)| Run { first: Place { slot, ..Place::from(id) }, count })
+    }
+
     fn any_mark() -> impl Strategy<Value = Mark> {
         prop_oneof![
-            any_id().prop_map(|id| Mark::Delivered(id.into())),
+            any_run().prop_map(Mark::Delivered),
             any_id().prop_map(|id| Mark::Discarded(id.into())),
             (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved { from: from.into(), to }),
             (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
@@ -380,18 +502,82 @@ mod tests {
             for mark in &marks {
                 encode_mark(&mut out, mark);
             }
-            let mut reader = Reader::new(&out);
-            for mark in &marks {
-                prop_assert_eq!(decode_mark(&mut reader), Some(mark.clone()));
+            prop_assert_eq!(Marks::new(Reader::new(&out)).collect::<Vec<_>>(), marks);
+        }
+
+        #[test]
+        fn delivered_places_read_back(
+            places in proptest::collection::vec((any_segment(), 0u32..3, 0u32..200), 0..300),
+            marks in proptest::collection::vec(any_mark(), 0..3),
+        ) {
+            let place = |(segment, connection, slot)| Place {
+                segment,
+                connection: ConnectionId(connection),
+                slot,
+            };
+            let mut list: Vec<Place> = places.into_iter().map(place).collect();
+            let expected: BTreeSet<Place> = list.iter().copied().collect();
+            let mut out = Vec::new();
+            encode_delivered(&mut out, &mut list);
+            marks.iter().for_each(|mark| encode_mark(&mut out, mark));
+            prop_assert!(list.is_empty());
+            let mut back = Vec::new();
+            let mut read = Marks::new(Reader::new(&out));
+            while back.len() < expected.len()
+                && let Some(Mark::Delivered(run)) = read.next()
+            {
+                back.extend(run.places());
             }
-            prop_assert!(reader.is_empty());
+            prop_assert_eq!(back, expected.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(read.collect::<Vec<_>>(), marks);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut reader = Reader::new(&bytes);
             let _ = decode_stamp(&mut reader);
-            while decode_mark(&mut reader).is_some() {}
+            let bounded = |mark| match mark {
+                Mark::Delivered(run) => run.first.slot + run.count <= MAX_SLOTS,
+                _ => true,
+            };
+            prop_assert!(Marks::new(reader).all(bounded));
+            let mut delivered = vec![9];
+            delivered.extend_from_slice(&bytes);
+            prop_assert!(Marks::new(Reader::new(&delivered)).all(bounded));
         }
+    }
+
+    /// What a connection under load leaves to be marked at once: hardly more than a byte for each.
+    #[test]
+    fn marks_of_delivered_ones_are_small() {
+        let size = |slots: &mut dyn Iterator<Item = u32>| {
+            let place =
+                |slot| Place { segment: FIRST_HOT + 100, connection: ConnectionId(7), slot };
+            let mut places: Vec<Place> = slots.map(place).collect();
+            let mut out = Vec::new();
+            encode_delivered(&mut out, &mut places);
+            out.len()
+        };
+        assert!(size(&mut (60_000..60_020)) <= 9, "in order");
+        assert!(size(&mut (60_000..60_200).filter(|slot| slot % 10 != 3)) <= 180 / 3, "nearly");
+        assert!(size(&mut (60_000..60_200).step_by(2)) <= 2 * 100 + 9, "each second one");
+    }
+
+    /// Segments and retries' times cost a byte or two.
+    #[test]
+    fn marks_of_retries_are_small() {
+        let id = DeliveryId {
+            connection: ConnectionId(7),
+            segment: FIRST_HOT + 50,
+            slot: 9000,
+            offset: 1 << 20,
+        };
+        let first_attempt = Age(90 * 24 * 3600 * 1000);
+        let due = first_attempt.after(std::time::Duration::from_secs(10));
+        let lane = Lane::Retry;
+        let retry = Scheduled { id, size: 1100, due, attempts: 1, first_attempt, lane };
+        let mut out = Vec::new();
+        encode_mark(&mut out, &Mark::Scheduled(retry));
+        assert!(out.len() <= 20, "{} bytes", out.len());
     }
 }

@@ -53,15 +53,14 @@ impl QueueCounters {
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives the room of `deliveries` of `bytes` together back.
-    pub(super) fn give_back_all(&self, deliveries: u64, bytes: u64) {
-        self.live.fetch_sub(deliveries, Ordering::Relaxed);
-        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
     /// Gives the room of one delivery of `bytes` back.
     pub fn give_back(&self, bytes: u64) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        self.give_back_many(1, bytes);
+    }
+
+    /// Gives the room of some deliveries back that are `bytes` together.
+    pub(super) fn give_back_many(&self, deliveries: u64, bytes: u64) {
+        self.live.fetch_sub(deliveries, Ordering::Relaxed);
         self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -43,7 +43,7 @@
 //!
 //! Slots are written, not counted, so that a damaged record never shifts the ones after it.
 //!
-//! Kinds in a **state log**: `16` marks (see `state_log`). Kinds in a **snapshot**: `32`..`36` (see `snapshot`). Kinds
+//! Kinds in a **state log**: `16` marks (see `marks`). Kinds in a **snapshot**: `16`, `32`, `33` (see `log`). Kinds
 //! in an **index**: `48`.., rebuilt from the segment whenever it does not validate (see `segment_index`). Kinds in a **key
 //! log**: `64` keys (see `key_log`).
 
@@ -55,7 +55,7 @@ use crate::clock::Age;
 use crate::event::{Cause, Content, Event, EventId};
 
 /// The version of this page. A store with another one is refused (exit 78), never guessed at.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a file header.
 pub const FILE_HEADER: u64 = 64;
 /// Bytes of a record's header.

@@ -17,7 +17,7 @@ use super::file::{
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
 use super::log::{KIND_END, KIND_OVER, KIND_RUN};
-use super::marks::{DeadLetter, KIND_MARKS, Mark, Place, TimeStamp, decode_mark, decode_stamp};
+use super::marks::{DeadLetter, KIND_MARKS, Mark, Marks, Place, TimeStamp, decode_stamp};
 use super::reader::Files;
 use super::record::{FileKind, HeaderError, Reader, Record};
 use super::schedule::{self, Scheduled};
@@ -370,9 +370,7 @@ impl Marked {
                 if let Some(stamp) = decode_stamp(&mut reader) {
                     self.stamp = stamp;
                 }
-                while let Some(mark) = decode_mark(&mut reader) {
-                    self.apply(mark);
-                }
+                Marks::new(reader).for_each(|mark| self.apply(mark));
             }
             KIND_OVER => self.apply_over(&mut reader),
             KIND_RUN => self.runs.extend(RunState::decode(&mut reader)),
@@ -400,7 +398,7 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
-            Mark::Delivered(place) => self.end(place),
+            Mark::Delivered(run) => run.places().for_each(|place| self.end(place)),
             Mark::Scheduled(scheduled) => {
                 self.shelve(scheduled.id.into(), Latest::Scheduled(scheduled));
             }
@@ -588,7 +586,7 @@ fn recover_segment(
     }
     let file_bytes = file.file.length().map_err(|error| OpenError::Io("read a segment", error))?;
     let (index, entries) = match SegmentIndex::read(disk, &file) {
-        Some((index_file, index, starts)) => (index, Entries::File(index_file, starts)),
+        Some((index_file, index)) => (index, Entries::File(index_file)),
         None => rebuild(disk, &file, &name, recovered)?,
     };
     if marked.sealed.get(&number).is_some_and(|end| *end > index.end) {
@@ -605,12 +603,12 @@ fn recover_segment(
     index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));
     note_born_dead(number, &index, marked, &mut recovered.state);
-    for (connection, entries) in &index.entries {
-        let part = recover_part(*connection, number, entries, marked, &mut recovered.state);
-        segment.parts.insert(*connection, part);
+    for connection in index.connections() {
+        let part = recover_part(connection, number, &index, marked, &mut recovered.state);
+        segment.parts.insert(connection, part);
     }
-    if let Entries::File(index, _) = &entries {
-        segment.index_bytes = index.file.length().unwrap_or(0);
+    if let Entries::File(index) = &entries {
+        segment.index_bytes = index.file.file.length().unwrap_or(0);
     }
     segment.entries = entries;
     recovered.files.insert(number, file);
@@ -634,10 +632,10 @@ fn rebuild(
     let (index, damaged) =
         SegmentIndex::rebuild(file).map_err(|error| OpenError::Io("scan a segment", error))?;
     note_damage(disk, file, name, &damaged, recovered);
-    let written: io::Result<()> = index.write(disk, file);
-    let read = written.ok().and_then(|()| SegmentIndex::read(disk, file));
+    let written = index.write(disk, file);
+    let read = written.ok().and_then(|_| SegmentIndex::read(disk, file));
     let entries = match read {
-        Some((index_file, _, starts)) => Entries::File(index_file, starts),
+        Some((index_file, _)) => Entries::File(index_file),
         None => Entries::Memory(Box::new(index.clone())),
     };
     Ok((index, entries))
@@ -647,13 +645,13 @@ fn rebuild(
 fn recover_part(
     connection: ConnectionId,
     number: u32,
-    entries: &[super::segment_index::Entry],
+    index: &SegmentIndex,
     marked: &mut Marked,
     state: &mut State,
 ) -> Part {
     let mut over = marked.over.remove(&(number, connection)).unwrap_or_default();
     let shelved = marked.shelved.remove(&(number, connection)).unwrap_or_default();
-    let slots = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let slots = index.slots(connection);
     let end = |over: &mut Bits, slot| {
         if !shelved.contains(slot) {
             over.insert(slot);
@@ -677,7 +675,7 @@ fn recover_part(
     }
     let mut left = over.clone();
     let (mut waiting, mut bytes) = (0u64, 0u64);
-    for (slot, entry) in (0..slots).zip(entries) {
+    for (slot, entry) in (0..slots).zip(index.all_entries(connection)) {
         if shelved.contains(slot) {
             left.insert(slot);
         } else if entry.size == 0 {
@@ -704,7 +702,7 @@ fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked, state:
         let has = |bits: &HashMap<_, Bits>| {
             bits.get(&(number, *connection)).is_some_and(|bits| bits.contains(*slot))
         };
-        let entry = index.entries.get(connection).and_then(|entries| entries.get(*slot as usize));
+        let entry = index.entries(*connection, *slot, 1).next();
         let Some(entry) = entry.filter(|entry| entry.size > 0) else {
             continue;
         };

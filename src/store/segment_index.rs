@@ -5,12 +5,15 @@
 //! of the segment. Records, in this order:
 //!
 //! ```text
-//! kind 48, names:   u32 connection id, u32 length, UTF-8, ...
-//! kind 49, entries: u32 connection id, then per slot u32 offset / 8, u32 size; size 0 is a slot without a record
-//! kind 51, keys:    the segment's idempotency keys (see `keys`), oldest first; any number of such records
-//! kind 50, end:     u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
-//!                   then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
+//! kind 48, names:    u32 connection id, u32 length, UTF-8, ...
+//! kind 52, records:  of each event's record, u32 offset / 8, u32 size: one table for all connections
+//! kind 53, slots:    u32 connection id, then which of these records are its slots (see `slots`); one for each connection
+//! kind 51, keys:     the segment's idempotency keys (see `keys`), oldest first; any number of such records
+//! kind 54, end:      u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
+//!                    then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
 //! ```
+//!
+//! Kinds 49 and 50 stood in an older layout, with an entry per delivery; such an index does not validate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -25,13 +28,23 @@ use super::record::{
     decode_event_head, decode_name, encode_record,
 };
 use crate::event::Cause;
+pub use sealed::IndexFile;
+pub use slots::MAX_SLOTS;
+use slots::{Piece, SealedSlots, Slots};
+
+mod sealed;
+mod slots;
 
 const KIND_NAMES: u8 = 48;
-const KIND_ENTRIES: u8 = 49;
-const KIND_END: u8 = 50;
 const KIND_KEYS: u8 = 51;
+const KIND_RECORDS: u8 = 52;
+const KIND_SLOTS: u8 = 53;
+const KIND_END: u8 = 54;
 /// Bytes of an entry in the file.
-pub const ENTRY: u64 = 8;
+const ENTRY: usize = 8;
+/// Bytes that the index of a segment that grows takes in memory: a batch more than this, and the segment is sealed,
+/// however full its file is.
+pub const INDEX_BYTES: usize = 8 << 20;
 
 /// Where one delivery's record is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +60,12 @@ pub struct Entry {
 pub struct SegmentIndex {
     /// Names that stand in the segment.
     pub names: BTreeMap<ConnectionId, String>,
-    /// Entries by slot.
-    pub entries: BTreeMap<ConnectionId, Vec<Entry>>,
+    /// Where each event's record is, in order.
+    records: Vec<Entry>,
+    /// Which of them are each connection's.
+    slots: BTreeMap<ConnectionId, Slots>,
+    /// Bytes that these take, without a fixed part for each connection.
+    slot_bytes: usize,
     /// Deliveries that were dead from the start.
     pub born_dead: Vec<(ConnectionId, u32, Cause)>,
     /// Idempotency keys of its events, oldest first.
@@ -64,19 +81,18 @@ pub struct SegmentIndex {
 }
 
 impl SegmentIndex {
-    /// Notes a record of the segment.
+    /// Notes an event of the segment, as a scan finds it.
     pub fn note_event(&mut self, offset: u64, size: usize, head: &EventHead) {
-        let entry = Entry {
+        self.note_record(Entry {
             offset: u32::try_from(offset / 8).unwrap_or(u32::MAX),
             size: u32::try_from(size).unwrap_or(u32::MAX),
-        };
+        });
         for route in &head.routes {
             let mut slot = route.slot;
             if defect!(SlotsCounted) {
-                let counted = self.entries.get(&route.connection).map_or(0, Vec::len);
-                slot = u32::try_from(counted).unwrap_or(slot);
+                slot = self.slots(route.connection);
             }
-            self.note_slot(route.connection, slot, entry);
+            self.note_slot(route.connection, slot);
             if let Some(cause) = route.dead {
                 self.born_dead.push((route.connection, route.slot, cause));
             }
@@ -85,17 +101,61 @@ impl SegmentIndex {
         self.last_age = self.last_age.max(head.accepted_age.0);
     }
 
-    /// Notes one delivery.
-    pub fn note_slot(&mut self, connection: ConnectionId, slot: u32, entry: Entry) {
-        let entries = self.entries.entry(connection).or_default();
-        // A slot far beyond the last one cannot come from a valid record of this segment: at most one slot per 32 bytes.
-        let at = slot as usize;
-        if at >= entries.len() && at < MAX_SLOTS {
-            entries.resize(at + 1, Entry::default());
-        }
-        if let Some(place) = entries.get_mut(at) {
-            *place = entry;
-        }
+    /// Notes an event's record; its slots follow.
+    pub fn note_record(&mut self, entry: Entry) {
+        self.records.push(entry);
+    }
+
+    /// Notes that the last record is this slot of a connection.
+    pub fn note_slot(&mut self, connection: ConnectionId, slot: u32) {
+        let record = self.records.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
+        let slots = self.slots.entry(connection).or_default();
+        let before = slots.bytes();
+        slots.push(Piece { slot, count: 1, record });
+        self.slot_bytes += slots.bytes() - before;
+    }
+
+    /// Slots of a connection.
+    pub fn slots(&self, connection: ConnectionId) -> u32 {
+        self.slots.get(&connection).map_or(0, Slots::len)
+    }
+
+    /// The connections that have slots.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.slots.keys().copied()
+    }
+
+    /// All entries of a connection, by slot.
+    pub fn all_entries(&self, connection: ConnectionId) -> impl Iterator<Item = Entry> {
+        let pieces = self.slots.get(&connection).into_iter().flat_map(Slots::pieces);
+        pieces.flat_map(|piece| self.entries_of(piece))
+    }
+
+    /// Entries of `count` slots from `first` on.
+    pub fn entries(
+        &self,
+        connection: ConnectionId,
+        first: u32,
+        count: u32,
+    ) -> impl Iterator<Item = Entry> {
+        let slots = self.slots.get(&connection).into_iter();
+        let pieces = slots.flat_map(move |slots| slots.window(first, count));
+        pieces.flat_map(|piece| self.entries_of(piece))
+    }
+
+    fn entries_of(&self, piece: Piece) -> impl Iterator<Item = Entry> {
+        (0..piece.count).map(move |nth| {
+            let entry = piece.record.and_then(|record| self.records.get((record + nth) as usize));
+            entry.copied().unwrap_or_default()
+        })
+    }
+
+    /// Bytes that it takes in memory, without a fixed part for each connection and what its vectors keep free.
+    pub fn bytes(&self) -> usize {
+        self.records.len() * size_of::<Entry>()
+            + self.slot_bytes
+            + self.born_dead.len() * size_of::<(ConnectionId, u32, Cause)>()
+            + self.keys.len() * size_of::<KeyRecord>()
     }
 
     /// Notes an event's time.
@@ -105,17 +165,19 @@ impl SegmentIndex {
         self.times = Some((first.min(unix_ms), last.max(unix_ms)));
     }
 
-    /// Writes the index beside its segment.
+    /// Writes the index beside its segment. Returns the bytes written.
     ///
     /// # Errors
     /// As the disk says; the index is then rebuilt at the next start.
-    pub fn write(&self, disk: &dyn Disk, segment: &StoreFile) -> io::Result<()> {
+    pub fn write(&self, disk: &dyn Disk, segment: &StoreFile) -> io::Result<u64> {
         let name = index_name(segment.header.number);
         let temporary = format!("{name}.tmp");
         let _ = disk.remove(&temporary);
         let file = disk.create(&temporary)?;
-        file.write_all_at(&self.encode(segment), 0)?;
-        disk.rename(&temporary, &name)
+        let bytes = self.encode(segment);
+        file.write_all_at(&bytes, 0)?;
+        disk.rename(&temporary, &name)?;
+        Ok(bytes.len() as u64)
     }
 
     fn encode(&self, segment: &StoreFile) -> Vec<u8> {
@@ -129,13 +191,16 @@ impl SegmentIndex {
                 out.extend_from_slice(name.as_bytes());
             }
         });
-        for (connection, entries) in &self.entries {
-            encode_record(&mut out, seed, KIND_ENTRIES, stamp, |out| {
+        encode_record(&mut out, seed, KIND_RECORDS, stamp, |out| {
+            for entry in &self.records {
+                out.extend_from_slice(&entry.offset.to_le_bytes());
+                out.extend_from_slice(&entry.size.to_le_bytes());
+            }
+        });
+        for (connection, slots) in &self.slots {
+            encode_record(&mut out, seed, KIND_SLOTS, stamp, |out| {
                 out.extend_from_slice(&connection.0.to_le_bytes());
-                for entry in entries {
-                    out.extend_from_slice(&entry.offset.to_le_bytes());
-                    out.extend_from_slice(&entry.size.to_le_bytes());
-                }
+                slots.encode(out);
             });
         }
         let (older, newer) = self.keys.as_slices();
@@ -156,34 +221,38 @@ impl SegmentIndex {
         out
     }
 
-    /// Reads the index of a segment, with where each connection's entries start in the file.
-    /// `None`: there is none that validates.
-    pub fn read(
-        disk: &dyn Disk,
-        segment: &StoreFile,
-    ) -> Option<(StoreFile, SegmentIndex, BTreeMap<ConnectionId, u64>)> {
+    /// Reads the index of a segment, and where things are in its file. `None`: there is none that validates.
+    pub fn read(disk: &dyn Disk, segment: &StoreFile) -> Option<(IndexFile, SegmentIndex)> {
         let file =
             StoreFile::open(disk, &index_name(segment.header.number), FileKind::Index).ok()?;
         if file.header.nonce != segment.header.nonce {
             return None;
         }
         let mut index = SegmentIndex::default();
-        let mut starts = BTreeMap::new();
-        let mut complete = false;
-        let report = scan(&file, |offset, record| match record.kind {
-            KIND_NAMES => index.decode_names(record.body),
-            KIND_ENTRIES => {
-                if let Some(connection) = index.decode_entries(record.body) {
-                    starts.insert(connection, offset + RECORD_HEADER as u64 + 4);
+        let (mut records, mut slots) = (None, BTreeMap::new());
+        let (mut valid, mut complete) = (true, false);
+        let report = scan(&file, |offset, record| {
+            let body_at = offset + RECORD_HEADER as u64;
+            match record.kind {
+                KIND_NAMES => index.decode_names(record.body),
+                KIND_RECORDS => {
+                    index.records = decode_entries(record.body);
+                    records = Some(body_at);
                 }
+                KIND_SLOTS => match index.decode_slots(record.body, body_at) {
+                    Some((connection, sealed)) => drop(slots.insert(connection, sealed)),
+                    None => valid = false,
+                },
+                KIND_KEYS => index.keys.extend(decode_keys(record.body)),
+                KIND_END => complete = index.decode_end(record.body).is_some(),
+                _ => {}
             }
-            KIND_KEYS => index.keys.extend(decode_keys(record.body)),
-            KIND_END => complete = index.decode_end(record.body).is_some(),
-            _ => {}
         })
         .ok()?;
-        let whole = complete && report.gaps == 0 && report.end == file.file.length().ok()?;
-        (whole && report.end > FILE_HEADER).then_some((file, index, starts))
+        let whole =
+            valid && complete && report.gaps == 0 && report.end == file.file.length().ok()?;
+        (whole && report.end > FILE_HEADER)
+            .then_some((IndexFile { file, records: records?, slots }, index))
     }
 
     /// The keys alone, of an index file that was opened before. `None`: it does not validate any more.
@@ -207,10 +276,15 @@ impl SegmentIndex {
         }
     }
 
-    fn decode_entries(&mut self, body: &[u8]) -> Option<ConnectionId> {
+    /// Reads a connection's slots, whose record's body stands in the file at `at`.
+    fn decode_slots(&mut self, body: &[u8], at: u64) -> Option<(ConnectionId, SealedSlots)> {
         let connection = ConnectionId(super::record::u32_at(body, 0)?);
-        self.entries.insert(connection, decode_entries(body.get(4..)?));
-        Some(connection)
+        let tokens = body.get(4..)?;
+        let slots = Slots::decode(tokens, self.records.len())?;
+        let sealed = SealedSlots::new(tokens, at + 4, &slots);
+        self.slot_bytes += slots.bytes();
+        self.slots.insert(connection, slots);
+        Some((connection, sealed))
     }
 
     fn decode_end(&mut self, body: &[u8]) -> Option<()> {
@@ -254,13 +328,10 @@ impl SegmentIndex {
     }
 }
 
-/// Slots that one connection can have in the largest segment.
-const MAX_SLOTS: usize = (1 << 30) / 32;
-
 /// Reads entries as they stand in the file.
-pub fn decode_entries(bytes: &[u8]) -> Vec<Entry> {
+fn decode_entries(bytes: &[u8]) -> Vec<Entry> {
     let mut reader = Reader::new(bytes);
-    let mut entries = Vec::with_capacity(bytes.len() / 8);
+    let mut entries = Vec::with_capacity(bytes.len() / ENTRY);
     while let (Some(offset), Some(size)) = (reader.u32(), reader.u32()) {
         entries.push(Entry { offset, size });
     }
@@ -268,49 +339,4 @@ pub fn decode_entries(bytes: &[u8]) -> Vec<Entry> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::disk::OsDisk;
-    use crate::store::file::segment_name;
-
-    #[test]
-    fn an_index_reads_back_and_any_damage_makes_it_void() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = OsDisk::open(directory.path()).unwrap();
-        let file = disk.create(&segment_name(3)).unwrap();
-        let segment = StoreFile::start(file, new_header(FileKind::Segment, 3, 77, 0)).unwrap();
-        let mut index =
-            SegmentIndex { end: 4096, events: 2, times: Some((5, 9)), ..SegmentIndex::default() };
-        index.names.insert(ConnectionId(4), "crm".to_owned());
-        index.note_slot(ConnectionId(4), 2, Entry { offset: 8, size: 64 });
-        index.born_dead.push((ConnectionId(4), 1, Cause::QueueFull));
-        let key = crate::store::keys::key_for_tests;
-        index.keys = (0..3).map(|number| key(number, number)).collect();
-        index.write(&disk, &segment).unwrap();
-        let (file, back, starts) = SegmentIndex::read(&disk, &segment).unwrap();
-        assert_eq!(back, index);
-        assert_eq!(SegmentIndex::read_keys(&file), Some(index.keys.clone()));
-        let mut entry = [0; 8];
-        file.file.read_exact_at(&mut entry, starts[&ConnectionId(4)] + 2 * ENTRY).unwrap();
-        assert_eq!(decode_entries(&entry), [Entry { offset: 8, size: 64 }]);
-
-        let path = directory.path().join(index_name(3));
-        let whole = std::fs::read(&path).unwrap();
-        // Padding and the unused part of the header are not covered: flipping them changes nothing.
-        let mut void = 0;
-        for at in 0..whole.len() {
-            let mut bad = whole.clone();
-            bad[at] ^= 1;
-            std::fs::write(&path, &bad).unwrap();
-            match SegmentIndex::read(&disk, &segment) {
-                None => void += 1,
-                Some((_, read, _)) => assert_eq!(read, index, "byte {at}"),
-            }
-        }
-        assert!(void > whole.len() / 2);
-        for length in 0..whole.len() {
-            std::fs::write(&path, &whole[..length]).unwrap();
-            assert!(SegmentIndex::read(&disk, &segment).is_none(), "cut at {length}");
-        }
-    }
-}
+mod tests;

@@ -21,12 +21,11 @@ use std::sync::atomic::Ordering;
 
 use super::bits::Bits;
 use super::feed::{Delivery, Lane};
-use super::file::StoreFile;
 use super::marks::{DeadLetter, Place};
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
 use super::schedule::{self, Scheduled};
-use super::segment_index::{ENTRY, Entry, SegmentIndex, decode_entries};
+use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::shelf::Shelf;
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
@@ -76,8 +75,8 @@ pub struct Segment {
 pub enum Entries {
     /// In memory: the segment still grows, or its index file could not be written.
     Memory(Box<SegmentIndex>),
-    /// In its index file, at these offsets.
-    File(StoreFile, BTreeMap<ConnectionId, u64>),
+    /// In its index file.
+    File(IndexFile),
 }
 
 /// One connection's deliveries in one segment.
@@ -90,6 +89,20 @@ pub struct Part {
     /// Which ones of them are over.
     pub over: Bits,
 }
+
+/// One connection's deliveries in one segment that are neither over nor dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotOver {
+    /// The segment.
+    pub segment: u32,
+    /// Which ones.
+    pub slots: Bits,
+    /// The bytes of their records.
+    pub bytes: u64,
+}
+
+/// Entries that are read at once where all of a segment's are looked at.
+const ENTRIES: u32 = 4096;
 
 /// One connection's deliveries in all segments.
 #[derive(Debug)]
@@ -171,6 +184,38 @@ impl State {
         let counters = &stream.counters;
         counters.scheduled.store(waits(Lane::Retry) + waits(Lane::Replay), Ordering::Relaxed);
         counters.dead.store(self.dead.count(id.0), Ordering::Relaxed);
+    }
+
+    /// What of a connection is neither over nor dead, by segment; no more than a piece of an index is in memory at once.
+    ///
+    /// # Errors
+    /// As the disk says.
+    pub fn not_over(&self, connection: ConnectionId) -> io::Result<Vec<NotOver>> {
+        let mut dead: BTreeMap<u32, Bits> = BTreeMap::new();
+        self.dead.look(Some(connection.0), None, |letter, _| {
+            dead.entry(letter.id.segment).or_default().insert(letter.id.slot);
+        })?;
+        let mut found = Vec::new();
+        for (number, segment) in &self.segments {
+            let Some(part) = segment.parts.get(&connection) else {
+                continue;
+            };
+            let dead = dead.remove(number).unwrap_or_default();
+            let mut ended = NotOver { segment: *number, slots: Bits::default(), bytes: 0 };
+            let mut from = 0;
+            while let Some(first) = part.over.first_absent(from, part.slots) {
+                let read = ENTRIES.min(part.slots - first);
+                for (slot, entry) in (first..).zip(segment.entries(connection, first, read)?) {
+                    if !part.over.contains(slot) && !dead.contains(slot) {
+                        ended.slots.insert(slot);
+                        ended.bytes += u64::from(entry.size);
+                    }
+                }
+                from = first + read;
+            }
+            found.push(ended);
+        }
+        Ok(found)
     }
 
     /// The next deliveries of a connection that wait for their first attempt, at most `room`, from its cursor on; moves
@@ -278,19 +323,8 @@ impl Segment {
         count: u32,
     ) -> io::Result<Vec<Entry>> {
         match &self.entries {
-            Entries::Memory(index) => {
-                let all = index.entries.get(&connection).map(Vec::as_slice).unwrap_or_default();
-                let from = all.get(first as usize..).unwrap_or_default();
-                Ok(from.iter().take(count as usize).copied().collect())
-            }
-            Entries::File(file, starts) => {
-                let Some(start) = starts.get(&connection) else {
-                    return Ok(Vec::new());
-                };
-                let mut bytes = vec![0; count as usize * 8];
-                file.file.read_exact_at(&mut bytes, start + u64::from(first) * ENTRY)?;
-                Ok(decode_entries(&bytes))
-            }
+            Entries::Memory(index) => Ok(index.entries(connection, first, count).collect()),
+            Entries::File(index) => index.entries(connection, first, count),
         }
     }
 }

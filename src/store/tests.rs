@@ -16,6 +16,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 mod damage;
 mod defects;
 mod expiry;
+mod index;
 mod keys;
 mod known;
 mod model;

@@ -35,6 +35,7 @@ use super::log::{StateLog, write_snapshot};
 use super::marks::TimeStamp;
 use super::reader::Files;
 use super::recovery::Recovered;
+use super::segment_index::INDEX_BYTES;
 use super::state::State;
 use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
 use crate::clock::{Age, Clock, millis};
@@ -70,6 +71,8 @@ pub(super) struct Writer {
     pub(super) rng: fastrand::Rng,
     pub(super) next_segment: u32,
     pub(super) next_cold: u32,
+    /// Bytes of a growing segment's index in memory at which it is sealed.
+    pub(super) index_bytes: usize,
     /// The segment that grows.
     pub(super) active: Option<Active>,
     /// The segment that survivors of old ones are moved to.
@@ -239,6 +242,7 @@ impl Writer {
             rng,
             next_segment: recovered.next_segment,
             next_cold: recovered.next_cold,
+            index_bytes: INDEX_BYTES,
             active: None,
             cold: None,
             moving: None,

@@ -217,9 +217,10 @@ impl Writer {
             return;
         };
         index.note_times(id.unix_ms());
+        index.note_record(entry);
         (segment.times, segment.events) = (index.times, index.events);
         for route in routes {
-            index.note_slot(route.connection, route.slot, entry);
+            index.note_slot(route.connection, route.slot);
             if let Some(cause) = route.dead {
                 index.born_dead.push((route.connection, route.slot, cause));
             }

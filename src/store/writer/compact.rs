@@ -278,10 +278,10 @@ impl Writer {
     /// The cold segment, or a new one if it has no room for `bytes`.
     fn cold_with_room(&mut self, bytes: u64) -> Option<Active> {
         if let Some(cold) = self.cold.take() {
-            if cold.end + bytes <= cold.file_bytes {
+            if self.has_room(&cold, bytes) {
                 return Some(cold);
             }
-            self.seal(cold);
+            self.seal_full(cold);
         }
         match self.begin_cold_segment(bytes) {
             Ok(cold) => Some(cold),
@@ -357,10 +357,11 @@ impl Writer {
             && let Entries::Memory(index) = &mut segment.entries
         {
             index.note_times(moved.event.id.unix_ms());
+            index.note_record(moved.entry);
             (segment.times, segment.events) = (index.times, index.events);
             for (survivor, slot) in &moved.survivors {
                 let connection = survivor.id.connection;
-                index.note_slot(connection, *slot, moved.entry);
+                index.note_slot(connection, *slot);
                 let part = segment.parts.entry(connection).or_default();
                 part.slots = part.slots.max(slot + 1);
                 segment.live += 1;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::marks::{DeadLetter, Mark, Place};
+use super::super::marks::{DeadLetter, Place};
 use super::super::{ConnectionId, Limit};
 use super::{TROUBLE_RETRY, Writer};
 
@@ -65,7 +65,7 @@ impl Writer {
             && let Some(dead) = next(self)
         {
             let place = Place::from(dead.id);
-            self.log.note(&Mark::Delivered(place));
+            self.log.note_delivered(place);
             self.end(place);
             dropped += 1;
         }

@@ -20,6 +20,10 @@ const SPARES: usize = 2;
 /// After so many runs a snapshot is taken: until then, a start holds in memory what they hold.
 const UNSAVED_RUNS: usize = 8;
 
+/// A sealed segment's file is cut when more than one in this many parts of it are not used: whole files are worth more,
+/// they are written over again.
+const UNUSED_SHARE: u64 = 8;
+
 impl Writer {
     /// Everything that is due at this time.
     pub(super) fn keep_house(&mut self, now: Duration) {
@@ -182,13 +186,48 @@ impl Writer {
         if bytes + FILE_HEADER > self.options.segment_bytes {
             return Err(AppendError::Full);
         }
-        if self.active.as_ref().is_some_and(|active| active.end + bytes <= active.file_bytes) {
-            return Ok(());
-        }
         if let Some(active) = self.active.take() {
-            self.seal(active);
+            if self.has_room(&active, bytes) {
+                self.active = Some(active);
+                return Ok(());
+            }
+            self.seal_full(active);
         }
         self.begin_segment().map_err(|error| self.in_trouble("begin a segment", &error, now))
+    }
+
+    /// Whether `bytes` may be appended to a segment: its file has room, and so has its index in memory.
+    pub(super) fn has_room(&self, open: &Active, bytes: u64) -> bool {
+        open.end + bytes <= open.file_bytes && !self.index_is_full(open.number)
+    }
+
+    fn index_is_full(&self, number: u32) -> bool {
+        match self.state.segments.get(&number).map(|segment| &segment.entries) {
+            Some(Entries::Memory(index)) => index.bytes() >= self.index_bytes,
+            _ => false,
+        }
+    }
+
+    /// Completes a segment that has no room. If it is its index that is full, the disk gets back what the file has not
+    /// used; a crash may undo that, and nothing depends on it.
+    pub(super) fn seal_full(&mut self, open: Active) {
+        let (number, file, end) = (open.number, open.file.clone(), open.end);
+        let unused = open.file_bytes - end;
+        let cut = self.index_is_full(number) && unused > open.file_bytes / UNUSED_SHARE;
+        self.seal(open);
+        if !cut {
+            return;
+        }
+        match file.file.set_len(end) {
+            Ok(()) => {
+                if let Some(segment) = self.state.segments.get_mut(&number) {
+                    segment.file_bytes = end;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, segment = number, "Could not cut a segment's file to what is in it.");
+            }
+        }
     }
 
     /// Completes a segment: nothing is appended to it any more.
@@ -203,10 +242,11 @@ impl Writer {
         if let Entries::Memory(index) = &mut segment.entries {
             index.end = active.end;
             match index.write(&*self.disk, &active.file) {
-                Ok(()) => {
-                    if let Some((file, _, starts)) = SegmentIndex::read(&*self.disk, &active.file) {
-                        segment.index_bytes = file.file.length().unwrap_or(0);
-                        segment.entries = Entries::File(file, starts);
+                Ok(written) => {
+                    self.shared.metrics.written_bytes.increment(written);
+                    if let Some((file, _)) = SegmentIndex::read(&*self.disk, &active.file) {
+                        segment.index_bytes = written;
+                        segment.entries = Entries::File(file);
                     }
                 }
                 Err(error) => {

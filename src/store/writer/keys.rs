@@ -74,8 +74,8 @@ impl Writer {
         };
         match &segment.entries {
             Entries::Memory(index) => index.keys.iter().for_each(|key| newest.push(*key)),
-            Entries::File(file, _) => {
-                let keys = SegmentIndex::read_keys(file).or_else(|| {
+            Entries::File(index) => {
+                let keys = SegmentIndex::read_keys(&index.file).or_else(|| {
                     let (index, _) = SegmentIndex::rebuild(&self.files.get(number)?).ok()?;
                     Some(index.keys)
                 });

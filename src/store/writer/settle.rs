@@ -1,15 +1,11 @@
 //! What comes back from the egress, and what operators ask for.
 
-use std::collections::BTreeMap;
-
-use super::super::bits::Bits;
 use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
 use super::super::schedule::{self, Scheduled};
-use super::super::segment_index::Entry;
 use super::super::shelf::Item;
-use super::super::state::Segment;
+use super::super::state::{NotOver, Segment};
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use super::expire::LOOK_AGAIN;
@@ -37,7 +33,7 @@ impl Writer {
         }
         match settlement.disposition {
             Disposition::Delivered => {
-                self.log.note(&Mark::Delivered(place));
+                self.log.note_delivered(place);
                 self.give_back(settlement.id.connection, settlement.size);
                 self.end(place);
             }
@@ -108,17 +104,19 @@ impl Writer {
     /// Nothing of a delivery needs its record any more.
     pub(super) fn end(&mut self, place: Place) {
         self.state.end(place);
-        let open = [&self.active, &self.cold]
-            .into_iter()
-            .flatten()
-            .any(|open| open.number == place.segment);
-        let drained =
-            self.state.segments.get(&place.segment).is_some_and(|segment| segment.live == 0);
+        self.look_at_ended(place.segment);
+    }
+
+    /// Something in a segment has ended: it may be drained, or sparse.
+    fn look_at_ended(&mut self, number: u32) {
+        let open =
+            [&self.active, &self.cold].into_iter().flatten().any(|open| open.number == number);
+        let drained = self.state.segments.get(&number).is_some_and(|segment| segment.live == 0);
         if open {
             return;
         }
         if drained {
-            self.drained.push(place.segment);
+            self.drained.push(number);
         } else {
             self.look_for_sparse_later();
         }
@@ -249,30 +247,18 @@ impl Writer {
     /// not noted any more. Returns how many; `None` when an index cannot be read, and then nothing is cancelled.
     fn discard(&mut self, connection: ConnectionId) -> Option<u64> {
         let last = self.state.segments.keys().next_back().copied().unwrap_or(0);
-        let entries = match self.entries_of(connection) {
-            Ok(entries) => entries,
+        // All indexes are read before anything is cancelled: after this, nothing can fail.
+        let not_over = match self.state.not_over(connection) {
+            Ok(not_over) => not_over,
             Err(error) => {
                 self.shared.metrics.errors.increment(1);
                 tracing::error!(%error, "Could not read a segment's index; nothing was discarded.");
                 return None;
             }
         };
-        let dead = self.dead_places(connection)?;
-        let (mut ended, mut bytes) = (Vec::new(), 0u64);
-        for (number, entries) in entries {
-            let part = self.state.segments.get_mut(&number);
-            let Some(part) = part.and_then(|segment| segment.parts.get_mut(&connection)) else {
-                continue;
-            };
-            let dead = dead.get(&number);
-            for (slot, entry) in (0..part.slots).zip(entries) {
-                let is_dead = dead.is_some_and(|dead| dead.contains(slot));
-                if !is_dead && !part.over.contains(slot) {
-                    part.left.insert(slot);
-                    ended.push(Place { segment: number, connection, slot });
-                    bytes += u64::from(entry.size);
-                }
-            }
+        let mut cancelled = 0;
+        for part in not_over {
+            cancelled += self.end_all(connection, &part);
         }
         for lane in [Lane::Retry, Lane::Replay] {
             self.state.schedule.clear(schedule::queue(connection, lane));
@@ -281,7 +267,6 @@ impl Writer {
         stream.waiting = 0;
         stream.returned.clear();
         stream.cancelled.extend(stream.handed.keys().copied());
-        stream.counters.give_back_all(ended.len() as u64, bytes);
         let slots = self
             .state
             .part(Place { segment: last, connection, slot: 0 })
@@ -289,29 +274,31 @@ impl Writer {
         if !defect!(DiscardNotMarked) {
             self.log.note(&Mark::Discarded(Place { segment: last, connection, slot: slots }));
         }
-        ended.iter().for_each(|place| self.end(*place));
         self.touch(connection);
-        Some(ended.len() as u64)
+        Some(cancelled)
     }
 
-    /// Where a connection's dead letters are: slots by segment.
-    fn dead_places(&self, connection: ConnectionId) -> Option<BTreeMap<u32, Bits>> {
-        let mut places: BTreeMap<u32, Bits> = BTreeMap::new();
-        let looked = self.state.dead.look(Some(connection.0), None, |dead, _| {
-            places.entry(dead.id.segment).or_default().insert(dead.id.slot);
-        });
-        self.readable(looked).map(|()| places)
-    }
-
-    /// All entries of a connection, by segment.
-    fn entries_of(&self, connection: ConnectionId) -> std::io::Result<Vec<(u32, Vec<Entry>)>> {
-        let parts = self.state.segments.iter().filter_map(|(number, segment)| {
-            let slots = segment.parts.get(&connection)?.slots;
-            Some((number, segment, slots))
-        });
-        parts
-            .map(|(number, segment, slots)| Ok((*number, segment.entries(connection, 0, slots)?)))
-            .collect()
+    /// Ends these deliveries of a connection; how many.
+    fn end_all(&mut self, connection: ConnectionId, ended: &NotOver) -> u64 {
+        let NotOver { segment: number, slots, bytes } = ended;
+        let mut count = 0;
+        if let Some(segment) = self.state.segments.get_mut(number)
+            && let Some(part) = segment.parts.get_mut(&connection)
+        {
+            for slot in (0..part.slots).filter(|slot| slots.contains(*slot)) {
+                part.left.insert(slot);
+                part.over.insert(slot);
+                count += 1;
+            }
+            segment.live = segment.live.saturating_sub(count);
+        }
+        if let Some(stream) = self.state.stream(connection) {
+            stream.counters.give_back_many(count, *bytes);
+        }
+        if count > 0 {
+            self.look_at_ended(*number);
+        }
+        count
     }
 
     fn status(&self) -> StoreStatus {

@@ -157,6 +157,7 @@ impl DiskFile for ModelFile {
         inner.change(Kind::Allocate)?;
         let file = &mut inner.inodes[self.inode];
         file.cache.resize(size(length), 0);
+        file.allocated = file.allocated.min(size(length));
         file.resized = true;
         Ok(())
     }
