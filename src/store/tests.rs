@@ -324,6 +324,33 @@ fn retries_come_when_due_also_after_a_crash() {
     assert_eq!(rig.load(&due[0]).content.body(), "a");
 }
 
+/// A retry and its delivery are marked in one record: it is the delivery that counts.
+#[test]
+fn what_was_delivered_right_after_a_retry_does_not_come_again() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let crm = rig.connection("crm");
+    rig.append(b"a", std::slice::from_ref(&crm)).unwrap();
+    rig.append(b"b", &[crm]).unwrap();
+    let first = rig.due();
+    // Marks are written now, and so not again for 20 ms.
+    rig.settle(&first[1], Disposition::Delivered);
+    rig.pass(Duration::from_millis(25));
+    assert!(!rig.writer.log.has_pending());
+    rig.settle(&first[0], Disposition::RetryAfter(Duration::ZERO));
+    let second = rig.due();
+    assert_eq!((second.len(), rig.writer.log.has_unsynced()), (1, true));
+    assert!(rig.writer.log.has_pending(), "the retry's mark waits to be written");
+    rig.settle(&second[0], Disposition::Delivered);
+    rig.pass(Duration::from_secs(2));
+    assert!(!rig.writer.log.has_pending());
+    drop(rig);
+    let mut rig = Rig::open(directory.path(), &clock);
+    let (_, queue) = rig.connection("crm");
+    rig.pass(Duration::from_secs(1));
+    assert_eq!((rig.due().len(), queue.live.load(Ordering::Relaxed)), (0, 0));
+}
+
 #[test]
 fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     let (directory, clock) = start();
