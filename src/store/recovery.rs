@@ -4,6 +4,8 @@
 //! lock or a disk that cannot be read makes an open fail. Every record that validates is kept: delivering an event that
 //! was never acknowledged is allowed, losing one that was is not.
 
+mod strays;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
@@ -71,7 +73,7 @@ struct Marked {
 /// # Errors
 /// [`OpenError`]: an unknown version, or a disk that cannot be read.
 pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, OpenError> {
-    let listed = Listed::new(disk)?;
+    let mut listed = Listed::new(disk)?;
     let mut recovered = Recovered {
         spares: listed.spares.clone(),
         keys: Newest::new(max_keys),
@@ -79,6 +81,8 @@ pub(super) fn recover(disk: &dyn Disk, max_keys: usize) -> Result<Recovered, Ope
     };
     let mut marked = read_marks(disk, &listed, &mut recovered)?;
     recovered.stamp = marked.stamp;
+    recovered.corrupt +=
+        strays::put_right(disk, &mut listed.segments, |number| marked.knows(number))?;
     recovered.log_number = listed.logs.iter().chain(&listed.snapshots).copied().max().unwrap_or(0);
     let (cold, hot): (Vec<u32>, Vec<u32>) =
         listed.segments.iter().partition(|number| **number < FIRST_HOT);
@@ -332,6 +336,11 @@ fn note_damage(
 }
 
 impl Marked {
+    /// Whether a mark or the snapshot speaks of a segment.
+    fn knows(&self, segment: u32) -> bool {
+        self.sealed.contains_key(&segment) || self.left.keys().any(|(number, _)| *number == segment)
+    }
+
     fn apply_record(&mut self, record: &Record<'_>) {
         let mut reader = Reader::new(record.body);
         match record.kind {
