@@ -49,7 +49,8 @@ impl<'a> Daemon<'a> {
         Daemon::spawn_with(site, |_| {})
     }
 
-    fn spawn_with(site: &'a Site, change: impl FnOnce(&mut Command)) -> Daemon<'a> {
+    /// The same, with a changed command.
+    pub(crate) fn spawn_with(site: &'a Site, change: impl FnOnce(&mut Command)) -> Daemon<'a> {
         let path = site.path().join(format!("notify-{}.sock", fastrand::u32(..)));
         let notify = Notify::listen(&path);
         let mut command = Command::new(BINARY);
@@ -76,6 +77,11 @@ impl<'a> Daemon<'a> {
             notify,
             ready_after: Duration::ZERO,
         }
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
