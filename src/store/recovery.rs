@@ -4,6 +4,7 @@
 //! lock or a disk that cannot be read makes an open fail. Every record that validates is kept: delivering an event that
 //! was never acknowledged is allowed, losing one that was is not.
 
+mod headers;
 mod strays;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -240,7 +241,7 @@ fn read_snapshot(
     Ok(None)
 }
 
-/// Opens a file. `None`: its header is damaged; the file was set aside.
+/// Opens a file, its header mended where that can be. `None`: it cannot; the file was set aside.
 fn open(
     disk: &dyn Disk,
     name: &str,
@@ -255,15 +256,20 @@ fn open(
         Err(FileError::Header(HeaderError::Damaged)) => {
             if is_blank(disk, name) {
                 let _ = disk.remove(name);
+                return Ok(None);
+            }
+            recovered.corrupt += 1;
+            let mended = headers::mend(disk, name, kind);
+            if mended.is_some() {
+                tracing::error!(file = name, "A file's header had a wrong byte; it was mended.");
             } else {
-                recovered.corrupt += 1;
                 tracing::error!(
                     file = name,
                     "A file of the store has a damaged header; it was moved to quarantine"
                 );
                 quarantine(disk, name);
             }
-            Ok(None)
+            Ok(mended)
         }
         Err(FileError::Io(error)) => Err(OpenError::Io("open a file of the store", error)),
     }

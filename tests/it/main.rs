@@ -11,7 +11,11 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod delivery;
+#[cfg(test)]
+mod full_disk;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::harness::receiver::Arrival;
+use crate::harness::site::copy;
 use crate::harness::strace::{self, Strace, believed_after_a_failure};
 use crate::harness::{
     Behaviour, Daemon, Ledger, Oracle, Receiver, SOON, Site, Verdict, eventually, long, now,
@@ -161,20 +162,6 @@ impl Scene {
     fn put_back(&self, kept: &TempDir) {
         fs::remove_dir_all(self.site.store()).expect("remove the store");
         copy(kept.path(), &self.site.store());
-    }
-}
-
-/// Copies a store, `quarantine` included.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a directory");
-    for entry in fs::read_dir(from).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("copy a file");
-        }
     }
 }
 

@@ -104,3 +104,17 @@ impl Site {
 pub(crate) fn connection(name: &str, url: &str, rest: &str) -> String {
     format!("[[connection]]\nname = \"{name}\"\nurl = \"{url}\"\n{rest}\n")
 }
+
+/// Copies a store, `quarantine` included.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copy a file");
+        }
+    }
+}
