@@ -31,6 +31,8 @@ mod reload;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod stalls;
+#[cfg(test)]
 mod states;
 mod structure;
 #[cfg(test)]
