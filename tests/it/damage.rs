@@ -16,7 +16,7 @@ use crate::harness::{
 const QUICK: &str = "max_body = \"256KiB\"\n\
     retry = { interval = \"50ms\", max_interval = \"200ms\", jitter = \"none\", count = 10000 }";
 const HEADER: u64 = 64;
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 
 /// Events that wait, and the length of each body: some four segments of 1 MiB.
 fn size() -> (usize, usize) {
@@ -156,7 +156,7 @@ fn cases<'a>(store: &'a Store) -> Vec<Case<'a>> {
     let body = store.body_in(sealed);
     let (_, length) = size();
     let next = (body + length as u64).next_multiple_of(8);
-    let per_page = PAGE as usize / length + 2;
+    let per_page = PAGE / length + 2;
     let [log, snapshot] = [store.last("st-", ".log"), store.last("st-", ".snap")];
     let [keys, spare, index] =
         [store.last("ky-", ".log"), store.last("spare-", ".seg"), store.last("ev-1", ".idx")];
@@ -183,8 +183,8 @@ fn cases<'a>(store: &'a Store) -> Vec<Case<'a>> {
         case(name, most, Box::new(move |dir| flip(dir, file, at)));
     }
     case("lock: bytes in it", 0, Box::new(|dir| fs::write(dir.join("lock"), b"junk").unwrap()));
-    let zero = move |dir: &Path, file: &str, at: u64| write_at(dir, file, at, &[0; PAGE as usize]);
-    let page = body.next_multiple_of(PAGE);
+    let zero = move |dir: &Path, file: &str, at: u64| write_at(dir, file, at, &[0; PAGE]);
+    let page = body.next_multiple_of(PAGE as u64);
     case("segment: a page of zeros", per_page, Box::new(move |dir| zero(dir, sealed, page)));
     case("segment: its first page of zeros", per_page, Box::new(move |dir| zero(dir, sealed, 0)));
     case("state log: its first page of zeros", 0, Box::new(move |dir| zero(dir, log, 0)));
@@ -328,7 +328,8 @@ fn body(number: usize) -> Vec<u8> {
 fn events_from(store: &Store, segment: &str, at: u64) -> usize {
     let bytes = fs::read(store.kept.path().join(segment)).unwrap();
     // One more: the event in which the place is.
-    bytes[at as usize..].windows(6).filter(|window| *window == b"event ").count() + 1
+    bytes[usize::try_from(at).unwrap()..].windows(6).filter(|window| *window == b"event ").count()
+        + 1
 }
 
 fn names(store: &Path) -> Vec<String> {

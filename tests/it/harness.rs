@@ -1,6 +1,7 @@
 //! What every test uses: a daemon to break, a receiver that notes what arrives, a producer that notes what was
 //! acknowledged, and the oracle that compares the two.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -24,8 +25,12 @@ pub(crate) use producer::{Answer, Ledger, Producer};
 pub(crate) use receiver::{Behaviour, Receiver};
 pub(crate) use site::Site;
 
-/// The daemon under test.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_posthaste");
+/// The daemon under test: the one that cargo built beside this, or what `POSTHASTE_BINARY` names.
+pub(crate) fn binary() -> OsString {
+    let given = std::env::var_os("POSTHASTE_BINARY");
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_posthaste").into())
+}
+
 /// How long a condition may take that should hold in milliseconds: the machine may be busy with something else.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
