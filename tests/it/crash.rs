@@ -89,7 +89,7 @@ fn sigkill_loses_nothing_that_was_acknowledged() {
     let verdict = judge();
     restarts.sort();
     println!(
-        "{} acknowledged, {} posts tried, {again} again with a key, {kills} kills in {cycles:?}: lost {}, \
+        "{} acknowledged, {} posts tried, {again} of them again with a key (also while nobody listened), {kills} kills in {cycles:?}: lost {}, \
             duplicates {}, restart p50 {:?} max {:?}, recovery {recovery:?}",
         ledger.len(),
         number.load(Ordering::Relaxed),

@@ -139,31 +139,33 @@ fn is_call(line: &str, call: &str) -> bool {
     line.strip_prefix(call).is_some_and(|rest| rest.starts_with('('))
 }
 
-/// Files that were synced with success, or written to, after a sync of them had failed.
+/// Calls that synced or wrote to a file although a sync of it, or a write to it, had failed.
 pub(crate) fn believed_after_a_failure(log: &str) -> Vec<String> {
     let mut failed: Vec<&str> = Vec::new();
     let mut believed = Vec::new();
     for line in log.lines() {
         let Some(path) = path(line) else { continue };
-        let sync = is_call(line, "fdatasync");
-        if sync && line.contains("= -1 ") && !line.contains("EINTR") {
-            failed.push(path);
-        } else if (sync || is_call(line, "pwrite64")) && failed.contains(&path) {
-            believed.push(line.to_owned());
-        } else if !sync && !line.contains("= -1 ") {
+        if !is_call(line, "fdatasync") && !is_call(line, "pwrite64") {
             // Made anew, removed, renamed: another file has the name from now on.
-            failed.retain(|name| *name != path);
+            if !line.contains("= -1 ") {
+                failed.retain(|name| *name != path);
+            }
+        } else if failed.contains(&path) {
+            believed.push(line.to_owned());
+        } else if line.contains("= -1 ") && !line.contains("EINTR") {
+            failed.push(path);
         }
     }
     believed
 }
 
-/// The file that a call is about: of `fdatasync(7</a/b>)` or `openat(..., "/a/b", ...)`.
+/// The file that a call is about: of `fdatasync(7</a/b>)` or `openat(AT_FDCWD</x>, "/a/b", ...)`.
 pub(crate) fn path(line: &str) -> Option<&str> {
     let (_, arguments) = line.split_once('(')?;
-    match arguments.split_once('"') {
-        Some((_, rest)) => rest.split_once('"').map(|(path, _)| path),
-        None => arguments.split_once('<')?.1.split_once('>').map(|(path, _)| path),
+    if arguments.starts_with(|c: char| c.is_ascii_digit()) {
+        arguments.split_once('<')?.1.split_once('>').map(|(path, _)| path)
+    } else {
+        arguments.split_once('"')?.1.split_once('"').map(|(path, _)| path)
     }
 }
 
@@ -178,4 +180,8 @@ fn a_sync_that_is_repeated_is_seen() {
     assert_eq!(believed_after_a_failure(&[failed, other, again].concat()).len(), 1);
     let write = "pwrite64(7</s/ev-1.seg>, \"\"..., 80, 64) = 80\n";
     assert_eq!(believed_after_a_failure(&[failed, write].concat()).len(), 1);
+    let full = "pwrite64(7</s/ev-1.seg>, \"\"..., 80, 64) = -1 ENOSPC (x) (INJECTED)\n";
+    assert_eq!(believed_after_a_failure(&[full, write, again].concat()).len(), 2);
+    let anew = "openat(AT_FDCWD</w>, \"/s/ev-1.seg\", O_RDWR|O_CREAT|O_EXCL) = 7</s/ev-1.seg>\n";
+    assert_eq!(believed_after_a_failure(&[full, anew, write].concat()).len(), 0);
 }
