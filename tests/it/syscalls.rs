@@ -152,6 +152,15 @@ impl Scene {
         assert!(begun.elapsed() < RESUME, "{context}: {:?}", begun.elapsed());
     }
 
+    /// What a process refused, it does not deliver.
+    #[track_caller]
+    fn delivered_nothing_refused(&self, context: &str) {
+        let acknowledged = self.ledger.acknowledged();
+        let arrivals = self.receivers[..2].iter().flat_map(Receiver::arrivals);
+        let refused: Vec<_> = arrivals.filter(|one| !acknowledged.contains_key(&one.id)).collect();
+        assert!(refused.is_empty(), "{context}: {} were refused and delivered", refused.len());
+    }
+
     /// What is on the disk after a stop, to be put back.
     fn keep(&self) -> TempDir {
         let kept = tempfile::tempdir().expect("a directory");
@@ -353,6 +362,7 @@ fn a_call_of_the_writer_that_fails_loses_nothing() {
                 }
                 scene.goes_on(&mut daemon, &rule);
                 assert!(daemon.poll().is_none(), "{rule}: it ended");
+                scene.delivered_nothing_refused(&rule);
                 daemon.signal(Signal::KILL);
             } else {
                 // Then it is a call of the stop, or of the marks before it.
@@ -364,6 +374,10 @@ fn a_call_of_the_writer_that_fails_loses_nothing() {
             strace.detach();
             let log = strace.log();
             assert_eq!(believed_after_a_failure(&log), [""; 0], "{rule}");
+            let a_batch_failed = log.lines().any(|line| {
+                line.starts_with("fdatasync") && line.contains("/ev-") && line.contains("= -1 EIO")
+            });
+            assert!(!a_batch_failed || statuses.iter().any(|status| *status != 202), "{rule}");
             (tried, hit) = (tried + 1, hit + usize::from(log.contains("(INJECTED)")));
             refused += statuses.iter().filter(|status| **status != 202).count();
             drop(daemon);
