@@ -53,7 +53,10 @@ enum Source {
 #[derive(Debug)]
 struct ManualTime {
     boot_ms: AtomicU64,
+    /// How much of it the machine was suspended.
+    suspended_ms: AtomicU64,
     wall_ms: AtomicU64,
+    boot_id: AtomicU64,
 }
 
 impl Clock {
@@ -64,8 +67,12 @@ impl Clock {
 
     /// A clock that stands still until [`Clock::advance`] or [`Clock::step_wall`] moves it.
     pub fn manual(wall_ms: u64) -> Clock {
-        let time =
-            ManualTime { boot_ms: AtomicU64::new(1_000_000), wall_ms: AtomicU64::new(wall_ms) };
+        let time = ManualTime {
+            boot_ms: AtomicU64::new(1_000_000),
+            suspended_ms: AtomicU64::new(0),
+            wall_ms: AtomicU64::new(wall_ms),
+            boot_id: AtomicU64::new(1),
+        };
         Clock { age_base_ms: Arc::default(), source: Source::Manual(Arc::new(time)) }
     }
 
@@ -84,11 +91,45 @@ impl Clock {
         }
     }
 
+    /// Suspends the machine of a manual clock: monotonic time stands still, the others go on.
+    pub fn suspend(&self, by: Duration) {
+        self.advance(by);
+        if let Source::Manual(time) = &self.source {
+            time.suspended_ms.fetch_add(millis(by), Ordering::Relaxed);
+        }
+    }
+
+    /// Boots the machine of a manual clock again, with this on the wall clock. No process outlives that.
+    pub fn reboot(&self, wall_ms: u64) {
+        if let Source::Manual(time) = &self.source {
+            time.boot_ms.store(10_000, Ordering::Relaxed);
+            time.suspended_ms.store(0, Ordering::Relaxed);
+            time.wall_ms.store(wall_ms, Ordering::Relaxed);
+            time.boot_id.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Which boot of the machine this is, as a number; 0 where the kernel does not say.
+    pub fn boot_id(&self) -> u64 {
+        match &self.source {
+            Source::System => {
+                let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+                let id = uuid::Uuid::try_parse(text.unwrap_or_default().trim());
+                id.map_or(0, |id| id.as_u64_pair().0)
+            }
+            Source::Manual(time) => time.boot_id.load(Ordering::Relaxed),
+        }
+    }
+
     /// Time since some fixed point, for intervals. Does not run while the machine is suspended.
     pub fn monotonic(&self) -> Duration {
         match &self.source {
             Source::System => timespec(clock_gettime(ClockId::Monotonic)),
-            Source::Manual(time) => Duration::from_millis(time.boot_ms.load(Ordering::Relaxed)),
+            Source::Manual(time) => {
+                let suspended = time.suspended_ms.load(Ordering::Relaxed);
+                let awake = time.boot_ms.load(Ordering::Relaxed).saturating_sub(suspended);
+                Duration::from_millis(awake)
+            }
         }
     }
 
@@ -145,5 +186,18 @@ mod tests {
         let clock = Clock::system();
         clock.set_age(Age(42));
         assert!(clock.age() >= Age(42) && clock.age() < Age(60_000));
+    }
+
+    #[test]
+    fn suspend_and_reboot_are_told_apart() {
+        let clock = Clock::manual(1_000_000);
+        let (monotonic, boot, id) = (clock.monotonic(), clock.boot(), clock.boot_id());
+        clock.suspend(Duration::from_secs(60));
+        assert_eq!(clock.monotonic(), monotonic);
+        assert_eq!(clock.boot(), boot + Duration::from_secs(60));
+        assert_eq!((clock.wall_ms(), clock.boot_id()), (1_060_000, id));
+        clock.reboot(0);
+        assert!(clock.boot() < boot && clock.boot_id() != id);
+        assert_eq!(Clock::system().boot_id(), Clock::system().boot_id());
     }
 }

@@ -534,7 +534,7 @@ impl Ends {
         let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
-        let boot_id = boot_id();
+        let boot_id = clock.boot_id();
         clock.set_age(age_now(&recovered, &clock, boot_id));
         let keys = Keys::new(std::mem::take(&mut recovered.keys), options.keys, clock.age());
         let key_files = std::mem::take(&mut recovered.key_files);
@@ -585,12 +585,6 @@ fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
         clock.wall_ms().saturating_sub(wall_ms).min(DAY_MS)
     };
     Age(age.0.saturating_add(elapsed)).max(recovered.last_age)
-}
-
-/// Which boot this is, as a number; 0 where the kernel does not say.
-fn boot_id() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    uuid::Uuid::try_parse(text.trim()).map_or(0, |id| id.as_u64_pair().0)
 }
 
 /// Takes the store's lock, which lasts until the file is closed.

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::file::{Named, classify};
+
 /// A directory of files.
 pub trait Disk: Debug + Send + Sync {
     /// Opens an existing file for reading and writing.
@@ -94,6 +96,9 @@ pub trait DiskFile: Debug + Send + Sync {
     fn length(&self) -> io::Result<u64>;
 }
 
+/// How many of one name are set aside.
+const STRANGERS: u32 = 100;
+
 /// A real directory.
 #[derive(Debug)]
 pub struct OsDisk {
@@ -101,7 +106,8 @@ pub struct OsDisk {
 }
 
 impl OsDisk {
-    /// Opens the directory; makes it and `quarantine` in it (mode 0700) where they are missing.
+    /// Opens the directory; makes it and `quarantine` in it (mode 0700) where they are missing. A symlink or a directory
+    /// that has the name of one of the store's files is moved to `quarantine`: it would be in the way for ever.
     ///
     /// # Errors
     /// As the operating system says.
@@ -112,7 +118,40 @@ impl OsDisk {
         for made in [directory, directory.parent().unwrap_or(directory)] {
             File::open(made)?.sync_all()?;
         }
-        Ok(OsDisk { directory: directory.to_owned() })
+        let disk = OsDisk { directory: directory.to_owned() };
+        disk.set_strangers_aside()?;
+        Ok(disk)
+    }
+
+    fn set_strangers_aside(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let (kind, Ok(name)) = (entry.file_type()?, entry.file_name().into_string()) else {
+                continue;
+            };
+            if kind.is_file() || classify(&name) == Named::Foreign {
+                continue;
+            }
+            let quarantine = self.directory.join(super::QUARANTINE);
+            let taken = |path: &PathBuf| path.symlink_metadata().is_ok();
+            let aside = std::iter::once(quarantine.join(&name))
+                .chain((1..STRANGERS).map(|n| quarantine.join(format!("{name}.{n}"))))
+                .find(|path| !taken(path));
+            let moved = match aside {
+                Some(aside) => std::fs::rename(entry.path(), aside),
+                None => Err(io::ErrorKind::AlreadyExists.into()),
+            };
+            match moved {
+                Ok(()) => tracing::error!(
+                    file = name,
+                    "Something that is not a file had the name of one of the store's; it was moved to quarantine"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, file = name, "Could not move to quarantine what is not a file.");
+                }
+            }
+        }
+        Ok(())
     }
 
     fn options() -> OpenOptions {
@@ -205,5 +244,34 @@ impl DiskFile for OsFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_file_is_set_aside_and_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let [store, outside] = ["store", "outside"].map(|name| directory.path().join(name));
+        std::fs::write(&outside, b"precious").unwrap();
+        for round in 0..2 {
+            OsDisk::open(&store).unwrap();
+            std::fs::create_dir(store.join("ev-1000000000.seg")).unwrap();
+            std::os::unix::fs::symlink(&outside, store.join("lock")).unwrap();
+            std::fs::create_dir(store.join(format!("mine-{round}"))).unwrap();
+        }
+        OsDisk::open(&store).unwrap();
+        let names = |path: &Path| {
+            let entries = std::fs::read_dir(path).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&store), ["mine-0", "mine-1", "quarantine"]);
+        let aside = ["ev-1000000000.seg", "ev-1000000000.seg.1", "lock", "lock.1"];
+        assert_eq!(names(&store.join("quarantine")), aside);
+        assert_eq!(std::fs::read(outside).unwrap(), b"precious");
     }
 }

@@ -4,6 +4,9 @@
 //! lock or a disk that cannot be read makes an open fail. Every record that validates is kept: delivering an event that
 //! was never acknowledged is allowed, losing one that was is not.
 
+mod headers;
+mod strays;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
@@ -94,7 +97,7 @@ pub(super) fn recover(
     max_keys: usize,
     shelf: ShelfLimits,
 ) -> Result<Recovered, OpenError> {
-    let listed = Listed::new(disk)?;
+    let mut listed = Listed::new(disk)?;
     let state = State { schedule: Shelf::new(shelf), dead: Shelf::new(shelf), ..State::default() };
     let mut recovered = Recovered {
         state,
@@ -104,6 +107,8 @@ pub(super) fn recover(
     };
     let mut marked = read_marks(disk, &listed, &mut recovered)?;
     recovered.stamp = marked.stamp;
+    recovered.corrupt +=
+        strays::put_right(disk, &mut listed.segments, |number| marked.knows(number))?;
     recovered.log_number = listed.logs.iter().chain(&listed.snapshots).copied().max().unwrap_or(0);
     let (cold, hot): (Vec<u32>, Vec<u32>) =
         listed.segments.iter().partition(|number| **number < FIRST_HOT);
@@ -267,7 +272,7 @@ fn read_snapshot(
     Ok(None)
 }
 
-/// Opens a file. `None`: its header is damaged; the file was set aside.
+/// Opens a file, its header mended where that can be. `None`: it cannot; the file was set aside.
 fn open(
     disk: &dyn Disk,
     name: &str,
@@ -282,15 +287,20 @@ fn open(
         Err(FileError::Header(HeaderError::Damaged)) => {
             if is_blank(disk, name) {
                 let _ = disk.remove(name);
+                return Ok(None);
+            }
+            recovered.corrupt += 1;
+            let mended = headers::mend(disk, name, kind);
+            if mended.is_some() {
+                tracing::error!(file = name, "A file's header had a wrong byte; it was mended.");
             } else {
-                recovered.corrupt += 1;
                 tracing::error!(
                     file = name,
                     "A file of the store has a damaged header; it was moved to quarantine"
                 );
                 quarantine(disk, name);
             }
-            Ok(None)
+            Ok(mended)
         }
         Err(FileError::Io(error)) => Err(OpenError::Io("open a file of the store", error)),
     }
@@ -363,6 +373,11 @@ fn note_damage(
 }
 
 impl Marked {
+    /// Whether a mark or the snapshot speaks of a segment.
+    fn knows(&self, segment: u32) -> bool {
+        self.sealed.contains_key(&segment) || self.left.keys().any(|(number, _)| *number == segment)
+    }
+
     fn apply_record(&mut self, record: &Record<'_>) {
         let mut reader = Reader::new(record.body);
         match record.kind {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{BINARY, Behaviour, Daemon, Receiver, SOON, Site, eventually};
+use crate::harness::{Behaviour, Daemon, Receiver, SOON, Site, binary, eventually};
 
 /// Promise 2 of spec 2: what is over without success is kept, listed, shown, and sent again when asked: the same id and
 /// bytes, attempts from 1 again, marked as a replay.
@@ -103,7 +103,7 @@ fn check_sums_up_a_good_configuration() {
 /// The README's first command, without the staying up.
 #[test]
 fn demo_once_exits_0() {
-    let output = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
+    let output = Command::new(binary()).args(["demo", "--once"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
@@ -111,15 +111,15 @@ fn demo_once_exits_0() {
 #[test]
 fn help_and_completions_print() {
     for shell in ["bash", "zsh", "fish"] {
-        let output = Command::new(BINARY).args(["completions", shell]).output().unwrap();
+        let output = Command::new(binary()).args(["completions", shell]).output().unwrap();
         assert!(output.status.success() && output.stdout.len() > 500, "{shell}: {output:?}");
     }
     for command in ["run", "check", "send", "dead", "status", "demo", "listen"] {
-        let output = Command::new(BINARY).args([command, "--help"]).output().unwrap();
+        let output = Command::new(binary()).args([command, "--help"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("xample"), "{command}: {text}");
     }
-    let wrong = Command::new(BINARY).arg("rnu").output().unwrap();
+    let wrong = Command::new(binary()).arg("rnu").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }
 
@@ -127,7 +127,7 @@ fn help_and_completions_print() {
 #[test]
 fn listen_receives_and_prints_what_arrives() {
     let address = crate::harness::free_address();
-    let child = Command::new(BINARY)
+    let child = Command::new(binary())
         .args(["listen", &address.to_string(), "--status", "201", "--count", "3", "--json"])
         .stdout(std::process::Stdio::piped())
         .spawn()

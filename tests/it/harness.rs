@@ -1,8 +1,10 @@
 //! What every test uses: a daemon to break, a receiver that notes what arrives, a producer that notes what was
 //! acknowledged, and the oracle that compares the two.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ pub(crate) mod producer;
 pub(crate) mod receiver;
 pub(crate) mod scrape;
 pub(crate) mod site;
+pub(crate) mod strace;
 
 pub(crate) use daemon::Daemon;
 pub(crate) use oracle::{Oracle, Verdict};
@@ -22,8 +25,12 @@ pub(crate) use producer::{Answer, Ledger, Producer};
 pub(crate) use receiver::{Behaviour, Receiver};
 pub(crate) use site::Site;
 
-/// The daemon under test.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_posthaste");
+/// The daemon under test: the one that cargo built beside this, or what `POSTHASTE_BINARY` names.
+pub(crate) fn binary() -> OsString {
+    let given = std::env::var_os("POSTHASTE_BINARY");
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_posthaste").into())
+}
+
 /// How long a condition may take that should hold in milliseconds: the machine may be busy with something else.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
@@ -47,6 +54,26 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut(
 /// Whether the full figures were asked for.
 pub(crate) fn long() -> bool {
     std::env::var_os("POSTHASTE_LONG").is_some_and(|value| value == "1")
+}
+
+/// Whether a program that a test needs is there: it is asked for its version. Where it is not, the test fails, unless
+/// `POSTHASTE_SKIP=1` allows to leave it out; `POSTHASTE_NO_SKIP=1` takes that back.
+#[track_caller]
+pub(crate) fn has_program(program: &str, version: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg(version).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let found = command.status().is_ok_and(|status| status.success());
+    found || !must(&format!("{program} is missing, see .ci/setup"))
+}
+
+/// Fails the test for what the machine lacks, or says `skipped` where that is allowed.
+#[track_caller]
+pub(crate) fn must(lacking: &str) -> bool {
+    let on = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+    let may_skip = on("POSTHASTE_SKIP") && !on("POSTHASTE_NO_SKIP");
+    assert!(may_skip, "{lacking}; POSTHASTE_SKIP=1 leaves such tests out");
+    println!("skipped: {lacking}");
+    true
 }
 
 /// The seed of a random run, printed so that it can be repeated.

@@ -1,7 +1,9 @@
 //! The promises of the README, held against the built binary: a daemon as a child process, receivers and producers in
 //! this one. One binary, own ports and own temporary directories for each test, no order, no test that waits by sleeping.
 //!
-//! `POSTHASTE_LONG=1` runs the full figures; `POSTHASTE_SEED=n` repeats a run of the random ones.
+//! `POSTHASTE_LONG=1` runs the full figures; `POSTHASTE_SEED=n` repeats a run of the random ones;
+//! `POSTHASTE_BINARY=target/release/posthaste` tests another build. A test that needs a
+//! program which is missing fails, unless `POSTHASTE_SKIP=1` is set: then it says `skipped`.
 
 #[cfg(test)]
 mod capacity;
@@ -10,7 +12,11 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod delivery;
+#[cfg(test)]
+mod full_disk;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
@@ -26,5 +32,9 @@ mod reload;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod stalls;
+#[cfg(test)]
 mod states;
 mod structure;
+#[cfg(test)]
+mod syscalls;

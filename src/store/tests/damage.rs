@@ -113,3 +113,21 @@ fn missing_foreign_and_duplicate_files_do_not_keep_it_from_opening() {
     }
     assert!(opened >= 40, "{opened}");
 }
+
+/// Segments whose names were swapped, or one that was given a number of its own, go back under their names.
+#[test]
+fn segments_under_another_name_lose_nothing() {
+    let world = small_store().unwrap();
+    let files = world.disk.files();
+    let segments: Vec<&String> = files.keys().filter(|name| name.ends_with(".seg")).collect();
+    assert!(segments.len() >= 2, "{segments:?}");
+    let (one, two) = (segments[0], segments[1]);
+    let mut swapped = files.clone();
+    swapped.insert(one.clone(), files[two].clone());
+    swapped.insert(two.clone(), files[one].clone());
+    assert_eq!(survive(&world, &swapped).unwrap(), (0, 2));
+    let mut moved = files.clone();
+    let bytes = moved.remove(one).unwrap();
+    moved.insert("ev-1000000077.seg".to_owned(), bytes);
+    assert_eq!(survive(&world, &moved).unwrap(), (0, 1));
+}

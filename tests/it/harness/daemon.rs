@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::notify::Notify;
 use super::scrape::Scrape;
-use super::{BINARY, Producer, SOON, Site, eventually, now};
+use super::{Producer, SOON, Site, binary, eventually, now};
 
 /// A running `posthaste run`.
 pub(crate) struct Daemon<'a> {
@@ -49,10 +49,11 @@ impl<'a> Daemon<'a> {
         Daemon::spawn_with(site, |_| {})
     }
 
-    fn spawn_with(site: &'a Site, change: impl FnOnce(&mut Command)) -> Daemon<'a> {
+    /// The same, with a changed command.
+    pub(crate) fn spawn_with(site: &'a Site, change: impl FnOnce(&mut Command)) -> Daemon<'a> {
         let path = site.path().join(format!("notify-{}.sock", fastrand::u32(..)));
         let notify = Notify::listen(&path);
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.arg("run").arg("--config").arg(site.config());
         command.env_remove("POSTHASTE_ENV").env("NOTIFY_SOCKET", &path);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -76,6 +77,11 @@ impl<'a> Daemon<'a> {
             notify,
             ready_after: Duration::ZERO,
         }
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
@@ -168,7 +174,7 @@ impl Drop for Daemon<'_> {
 
 /// Runs a subcommand with a site's configuration.
 pub(crate) fn posthaste(site: &Site, arguments: &[&str]) -> Output {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.args(arguments).arg("--config").arg(site.config());
     command.env_remove("POSTHASTE_ENV").stdin(Stdio::null());
     command.output().expect("start the binary")

@@ -47,6 +47,17 @@ impl Site {
         fs::write(self.config(), text).expect("posthaste.toml");
     }
 
+    /// A site with other keys in `[store]`; its segments are of 1 MiB, and so bodies of 256 KiB at most.
+    pub(crate) fn small(keys: &str) -> Site {
+        let site = Site::new();
+        let text = fs::read_to_string(site.config()).expect("posthaste.toml");
+        let text = text.replace("segment_bytes = \"4MiB\"\n", "segment_bytes = \"1MiB\"\n");
+        let text = text.replace("max_body = \"1MiB\"", "max_body = \"256KiB\"");
+        let text = text.replace("[store]\n", &format!("[store]\n{keys}\n"));
+        fs::write(site.config(), text).expect("posthaste.toml");
+        site
+    }
+
     /// Writes `connections.d/NAME.toml` with one connection; `rest` is its other fields and tables.
     pub(crate) fn connection(&self, name: &str, url: &str, rest: &str) {
         self.replace(&format!("{name}.toml"), &connection(name, url, rest));
@@ -92,4 +103,18 @@ impl Site {
 /// The text of one connection.
 pub(crate) fn connection(name: &str, url: &str, rest: &str) -> String {
     format!("[[connection]]\nname = \"{name}\"\nurl = \"{url}\"\n{rest}\n")
+}
+
+/// Copies a store, `quarantine` included.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copy a file");
+        }
+    }
 }
