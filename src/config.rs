@@ -124,8 +124,30 @@ pub struct Store {
     pub max_bytes: u64,
     /// Size of one file of the log.
     pub segment_bytes: u64,
+    /// What is kept of what is over.
+    pub keep: Keep,
     /// How long idempotency keys are remembered.
     pub idempotency: Idempotency,
+}
+
+/// `[store] keep_...`: what is kept of what is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Events that went everywhere.
+    pub delivered: KeepLimit,
+    /// Dead letters.
+    pub dead: KeepLimit,
+    /// Failed attempts, on disk.
+    pub attempts: KeepLimit,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepLimit {
+    /// For so long,
+    pub age: Duration,
+    /// and at most so many bytes.
+    pub bytes: u64,
 }
 
 /// `[store.idempotency]`

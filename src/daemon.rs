@@ -563,6 +563,7 @@ async fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result
         lanes: daemon.runtime.ingress_threads,
         feeds: daemon.runtime.egress_threads,
         keys: key_limits(config),
+        keep: keep(config),
         seed: fastrand::u64(..),
     };
     let path = daemon.store.path.clone();
@@ -585,6 +586,17 @@ fn key_limits(config: &Config) -> store::keys::KeyLimits {
     store::keys::KeyLimits {
         window: limits.window,
         max_keys: limits.max_keys.min(usize::try_from(most).unwrap_or(usize::MAX)),
+    }
+}
+
+/// What the store keeps of what is over.
+fn keep(config: &Config) -> store::Keep {
+    let keep = config.daemon.store.keep;
+    let limit = |limit: config::KeepLimit| store::Limit { age: limit.age, bytes: limit.bytes };
+    store::Keep {
+        delivered: limit(keep.delivered),
+        dead: limit(keep.dead),
+        attempts: limit(keep.attempts),
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use metrics::{Counter, Gauge, Histogram};
@@ -148,8 +149,30 @@ pub struct Options {
     pub feeds: usize,
     /// Which idempotency keys are kept.
     pub keys: KeyLimits,
+    /// What is kept of what is over.
+    pub keep: Keep,
     /// Seeds nonces.
     pub seed: u64,
+}
+
+/// What is kept of what is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Segments whose events went everywhere.
+    pub delivered: Limit,
+    /// Dead letters.
+    pub dead: Limit,
+    /// Failed attempts, on disk.
+    pub attempts: Limit,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// For so long, in store time,
+    pub age: Duration,
+    /// and at most so many bytes.
+    pub bytes: u64,
 }
 
 impl Options {
@@ -444,6 +467,11 @@ impl Store {
     /// Changes the store's cap.
     pub fn set_max_bytes(&self, bytes: u64) {
         self.tell(Command::SetMaxBytes(bytes));
+    }
+
+    /// Changes what is kept of what is over.
+    pub fn set_keep(&self, keep: Keep) {
+        self.tell(Command::SetKeep(keep));
     }
 
     /// Whether a thread has ended although nobody asked it to: a panic.

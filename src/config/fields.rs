@@ -167,6 +167,12 @@ pub static STORE: &[Field] = &[
     field("path", Path, Computed("\"/var/lib/posthaste\""), "The directory. Unprivileged: $XDG_STATE_HOME/posthaste. Needs a restart."),
     field("max_bytes", Size(2 * MIB, 1024 * TIB), Toml("\"10GiB\""), "What its files take at most; then ingress answers 507."),
     field("segment_bytes", Size(MIB, GIB), Toml("\"64MiB\""), "Size of one file of the log. Needs a restart."),
+    field("keep_delivered", Span(Duration::ZERO, secs(365 * DAY)), Toml("\"0s\""), "How long events that went everywhere can still be looked up and replayed; \"0s\" gives their space back at once."),
+    field("keep_delivered_bytes", Size(MIB, 1024 * TIB), Toml("\"1GiB\""), "What is kept of them at most. They go earlier when new events need the space."),
+    field("keep_dead", Span(secs(1), secs(365 * DAY)), Toml("\"14d\""), "How long dead letters are kept."),
+    field("keep_dead_bytes", Size(MIB, 1024 * TIB), Toml("\"1GiB\""), "What is kept of them at most."),
+    field("keep_attempts", Span(Duration::ZERO, secs(365 * DAY)), Toml("\"14d\""), "How long failed attempts are kept on disk; \"0s\" keeps the latest in memory alone."),
+    field("keep_attempts_bytes", Size(MIB, TIB), Toml("\"256MiB\""), "What is kept of them at most, beside max_bytes."),
     field("idempotency", Table(IDEMPOTENCY), Toml("{}"), "How long idempotency keys are remembered."),
 ];
 
@@ -280,8 +286,7 @@ pub static TLS: &[Field] = &[
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
     "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
-    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "keep_attempts", "keep_dead",
-    "keep_delivered", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
+    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];
 

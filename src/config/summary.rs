@@ -1,12 +1,13 @@
 //! What `posthaste check` says of a configuration that is legal: how much there is, and how much memory and disk it can take.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Daemon, Loaded, ReloadMode};
+use super::{Daemon, Keep, KeepLimit, Loaded, ReloadMode};
 use crate::connection::State;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, HumanDuration};
 
 /// Deliveries in a connection's window: the store's `WINDOW_EVENTS`, which a test compares.
 pub const WINDOW_EVENTS: u64 = 512;
@@ -40,8 +41,21 @@ pub struct Summary {
     pub store_path: String,
     /// What its files take at most.
     pub store_max_bytes: u64,
+    /// What is kept of what is over.
+    pub keep: [KeepSummary; 3],
     /// How many warnings there are.
     pub warnings: usize,
+}
+
+/// What is kept of one thing that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KeepSummary {
+    /// Of what.
+    pub of: &'static str,
+    /// For so long.
+    pub age_ms: u64,
+    /// At most so many bytes.
+    pub bytes: u64,
 }
 
 /// Connections by state.
@@ -116,8 +130,18 @@ pub fn check_report(loaded: &Loaded) -> Summary {
         memory: memory(loaded),
         store_path: config.daemon.store.path.display().to_string(),
         store_max_bytes: config.daemon.store.max_bytes,
+        keep: keep(config.daemon.store.keep),
         warnings: loaded.warnings.len(),
     }
+}
+
+fn keep(keep: Keep) -> [KeepSummary; 3] {
+    let parts =
+        [("delivered", keep.delivered), ("dead", keep.dead), ("failed attempts", keep.attempts)];
+    parts.map(|(of, KeepLimit { age, bytes })| {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        KeepSummary { of, age_ms, bytes }
+    })
 }
 
 fn listeners(daemon: &Daemon) -> Vec<String> {
@@ -168,6 +192,13 @@ impl fmt::Display for Summary {
             writeln!(f, "listens for {listener}")?;
         }
         writeln!(f, "store: {}, at most {}", self.store_path, ByteSize(self.store_max_bytes))?;
+        for KeepSummary { of, age_ms, bytes } in &self.keep {
+            let age = HumanDuration(Duration::from_millis(*age_ms));
+            match age_ms {
+                0 => writeln!(f, "keeps no {of} on disk")?,
+                _ => writeln!(f, "keeps {of} for {age}, at most {}", ByteSize(*bytes))?,
+            }
+        }
         writeln!(f, "memory: at most {} besides the program itself:", mib(self.memory.total()))?;
         for (bytes, what) in [
             (self.memory.ingress_payloads, "events being received"),

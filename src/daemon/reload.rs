@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Daemon, Live, apply_logging, ingress_limits, say_warnings};
+use super::{Daemon, Live, apply_logging, ingress_limits, keep, say_warnings};
 use crate::admin::ReloadRefused;
 use crate::admin::api::{ConfigProblem, LastReload, Reloaded, rfc3339};
 use crate::config::diff::{ConfigDiff, diff};
@@ -106,6 +106,7 @@ impl Daemon {
             self.retire(live).await;
         }
         self.store.set_max_bytes(self.config.daemon.store.max_bytes);
+        self.store.set_keep(keep(&self.config));
         if let Some(ingress) = &self.ingress {
             ingress.set_limits(ingress_limits(&self.config));
         }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::marks::DeadLetter;
 use super::queue::QueueCounters;
-use super::{ConnectionId, DeliveryId, DiskTrouble};
+use super::{ConnectionId, DeliveryId, DiskTrouble, Keep};
 
 /// Commands that may wait for the writer.
 pub(super) const COMMANDS: usize = 1024;
@@ -55,6 +55,7 @@ pub(super) enum Command {
         reply: oneshot::Sender<Vec<DeadLetter>>,
     },
     SetMaxBytes(u64),
+    SetKeep(Keep),
     Stop {
         reply: oneshot::Sender<()>,
     },

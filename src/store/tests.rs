@@ -43,6 +43,12 @@ const MIB: u64 = 1 << 20;
 
 const KEY_LIMITS: KeyLimits = KeyLimits { window: Duration::from_secs(3600), max_keys: 1000 };
 
+/// Nothing is kept of what was delivered.
+const KEEP: Keep = {
+    let some = Limit { age: Duration::from_secs(14 * 86_400), bytes: MIB };
+    Keep { delivered: Limit { age: Duration::ZERO, bytes: MIB }, dead: some, attempts: some }
+};
+
 fn options(seed: u64) -> Options {
     Options {
         segment_bytes: MIB,
@@ -51,6 +57,7 @@ fn options(seed: u64) -> Options {
         lanes: 1,
         feeds: 1,
         keys: KEY_LIMITS,
+        keep: KEEP,
         seed,
     }
 }

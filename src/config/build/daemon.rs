@@ -7,8 +7,8 @@ use crate::config::error::ConfigError;
 use crate::config::layers::builtin;
 use crate::config::value::{Table, Value};
 use crate::config::{
-    Admin, Daemon, Idempotency, Ingress, Limits, Log, LogFormat, LogLevel, ReloadMode, Runtime,
-    Store, UnixListener, fields,
+    Admin, Daemon, Idempotency, Ingress, Keep, KeepLimit, Limits, Log, LogFormat, LogLevel,
+    ReloadMode, Runtime, Store, UnixListener, fields,
 };
 use crate::units::ByteSize;
 
@@ -158,6 +158,20 @@ impl Build<'_> {
             },
             max_bytes: table.whole("max_bytes"),
             segment_bytes: table.whole("segment_bytes"),
+            keep: Keep {
+                delivered: KeepLimit {
+                    age: table.span("keep_delivered"),
+                    bytes: table.whole("keep_delivered_bytes"),
+                },
+                dead: KeepLimit {
+                    age: table.span("keep_dead"),
+                    bytes: table.whole("keep_dead_bytes"),
+                },
+                attempts: KeepLimit {
+                    age: table.span("keep_attempts"),
+                    bytes: table.whole("keep_attempts_bytes"),
+                },
+            },
             idempotency: Idempotency {
                 window: keys.span("window"),
                 max_keys: usize::try_from(keys.whole("max_keys")).unwrap_or(usize::MAX),

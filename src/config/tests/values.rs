@@ -244,14 +244,24 @@ fn what_is_bound_at_start_needs_a_restart() {
     let config = |root: &str| loaded(&[(FILE_NAME, root)], &[]).config;
     let old = config("");
     let new = config(
-        "drain_timeout = \"1s\"\n[ingress]\nhttp = [\"127.0.0.1:1\"]\n[store]\npath = \"/other\"\nmax_bytes = \"1GiB\"\n[limits]\nmemory = \"32MiB\"\n[log]\nlevel = \"debug\"\n[runtime]\negress_threads = 4\n",
+        "drain_timeout = \"1s\"\n[ingress]\nhttp = [\"127.0.0.1:1\"]\n[store]\npath = \"/other\"\nmax_bytes = \"1GiB\"\nkeep_delivered = \"1h\"\nkeep_dead_bytes = \"2GiB\"\nkeep_attempts = \"1h\"\n[limits]\nmemory = \"32MiB\"\n[log]\nlevel = \"debug\"\n[runtime]\negress_threads = 4\n",
     );
     let found = diff::diff(&old, &new);
     assert_eq!(
         found.needs_restart,
         ["ingress.http", "store.path", "limits.memory", "runtime.egress_threads"]
     );
-    assert_eq!(found.daemon_changed, ["drain_timeout", "store.max_bytes", "log.level"]);
+    assert_eq!(
+        found.daemon_changed,
+        [
+            "drain_timeout",
+            "store.max_bytes",
+            "store.keep_delivered",
+            "store.keep_dead",
+            "store.keep_attempts",
+            "log.level"
+        ]
+    );
     assert!(diff::diff(&new, &new).is_empty());
 }
 
@@ -269,6 +279,9 @@ fn the_summary_adds_up() {
         "sources: default\n",
         "listens for events http 127.0.0.1:8377\n",
         "store: /var/lib/posthaste, at most 10GiB\n",
+        "keeps no delivered on disk\n",
+        "keeps dead for 14d, at most 1GiB\n",
+        "keeps failed attempts for 14d, at most 256MiB\n",
         "memory: at most 115.4 MiB besides the program itself:\n",
         "    12.0 MiB  events being received\n",
     ] {

@@ -117,6 +117,7 @@ pub fn small_options() -> Options {
         lanes: 1,
         feeds: 1,
         keys: super::KEY_LIMITS,
+        keep: super::KEEP,
         seed: 1,
     }
 }

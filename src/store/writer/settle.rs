@@ -178,6 +178,7 @@ impl Writer {
                 self.options.max_bytes = bytes;
                 self.publish_sizes();
             }
+            Command::SetKeep(keep) => self.options.keep = keep,
             Command::Stop { reply } => {
                 self.stop();
                 let _ = reply.send(());
