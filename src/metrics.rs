@@ -299,6 +299,8 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_store_bytes", None, "Bytes that the store's files take."),
     (G, "posthaste_store_segments", None, "Segment files."),
     (G, "posthaste_store_free_bytes", None, "Bytes left until the store's cap or the disk is full, whichever is less."),
+    (G, "posthaste_store_kept_bytes", None, "Bytes of segments that are only kept because of keep_delivered."),
+    (C, "posthaste_store_kept_given_up_total", None, "Segments that were kept and given up before their time, for the cap or for new events."),
     (C, "posthaste_store_corrupt_records_total", None, "Damaged places found in the store."),
     (C, "posthaste_store_errors_total", None, "Operations on the store's files that failed."),
     (G, "posthaste_config_generation", None, "Generation of the configuration in force; 1 is the one at start."),

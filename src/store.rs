@@ -22,6 +22,7 @@ use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
 pub use command::{DeadPage, StoreStatus};
+pub use lookup::{FoundDelivery, FoundEvent, Standing};
 pub use marks::DeadLetter;
 pub use reader::LoadError;
 
@@ -76,6 +77,7 @@ pub mod intake;
 mod key_log;
 pub mod keys;
 mod log;
+mod lookup;
 mod marks;
 pub mod queue;
 mod reader;
@@ -234,6 +236,8 @@ struct StoreMetrics {
     bytes: Gauge,
     segments: Gauge,
     free_bytes: Gauge,
+    kept_bytes: Gauge,
+    kept_given_up: Counter,
     corrupt_records: Counter,
     errors: Counter,
 }
@@ -247,6 +251,8 @@ impl StoreMetrics {
             bytes: metrics.gauge("posthaste_store_bytes", &[]),
             segments: metrics.gauge("posthaste_store_segments", &[]),
             free_bytes: metrics.gauge("posthaste_store_free_bytes", &[]),
+            kept_bytes: metrics.gauge("posthaste_store_kept_bytes", &[]),
+            kept_given_up: metrics.counter("posthaste_store_kept_given_up_total", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::lookup::{FoundDelivery, Standing};
 use super::marks::DeadLetter;
 use super::queue::QueueCounters;
+use super::segment_index::Entry;
 use super::{ConnectionId, DeliveryId, DiskTrouble, Keep};
 
 /// Commands that may wait for the writer.
@@ -53,6 +55,18 @@ pub(super) enum Command {
         connection: ConnectionId,
         unix_ms: u64,
         reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
+    EventsAt {
+        unix_ms: u64,
+        reply: oneshot::Sender<Vec<(u32, Vec<Entry>)>>,
+    },
+    Standings {
+        ids: Vec<DeliveryId>,
+        reply: oneshot::Sender<Vec<(String, Standing)>>,
+    },
+    ReplayOver {
+        delivery: FoundDelivery,
+        reply: oneshot::Sender<(bool, Result<(), DiskTrouble>)>,
     },
     SetMaxBytes(u64),
     SetKeep(Keep),

@@ -472,6 +472,7 @@ fn recover_segment(
     register_names(&mut recovered.state, &index.names);
     let mut segment = Segment::new(file_bytes);
     (segment.end, segment.times, segment.events) = (index.end, index.times, index.events);
+    segment.newest = Age(index.last_age);
     segment.newest_key = index.keys.iter().map(KeyRecord::age).max();
     index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));

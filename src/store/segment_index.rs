@@ -8,6 +8,7 @@
 //! kind 48, names:   u32 connection id, u32 length, UTF-8, ...
 //! kind 49, entries: u32 connection id, then per slot u32 offset / 8, u32 size; size 0 is a slot without a record
 //! kind 51, keys:    the segment's idempotency keys (see `keys`), oldest first; any number of such records
+//! kind 52, ages:    u64 the latest store time of an event
 //! kind 50, end:     u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
 //!                   then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
 //! ```
@@ -24,12 +25,14 @@ use super::record::{
     EventHead, FILE_HEADER, FileKind, KIND_EVENT, KIND_NAME, RECORD_HEADER, Reader, Stamp,
     decode_event_head, decode_name, encode_record,
 };
+use crate::clock::Age;
 use crate::event::Cause;
 
 const KIND_NAMES: u8 = 48;
 const KIND_ENTRIES: u8 = 49;
 const KIND_END: u8 = 50;
 const KIND_KEYS: u8 = 51;
+const KIND_AGES: u8 = 52;
 /// Bytes of an entry in the file.
 pub const ENTRY: u64 = 8;
 
@@ -59,7 +62,7 @@ pub struct SegmentIndex {
     pub events: u64,
     /// Times of the first and last id, in ms since 1970.
     pub times: Option<(u64, u64)>,
-    /// The latest store time of an event; only known after a scan.
+    /// The latest store time of an event.
     pub last_age: u64,
 }
 
@@ -81,8 +84,7 @@ impl SegmentIndex {
                 self.born_dead.push((route.connection, route.slot, cause));
             }
         }
-        self.note_times(head.id.unix_ms());
-        self.last_age = self.last_age.max(head.accepted_age.0);
+        self.note_times(head.id.unix_ms(), head.accepted_age);
     }
 
     /// Notes one delivery.
@@ -98,9 +100,10 @@ impl SegmentIndex {
         }
     }
 
-    /// Notes an event's time.
-    pub fn note_times(&mut self, unix_ms: u64) {
+    /// Notes when an event was accepted.
+    pub fn note_times(&mut self, unix_ms: u64, age: Age) {
         self.events += 1;
+        self.last_age = self.last_age.max(age.0);
         let (first, last) = self.times.unwrap_or((unix_ms, unix_ms));
         self.times = Some((first.min(unix_ms), last.max(unix_ms)));
     }
@@ -142,6 +145,9 @@ impl SegmentIndex {
         for keys in [older, newer] {
             encode_keys(&mut out, &header, stamp, KIND_KEYS, keys);
         }
+        encode_record(&mut out, seed, KIND_AGES, stamp, |out| {
+            out.extend_from_slice(&self.last_age.to_le_bytes());
+        });
         encode_record(&mut out, seed, KIND_END, stamp, |out| {
             let (first, last) = self.times.unwrap_or((0, 0));
             for value in [self.end, self.events, first, last] {
@@ -157,7 +163,7 @@ impl SegmentIndex {
     }
 
     /// Reads the index of a segment, with where each connection's entries start in the file.
-    /// `None`: there is none that validates.
+    /// `None`: there is none that validates, or it was written before indexes had ages.
     pub fn read(
         disk: &dyn Disk,
         segment: &StoreFile,
@@ -169,7 +175,7 @@ impl SegmentIndex {
         }
         let mut index = SegmentIndex::default();
         let mut starts = BTreeMap::new();
-        let mut complete = false;
+        let (mut complete, mut aged) = (false, false);
         let report = scan(&file, |offset, record| match record.kind {
             KIND_NAMES => index.decode_names(record.body),
             KIND_ENTRIES => {
@@ -178,11 +184,17 @@ impl SegmentIndex {
                 }
             }
             KIND_KEYS => index.keys.extend(decode_keys(record.body)),
+            KIND_AGES => {
+                if let Some(age) = Reader::new(record.body).u64() {
+                    (index.last_age, aged) = (age, true);
+                }
+            }
             KIND_END => complete = index.decode_end(record.body).is_some(),
             _ => {}
         })
         .ok()?;
-        let whole = complete && report.gaps == 0 && report.end == file.file.length().ok()?;
+        let whole =
+            complete && aged && report.gaps == 0 && report.end == file.file.length().ok()?;
         (whole && report.end > FILE_HEADER).then_some((file, index, starts))
     }
 
@@ -279,8 +291,13 @@ mod tests {
         let disk = OsDisk::open(directory.path()).unwrap();
         let file = disk.create(&segment_name(3)).unwrap();
         let segment = StoreFile::start(file, new_header(FileKind::Segment, 3, 77, 0)).unwrap();
-        let mut index =
-            SegmentIndex { end: 4096, events: 2, times: Some((5, 9)), ..SegmentIndex::default() };
+        let mut index = SegmentIndex {
+            end: 4096,
+            events: 2,
+            times: Some((5, 9)),
+            last_age: 77,
+            ..SegmentIndex::default()
+        };
         index.names.insert(ConnectionId(4), "crm".to_owned());
         index.note_slot(ConnectionId(4), 2, Entry { offset: 8, size: 64 });
         index.born_dead.push((ConnectionId(4), 1, Cause::QueueFull));

@@ -61,6 +61,8 @@ pub struct Segment {
     pub end: u64,
     /// Times of the first and last event's id.
     pub times: Option<(u64, u64)>,
+    /// The store time at which its newest event was accepted.
+    pub newest: Age,
     /// The age of its newest idempotency key, if it has any.
     pub newest_key: Option<Age>,
 }
@@ -218,6 +220,7 @@ impl Segment {
             refused_at: u64::MAX,
             end: FILE_HEADER,
             times: None,
+            newest: Age(0),
             newest_key: None,
         }
     }

@@ -15,6 +15,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod damage;
 mod defects;
+mod kept;
 mod keys;
 mod known;
 mod model;

@@ -11,7 +11,9 @@ mod commit;
 mod compact;
 mod hand_out;
 mod keep;
+mod kept;
 mod keys;
+mod look;
 mod settle;
 
 use std::collections::VecDeque;
@@ -36,6 +38,8 @@ use super::reader::Files;
 use super::recovery::{self, Recovered};
 use super::state::State;
 use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
+use kept::Kept;
+
 use crate::clock::{Clock, millis};
 use crate::event::Event;
 
@@ -83,6 +87,8 @@ pub(super) struct Writer {
     pub(super) floor: Floor,
     /// Segments that nothing needs any more.
     pub(super) drained: Vec<u32>,
+    /// Those of them that stay for a while all the same.
+    pub(super) kept: Kept,
     /// Deliveries handed out and not come back.
     pub(super) handed_out: usize,
     /// Streams to look at before this turn ends.
@@ -236,6 +242,7 @@ impl Writer {
             key_log,
             floor,
             drained: recovered.drained,
+            kept: Kept::default(),
             handed_out: 0,
             touched: Vec::new(),
             outbox,
@@ -339,6 +346,11 @@ impl Writer {
         }
         if !self.drained.is_empty() {
             at_least(TROUBLE_RETRY);
+        }
+        if let Some(until) = self.kept_until() {
+            // One that could not be given back in this turn is tried again.
+            let left = until.since(self.clock.age());
+            at_least(if left.is_zero() { TROUBLE_RETRY } else { left });
         }
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));

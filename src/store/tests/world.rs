@@ -122,6 +122,11 @@ pub fn small_options() -> Options {
     }
 }
 
+fn keep(seed: u64) -> super::Keep {
+    let age = std::time::Duration::from_secs(if seed.is_multiple_of(3) { 3000 } else { 0 });
+    super::Keep { delivered: super::Limit { age, bytes: 512 << 10 }, ..super::KEEP }
+}
+
 /// One poll of a future that is ready or never will be.
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
@@ -155,7 +160,8 @@ impl World {
         }
         World {
             disk,
-            options: Options { seed, ..small_options() },
+            // A third of all worlds keep what was delivered for a while.
+            options: Options { seed, keep: keep(seed), ..small_options() },
             clock: Clock::manual(1_700_000_000_000),
             time: 1,
             metrics: METRICS.with(Metrics::clone),

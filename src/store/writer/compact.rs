@@ -22,6 +22,7 @@ use super::super::segment_index::Entry;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT};
 use super::{Active, Writer};
+use crate::clock::Age;
 use crate::event::Event;
 
 /// A look for such segments comes this long after something in a sealed segment ended: most are drained whole by then.
@@ -80,7 +81,7 @@ impl Writer {
         let moved =
             self.sparse_segment().map(|(number, survivors)| self.move_piece(number, survivors));
         self.times.look_for_sparse = match moved {
-            None => None,
+            None => self.look_at_withheld(now),
             Some(true) => Some(now + MOVE_EVERY),
             Some(false) => Some(now + LOOK_AFTER),
         };
@@ -92,7 +93,7 @@ impl Writer {
         let few = |number: &u32, live: u64, total: u64| {
             live > 0 && live * SPARSE < total && !open.contains(&Some(*number))
         };
-        let candidates: Vec<u32> = self
+        let mut candidates: Vec<u32> = self
             .state
             .segments
             .iter()
@@ -102,6 +103,7 @@ impl Writer {
             })
             .map(|(number, _)| *number)
             .collect();
+        self.withhold_sparse(&mut candidates);
         for number in candidates {
             let events = self.state.segments.get(&number).map_or(0, |segment| segment.events);
             let survivors = self.survivors(number).filter(|survivors| {
@@ -337,7 +339,8 @@ impl Writer {
         if let Some(segment) = self.state.segments.get_mut(&number)
             && let Entries::Memory(index) = &mut segment.entries
         {
-            index.note_times(moved.event.id.unix_ms());
+            index.note_times(moved.event.id.unix_ms(), moved.event.accepted_age);
+            segment.newest = Age(index.last_age);
             (segment.times, segment.events) = (index.times, index.events);
             for (survivor, slot) in &moved.survivors {
                 let connection = survivor.id.connection;

@@ -7,7 +7,6 @@ use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
-use crate::clock::Age;
 use crate::event::Disposition;
 
 impl Writer {
@@ -174,6 +173,16 @@ impl Writer {
             Command::LiveAt { connection, unix_ms, reply } => {
                 let _ = reply.send(self.live_at(connection, unix_ms));
             }
+            Command::EventsAt { unix_ms, reply } => {
+                let _ = reply.send(self.events_at(unix_ms));
+            }
+            Command::Standings { ids, reply } => {
+                let _ = reply.send(ids.into_iter().map(|id| self.standing(id)).collect());
+            }
+            Command::ReplayOver { delivery, reply } => {
+                let replayed = self.replay_over(delivery);
+                let _ = reply.send((replayed, self.synced()));
+            }
             Command::SetMaxBytes(bytes) => {
                 self.options.max_bytes = bytes;
                 self.publish_sizes();
@@ -216,18 +225,7 @@ impl Writer {
         let Some(dead) = stream.dead.remove(&(id.segment, id.slot)) else {
             return false;
         };
-        stream.counters.put_back(u64::from(dead.size));
-        let scheduled = Scheduled {
-            due: Age(0),
-            id: dead.id,
-            size: dead.size,
-            attempts: 0,
-            first_attempt: Age(0),
-            lane: Lane::Replay,
-        };
-        stream.replays.push_back(scheduled);
-        self.log.note(&Mark::Scheduled(scheduled));
-        self.touch(id.connection);
+        self.queue_replay(dead.id, dead.size);
         true
     }
 
