@@ -294,6 +294,7 @@ impl Daemon {
             metrics,
             clock,
         };
+        daemon.store.set_generation(daemon.generation);
         daemon.attach_all(prepared).await?;
         daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();

@@ -301,6 +301,8 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_store_free_bytes", None, "Bytes left until the store's cap or the disk is full, whichever is less."),
     (G, "posthaste_store_kept_bytes", None, "Bytes of segments that are only kept because of keep_delivered."),
     (C, "posthaste_store_kept_given_up_total", None, "Segments that were kept and given up before their time, for the cap or for new events."),
+    (G, "posthaste_store_attempts_bytes", None, "Bytes of the files of failed attempts, beside the store's cap."),
+    (C, "posthaste_attempts_unrecorded_total", None, "Failed attempts that the history has no place for, in memory or on the disk."),
     (C, "posthaste_store_corrupt_records_total", None, "Damaged places found in the store."),
     (C, "posthaste_store_errors_total", None, "Operations on the store's files that failed."),
     (G, "posthaste_config_generation", None, "Generation of the configuration in force; 1 is the one at start."),

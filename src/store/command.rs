@@ -91,6 +91,10 @@ pub struct DeadPage {
 pub struct StoreStatus {
     /// Bytes that its files take.
     pub bytes: u64,
+    /// Those of them that are only kept because of `keep.delivered`.
+    pub kept_bytes: u64,
+    /// Bytes of the files of attempts, which are not among them.
+    pub attempts_bytes: u64,
     /// Its cap.
     pub max_bytes: u64,
     /// Segment files.

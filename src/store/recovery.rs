@@ -130,7 +130,8 @@ impl Listed {
                 Named::Spare(number) => listed.spares.push(number),
                 Named::KeyLog(number) => listed.key_logs.push(number),
                 Named::Temporary => drop(disk.remove(&name)),
-                Named::Own => {}
+                // The history opens its files itself.
+                Named::Own | Named::Attempts(_) => {}
                 Named::Foreign => tracing::warn!(
                     file = name,
                     "Ignored a file in the store's directory that is not the store's."

@@ -19,7 +19,7 @@ mod kept;
 mod keys;
 mod known;
 mod model;
-mod model_disk;
+pub(super) mod model_disk;
 mod sweep;
 mod world;
 

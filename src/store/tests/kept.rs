@@ -173,6 +173,25 @@ fn a_delivered_event_goes_out_again_on_a_new_run() {
     assert_eq!(rig.ask(replay), (false, Ok(())), "it is gone");
 }
 
+/// Without a restart in between: what is replayed holds its segment, however little is to be kept.
+#[test]
+fn a_replayed_event_holds_its_segment() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open_with(directory.path(), &clock, keeping(HOUR, 64 * MIB));
+    let crm = rig.connection("crm");
+    let ids = rig.fill(2, &crm);
+    let delivery = rig.find(ids[0]).unwrap().1[0].1;
+    assert_eq!(rig.ask(|reply| Command::ReplayOver { delivery, reply }), (true, Ok(())));
+    let due = rig.due();
+    rig.ends.commands.send(Command::SetKeep(KEEP)).unwrap();
+    rig.pass(2 * HOUR);
+    assert_eq!(rig.segments(), 2, "its own and the one that grows");
+    assert_eq!(rig.load(&due[0]).id, ids[0]);
+    rig.settle(&due[0], Disposition::Delivered);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(rig.segments(), 1);
+}
+
 #[test]
 fn a_sparse_segment_is_not_compacted_while_it_would_be_kept() {
     let (directory, clock) = start();

@@ -296,6 +296,8 @@ impl Writer {
     fn status(&self) -> StoreStatus {
         StoreStatus {
             bytes: self.bytes_on_disk(),
+            kept_bytes: self.kept.bytes(),
+            attempts_bytes: self.shared.attempts_bytes.load(std::sync::atomic::Ordering::Relaxed),
             max_bytes: self.options.max_bytes,
             segments: self.state.segments.len(),
             accepting: self.trouble.is_none(),
