@@ -6,6 +6,7 @@
 
 mod commands;
 mod gauges;
+mod history;
 mod reload;
 
 use std::collections::HashSet;

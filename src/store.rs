@@ -1,11 +1,12 @@
 //! The only durable thing: a segmented log of our own.
 //!
-//! [`Store::open`] recovers what is on the disk and starts two threads: the writer ([`writer`]), which alone changes
-//! anything, and the reader ([`reader`]), which loads payloads. Three doors lead in and out:
+//! [`Store::open`] recovers what is on the disk and starts three threads: the writer ([`writer`]), which alone changes
+//! anything, the reader ([`reader`]), which loads payloads, and the history's ([`history`]), which records attempts that
+//! failed, in files of its own. Three doors lead in and out:
 //!
 //! * [`intake::Intake::append`] makes an event durable;
 //! * [`feed::Feed`] hands deliveries that are due to an egress runtime and takes their settlements back;
-//! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay.
+//! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay, single events, attempts.
 //!
 //! The files are described in [`record`] (format), [`marks`] (state log) and [`segment_index`]; what is in memory in
 //! [`state`]. **Invariant:** nothing here knows HTTP or `Connection`; nothing outside sees segments or offsets.

@@ -43,6 +43,7 @@ use metrics::Counter;
 use tokio::sync::oneshot;
 
 pub(super) use files::AttemptLog;
+pub use memory::{RING_BYTES, SUMMARIES};
 pub(super) use recorder::run;
 
 use super::{Closed, Limit};

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::{Attempt, AttemptQuery, Recorded};
 
 /// Bytes of the ring.
-pub(super) const RING_BYTES: usize = 4 << 20;
+pub const RING_BYTES: usize = 4 << 20;
 /// Summaries of each connection.
-pub(super) const SUMMARIES: usize = 8;
+pub const SUMMARIES: usize = 8;
 /// Connections that have summaries; beyond, the one that was quiet for longest loses its own.
 const CONNECTIONS: usize = 16_384;
 

@@ -388,3 +388,34 @@ fn a_full_queue_drops_and_counts() {
     history.set_limit(limit(KIB));
     assert_eq!(messages.len(), QUEUE_ATTEMPTS + 1);
 }
+
+/// Summaries are older than what the files have between them and the ring: they must not stand for it.
+#[test]
+fn summaries_leave_no_hole() {
+    let clock = clock();
+    let mut rig = Rig::open(model().1, &clock, limit(16384 * KIB));
+    let refused = |name: &str, status| Attempt {
+        code: Some(Cause::ConnectRefused),
+        ..attempt(&clock, name, status)
+    };
+    (0..8).for_each(|status| rig.note(refused("quiet", status)));
+    (8..20).for_each(|status| rig.note(refused("busy", status)));
+    for status in 20..6000 {
+        rig.recorder.take(attempt(&clock, "busy", status));
+        if status.is_multiple_of(100) {
+            rig.recorder.write();
+        }
+    }
+    rig.recorder.write();
+    let query = AttemptQuery {
+        code: Some(Some(Cause::ConnectRefused)),
+        limit: 5,
+        ..AttemptQuery::default()
+    };
+    let page = rig.find(&query);
+    let statuses: Vec<_> = page.attempts.iter().map(|one| one.attempt.status).collect();
+    assert_eq!((statuses, page.more), (vec![19, 18, 17, 16, 15], true));
+    let query = AttemptQuery { connection: Some("quiet".to_owned()), ..query };
+    let with_excerpt = rig.find(&query).attempts;
+    assert!(with_excerpt.iter().all(|one| one.attempt.excerpt.len() == 1000), "from the files");
+}
