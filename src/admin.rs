@@ -27,7 +27,7 @@ mod problem;
 mod routes;
 mod serve;
 
-pub use command::{Command, DeadEvent, Refusal, ReloadRefused};
+pub use command::{AttemptsQuery, Command, DeadEvent, FoundEvent, Refusal, ReloadRefused};
 
 /// Commands that may wait for the control loop; past that a request is answered 503.
 pub const COMMANDS_MAX: usize = 32;

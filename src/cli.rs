@@ -13,9 +13,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod admin;
+mod attempts;
 mod check;
 mod dead;
 mod demo;
+mod events;
 mod http;
 mod listen;
 mod output;
@@ -83,6 +85,9 @@ enum Command {
     Check(check::Arguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
+    Events(events::Arguments),
+    Replay(events::ReplayArguments),
+    Attempts(attempts::Arguments),
     Status(status::Arguments),
     Reload(reload::Arguments),
     Demo(demo::Arguments),
@@ -109,6 +114,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
+        Command::Events(arguments) => events::run(arguments),
+        Command::Replay(arguments) => events::replay(arguments),
+        Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
@@ -170,7 +178,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 13);
+        assert_eq!(checked, 17);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.

@@ -38,6 +38,8 @@ pub struct DialError {
     pub cause: Cause,
     /// The error of the system or of TLS, for logs.
     pub detail: String,
+    /// The address that was tried last; `None` when none was known.
+    pub remote: Option<SocketAddr>,
 }
 
 impl Client {
@@ -68,33 +70,42 @@ impl Client {
             Ok(found) => found.map_err(|error| DialError::new(Cause::DnsFailed, &error))?,
             Err(_) => return Err(DialError::late(Cause::DnsFailed, "lookup", timeout)),
         };
-        let tcp = connect(&addresses, deadline).await?;
+        let (tcp, remote) = connect(&addresses, deadline).await?;
         let Some(tls) = &self.tls else {
-            return Ok(Stream::plain(tcp));
+            return Ok(Stream::plain(tcp, remote));
         };
-        match timeout_at(deadline, tls.handshake(tcp, pace)).await {
-            Ok(done) => done.map(Stream::tls),
+        let secured = match timeout_at(deadline, tls.handshake(tcp, pace)).await {
+            Ok(done) => done,
             Err(_) => Err(DialError::late(Cause::ConnectTimeout, "TLS handshake", timeout)),
-        }
+        };
+        secured.map(|tls| Stream::tls(tls, remote)).map_err(|error| error.at(remote))
     }
 }
 
 impl DialError {
     fn new(cause: Cause, detail: &impl std::fmt::Display) -> DialError {
-        DialError { cause, detail: detail.to_string() }
+        DialError { cause, detail: detail.to_string(), remote: None }
     }
 
     fn late(cause: Cause, what: &str, timeout: Duration) -> DialError {
         DialError {
             cause,
             detail: format!("{what} was not done within connect_timeout = {timeout:?}"),
+            remote: None,
         }
+    }
+
+    fn at(self, remote: SocketAddr) -> DialError {
+        DialError { remote: Some(remote), ..self }
     }
 }
 
 /// Tries the addresses in turn. Each gets an equal share of what is left, so that one that swallows packets does not
 /// hide the next.
-async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+async fn connect(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::new(Cause::DnsFailed, &"the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -103,10 +114,13 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
             Ok(Ok(tcp)) => {
                 // Requests are written whole, so waiting for more to send only costs time. A failure costs the same.
                 let _ = tcp.set_nodelay(true);
-                return Ok(tcp);
+                return Ok((tcp, *address));
             }
-            Ok(Err(error)) => last = DialError::new(cause_of_io(&error), &error),
-            Err(_) => last = DialError::late(Cause::ConnectTimeout, "connecting", left / share),
+            Ok(Err(error)) => last = DialError::new(cause_of_io(&error), &error).at(*address),
+            Err(_) => {
+                let late = DialError::late(Cause::ConnectTimeout, "connecting", left / share);
+                last = late.at(*address);
+            }
         }
     }
     Err(last)

@@ -6,6 +6,7 @@
 
 mod commands;
 mod gauges;
+mod history;
 mod reload;
 
 use std::collections::HashSet;
@@ -294,6 +295,7 @@ impl Daemon {
             metrics,
             clock,
         };
+        daemon.store.set_generation(daemon.generation);
         daemon.attach_all(prepared).await?;
         daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();

@@ -1,11 +1,12 @@
 //! The only durable thing: a segmented log of our own.
 //!
-//! [`Store::open`] recovers what is on the disk and starts two threads: the writer ([`writer`]), which alone changes
-//! anything, and the reader ([`reader`]), which loads payloads. Three doors lead in and out:
+//! [`Store::open`] recovers what is on the disk and starts three threads: the writer ([`writer`]), which alone changes
+//! anything, the reader ([`reader`]), which loads payloads, and the history's ([`history`]), which records attempts that
+//! failed, in files of its own. Three doors lead in and out:
 //!
 //! * [`intake::Intake::append`] makes an event durable;
 //! * [`feed::Feed`] hands deliveries that are due to an egress runtime and takes their settlements back;
-//! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay.
+//! * [`Store`] itself answers the control loop: registering, attaching, dead letters, replay, single events, attempts.
 //!
 //! The files are described in [`record`] (format), [`marks`] (state log), [`segment_index`] and [`shelf`] (scheduled
 //! deliveries and dead letters that are not in memory); what is in memory in [`state`]. **Invariant:** nothing here knows HTTP or `Connection`; nothing outside sees segments or offsets.
@@ -22,6 +23,7 @@ use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
 pub use command::{DeadPage, StoreStatus};
+pub use lookup::{FoundDelivery, FoundEvent, Standing};
 pub use marks::{DeadCursor, DeadLetter};
 pub use reader::LoadError;
 pub use shelf::ShelfLimits;
@@ -33,6 +35,7 @@ use command::Command;
 use disk::{Disk, OsDisk};
 use doorbell::Doorbell;
 use feed::Feed;
+use history::{AttemptLog, AttemptPage, AttemptQuery, History};
 use intake::{AckLane, Intake};
 use key_log::KeyLog;
 use keys::{KeyLimits, Keys};
@@ -73,10 +76,12 @@ pub mod disk;
 pub mod doorbell;
 pub mod feed;
 mod file;
+pub mod history;
 pub mod intake;
 mod key_log;
 pub mod keys;
 mod log;
+mod lookup;
 mod marks;
 pub mod queue;
 mod reader;
@@ -208,6 +213,8 @@ pub struct Closed;
 struct Shared {
     /// Turns of the writer, for the watchdog.
     ticks: AtomicU64,
+    /// What the files of attempts take.
+    attempts_bytes: AtomicU64,
     metrics: StoreMetrics,
 }
 
@@ -222,6 +229,9 @@ struct StoreMetrics {
     dead_bytes: Gauge,
     dead_max_bytes: Gauge,
     dead_dropped: Counter,
+    kept_bytes: Gauge,
+    kept_given_up: Counter,
+    attempts_bytes: Gauge,
     corrupt_records: Counter,
     errors: Counter,
 }
@@ -238,6 +248,9 @@ impl StoreMetrics {
             dead_bytes: metrics.gauge("posthaste_store_dead_letter_bytes", &[]),
             dead_max_bytes: metrics.gauge("posthaste_store_dead_letter_max_bytes", &[]),
             dead_dropped: metrics.counter("posthaste_store_dead_letters_dropped_total", &[]),
+            kept_bytes: metrics.gauge("posthaste_store_kept_bytes", &[]),
+            kept_given_up: metrics.counter("posthaste_store_kept_given_up_total", &[]),
+            attempts_bytes: metrics.gauge("posthaste_store_attempts_bytes", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }
@@ -251,8 +264,11 @@ pub struct Store {
     reads: reader::ReadQueue,
     doorbell: Arc<Doorbell>,
     shared: Arc<Shared>,
+    history: History,
     writer: Option<JoinHandle<()>>,
     reader: JoinHandle<()>,
+    /// Its end is no failure of the store: deliveries do without it.
+    recorder: Option<JoinHandle<()>>,
     /// Held while the store is open.
     _lock: Option<std::fs::File>,
 }
@@ -314,6 +330,9 @@ impl Store {
             feeds,
             keys,
             corrupt,
+            history,
+            attempts,
+            messages,
         } = ends;
         let (files, reader_shared) = (writer.files.clone(), Arc::clone(&shared));
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -321,11 +340,24 @@ impl Store {
         let reader = spawn("store-reader")
             .spawn(move || reader::run(&requests, &files, &reader_shared))
             .map_err(io)?;
+        let lost = history.lost();
+        let recorder = spawn("store-history")
+            .spawn(move || history::run(attempts, lost, &messages))
+            .map_err(io)?;
         let bell = Arc::clone(&doorbell);
         let writer =
             spawn("store-writer").spawn(move || writer::run(writer, &bell, &parker)).map_err(io)?;
-        let store =
-            Store { commands, reads, doorbell, shared, writer: Some(writer), reader, _lock: None };
+        let store = Store {
+            commands,
+            reads,
+            doorbell,
+            shared,
+            history,
+            writer: Some(writer),
+            reader,
+            recorder: Some(recorder),
+            _lock: None,
+        };
         Ok(Opened { store, intakes, feeds, keys, corrupt })
     }
 
@@ -463,6 +495,20 @@ impl Store {
     /// Changes what is kept of what is over.
     pub fn set_keep(&self, keep: Keep) {
         self.tell(Command::SetKeep(keep));
+        self.history.set_limit(keep.attempts);
+    }
+
+    /// Says which configuration is in force, for the attempts recorded from now on.
+    pub fn set_generation(&self, generation: u64) {
+        self.history.set_generation(generation);
+    }
+
+    /// Attempts that failed, and those that ended a delivery after failures; the newest first.
+    ///
+    /// # Errors
+    /// [`Closed`], also when too many ask at once.
+    pub async fn attempts(&self, query: AttemptQuery) -> Result<AttemptPage, Closed> {
+        self.history.list(query).await
     }
 
     /// Whether a thread has ended although nobody asked it to: a panic.
@@ -484,9 +530,10 @@ impl Store {
     /// have stopped before.
     pub async fn close(mut self) {
         let _ = self.ask(|reply| Command::Stop { reply }).await;
-        if let Some(writer) = self.writer.take() {
-            // A panic of the writer was reported where it happened.
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        self.history.stop();
+        for thread in [self.writer.take(), self.recorder.take()].into_iter().flatten() {
+            // A panic was reported where it happened.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 
@@ -520,6 +567,9 @@ struct Ends {
     feeds: Vec<Feed>,
     keys: Keys,
     corrupt: u64,
+    history: History,
+    attempts: AttemptLog,
+    messages: crossbeam::channel::Receiver<history::Message>,
 }
 
 impl Ends {
@@ -529,8 +579,11 @@ impl Ends {
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Ends, OpenError> {
-        let shared =
-            Arc::new(Shared { ticks: AtomicU64::new(0), metrics: StoreMetrics::new(metrics) });
+        let shared = Arc::new(Shared {
+            ticks: AtomicU64::new(0),
+            attempts_bytes: AtomicU64::new(0),
+            metrics: StoreMetrics::new(metrics),
+        });
         let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
@@ -540,11 +593,16 @@ impl Ends {
         let key_files = std::mem::take(&mut recovered.key_files);
         let fresh = (options.seed.rotate_left(32), clock.wall_ms());
         let key_log = KeyLog::open(&*disk, key_files, (&keys.found, options.keys.max_keys), fresh);
+        let limits = (options.keep.attempts, options.segment_bytes, options.seed.rotate_left(16));
+        let attempts =
+            AttemptLog::open(Arc::clone(&disk), clock.clone(), Arc::clone(&shared), limits)?;
+        let (history, messages) = History::new(metrics);
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
         let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
-        let (feeds, ports) =
-            (0..options.feeds).map(|_| feed::feed(Arc::clone(&doorbell), reads.clone())).unzip();
+        let (feeds, ports) = (0..options.feeds)
+            .map(|_| feed::feed(Arc::clone(&doorbell), reads.clone(), history.clone()))
+            .unzip();
         let (commands, command_queue) = crossbeam::channel::bounded(command::COMMANDS);
         let parts = writer::Parts {
             disk,
@@ -569,6 +627,9 @@ impl Ends {
             feeds,
             keys,
             corrupt,
+            history,
+            attempts,
+            messages,
         })
     }
 }

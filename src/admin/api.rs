@@ -120,6 +120,12 @@ pub struct Store {
     pub max_bytes: u64,
     /// Segment files.
     pub segments: u64,
+    /// Bytes of its files that are only kept because of `keep_delivered`.
+    #[serde(default)]
+    pub kept_bytes: u64,
+    /// Bytes of the files of failed attempts, which come on top.
+    #[serde(default)]
+    pub attempts_bytes: u64,
 }
 
 /// A page of a list.
@@ -179,6 +185,68 @@ pub struct DeadDetail {
     pub body_bytes: u64,
     /// The start of the body, when it is text.
     pub body_excerpt: Option<String>,
+}
+
+/// An event that is still in the store: `GET /v1/events/{id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventDetail {
+    /// Its id.
+    pub id: String,
+    /// When it was accepted.
+    pub accepted_at: String,
+    /// The source that it came from.
+    pub source: String,
+    /// Its type; empty when it has none.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its kept headers.
+    pub headers: Vec<Header>,
+    /// Bytes of the body. The body itself is at `…/body`.
+    pub body_bytes: u64,
+    /// The start of the body, when it is text.
+    pub body_excerpt: Option<String>,
+    /// How it stands with its connections, by name.
+    pub deliveries: Vec<DeliveryState>,
+}
+
+/// How a delivery stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryState {
+    /// The connection.
+    pub connection: String,
+    /// `live`, `dead`, or `over`: delivered or cancelled.
+    pub state: String,
+}
+
+/// An attempt that failed, or one that succeeded after failures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The event's id.
+    pub event: String,
+    /// The connection.
+    pub connection: String,
+    /// Its number in its run, from 1.
+    pub attempt: u32,
+    /// Whether the run is a replay.
+    pub replay: bool,
+    /// When it ended.
+    pub at: String,
+    /// Why it failed, of the closed list; `None` when it succeeded.
+    pub code: Option<String>,
+    /// The response's status, if one came.
+    pub status: Option<u16>,
+    /// How far it came: `lookup`, `connect`, `tls`, `request`, `response` or `body`.
+    pub phase: String,
+    /// How long it took to open the connection; `None` when one was open.
+    pub connect_seconds: Option<f64>,
+    /// How long it took to the response's head, or to the failure.
+    pub seconds: f64,
+    /// The address, if that was known.
+    pub remote: Option<String>,
+    /// The generation of the configuration that it used, if that is known.
+    pub generation: Option<u64>,
+    /// The start of the response's body, at most 4 KiB. Bytes that are not UTF-8 show as U+FFFD.
+    pub response: Option<String>,
 }
 
 /// A header of an event. Bytes that are not UTF-8 show as U+FFFD.
@@ -265,9 +333,70 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// Reads what [`rfc3339`] writes, in milliseconds since 1970; the fraction may be left out.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let legal = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (hour < 24 && minute < 60 && second < 60)
+        && (1..=3).contains(&fraction.len());
+    if !legal {
+        return None;
+    }
+    let [ms, ..] = numbers(&format!("{fraction:0<3}-0-0"), '-')?;
+    let days = days_from_civil(year, month, day);
+    Some(days * 86_400_000 + hour * 3_600_000 + minute * 60_000 + second * 1000 + ms)
+}
+
+fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
+    let parts: Vec<u64> = text
+        .split(separator)
+        .map(|part| part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit())))
+        .collect::<Option<_>>()?;
+    parts.try_into().ok()
+}
+
+/// The day since 1970-01-01 of a date: the other way round of [`civil_from_days`].
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year.saturating_sub(1) } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day.saturating_sub(1);
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).saturating_sub(719_468)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for day in 0..90_000 {
+            let ms = day * 86_400_000 + 86_399_999;
+            assert_eq!(parse_rfc3339(&rfc3339(ms)), Some(ms));
+        }
+        assert_eq!(parse_rfc3339("1970-01-02T00:00:01Z"), Some(86_401_000));
+        for bad in [
+            "",
+            "Z",
+            "2025-11-21",
+            "2025-13-21T00:00:00Z",
+            "2025-11-21T24:00:00Z",
+            "1d",
+            "2025-11-21T00:00:00",
+            "2025-11-21T+1:00:00Z",
+            "99999999999-01-01T00:00:00Z",
+            "2025-11-21T00:00:00.Z",
+            "1969-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_rfc_3339() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::api::{ConfigProblem, DeadLetter, Page, Reloaded, Status};
-use crate::event::{Event, EventId};
+use super::api::{Attempt, ConfigProblem, DeadLetter, Page, Reloaded, Status};
+use crate::event::{Cause, Event, EventId};
 
 /// The way back for an answer. Whoever asked may be gone: a failed send is no error.
 pub type Reply<T> = oneshot::Sender<T>;
@@ -56,6 +56,29 @@ pub enum Command {
         /// How far it came.
         reply: Reply<Result<ReplayedPage, Refusal>>,
     },
+    /// One event that is still in the store.
+    EventShow {
+        /// The event.
+        event: EventId,
+        /// It and its deliveries.
+        reply: Reply<Result<FoundEvent, Refusal>>,
+    },
+    /// Sends one event to one of its connections on a new run. The mark is synced before the answer.
+    EventReplay {
+        /// The event.
+        event: EventId,
+        /// The connection.
+        connection: String,
+        /// Nothing, when it is queued.
+        reply: Reply<Result<(), Refusal>>,
+    },
+    /// One page of recorded attempts, the newest first.
+    Attempts {
+        /// Which ones.
+        query: AttemptsQuery,
+        /// The page.
+        reply: Reply<Result<Page<Attempt>, Refusal>>,
+    },
     /// Reads the configuration again.
     Reload(Reply<Result<Reloaded, ReloadRefused>>),
 }
@@ -67,6 +90,32 @@ pub struct DeadEvent {
     pub dead_letter: DeadLetter,
     /// The event, as it was accepted.
     pub event: Arc<Event>,
+}
+
+/// An event, and how it stands with its connections.
+#[derive(Clone, Debug)]
+pub struct FoundEvent {
+    /// The event, as it was accepted.
+    pub event: Arc<Event>,
+    /// Connections and states, by name.
+    pub deliveries: Vec<(String, &'static str)>,
+}
+
+/// Which attempts are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptsQuery {
+    /// Only of this connection.
+    pub connection: Option<String>,
+    /// Only of this event.
+    pub event: Option<EventId>,
+    /// Only with this result: a cause, or success.
+    pub code: Option<Option<Cause>>,
+    /// Only those that ended at this wall clock or later, in milliseconds.
+    pub since_ms: u64,
+    /// Where the last page ended, as its `next` said.
+    pub before: Option<u64>,
+    /// At most so many; 1 to 255.
+    pub limit: u32,
 }
 
 /// How far one page of a bulk replay came.
@@ -95,8 +144,19 @@ pub enum Refusal {
         /// The event.
         event: EventId,
     },
+    /// The event was never accepted, or was given back since.
+    #[error("{0} is not in the store; delivered events stay there for [store] keep_delivered")]
+    NoSuchEvent(EventId),
+    /// The event was not for this connection.
+    #[error("{event} has no delivery to connection {connection:?}")]
+    NoSuchDelivery {
+        /// The connection.
+        connection: String,
+        /// The event.
+        event: EventId,
+    },
     /// The delivery is not over.
-    #[error("{0} is on its way already; only a dead letter can be replayed")]
+    #[error("{0} is on its way already; only what is over can be replayed")]
     StillLive(EventId),
     /// `after` is not what a page's `next` said.
     #[error("`after` is not a cursor of this list; take it from `pagination.next`")]

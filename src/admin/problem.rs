@@ -47,6 +47,10 @@ impl From<Refusal> for Problem {
             Refusal::NoSuchDeadLetter { .. } => {
                 (StatusCode::NOT_FOUND, "no_such_dead_letter", "No such dead letter")
             }
+            Refusal::NoSuchEvent(_) => (StatusCode::NOT_FOUND, "no_such_event", "No such event"),
+            Refusal::NoSuchDelivery { .. } => {
+                (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
+            }
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", "Still on its way"),
             Refusal::BadCursor => (StatusCode::BAD_REQUEST, "bad_cursor", "Bad cursor"),
             Refusal::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", "Queue full"),

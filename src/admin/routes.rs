@@ -1,5 +1,7 @@
 //! The routes: a small function each. They read the request, ask the daemon, and write the answer.
 
+mod history;
+
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -53,6 +55,10 @@ pub(super) fn all(context: Context) -> Router {
         .route("/v1/connections/{name}/dead/{event}", get(dead_show))
         .route("/v1/connections/{name}/dead/{event}/body", get(dead_body))
         .route("/v1/connections/{name}/dead/{event}/replay", post(replay_one))
+        .route("/v1/events/{event}", get(history::event_show))
+        .route("/v1/events/{event}/body", get(history::event_body))
+        .route("/v1/events/{event}/replay", post(history::event_replay))
+        .route("/v1/attempts", get(history::attempts))
         .route("/v1/reload", post(reload))
         .fallback(async || not_found("there is no such route"))
         .with_state(context)
@@ -107,10 +113,7 @@ async fn dead_list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Page<DeadLetter>> {
     let Query(query) = query.map_err(bad_query)?;
-    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::malformed(format!("limit is 1 to {LIMIT_MAX}")));
-    }
+    let limit = checked_limit(query.limit)?;
     let page = ask(&context, |reply| Command::DeadList {
         connection: query.connection,
         after: query.after,
@@ -132,6 +135,19 @@ async fn dead_body(
     Path((connection, event)): Path<(String, String)>,
 ) -> Result<(HeaderMap, Bytes), Problem> {
     let dead = find_dead(&context, connection, &event).await?;
+    Ok((body_headers(), dead.event.content.body()))
+}
+
+/// How many a page of a list has.
+fn checked_limit(limit: Option<u32>) -> Result<u32, Problem> {
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::malformed(format!("limit is 1 to {LIMIT_MAX}")))
+}
+
+fn body_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     // What a producer posted is not ours to vouch for, so nothing may be guessed from it.
     for (name, value) in [
@@ -140,7 +156,7 @@ async fn dead_body(
     ] {
         headers.insert(name, http::HeaderValue::from_static(value));
     }
-    Ok((headers, dead.event.content.body()))
+    headers
 }
 
 async fn replay_one(

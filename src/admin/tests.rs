@@ -177,7 +177,14 @@ async fn status_is_what_the_daemon_says() {
         },
         connections: Vec::new(),
         orphaned: Vec::new(),
-        store: Store { path: "/var/lib/posthaste".to_owned(), bytes: 1, max_bytes: 2, segments: 3 },
+        store: Store {
+            path: "/var/lib/posthaste".to_owned(),
+            bytes: 1,
+            max_bytes: 2,
+            segments: 3,
+            kept_bytes: 4,
+            attempts_bytes: 5,
+        },
     };
     let answer = expected.clone();
     let relay = Relay::start(move |command| match command {
@@ -261,6 +268,85 @@ async fn one_dead_letter_is_replayed_or_the_refusal_is_named() {
         let (got, _, body) =
             relay.unix(&format!("POST /v1/connections/{name}/dead/{ID}/replay")).await;
         assert_eq!((got, code(&body).as_str()), (status, expected), "{name}");
+    }
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn an_event_is_shown_and_replayed_or_the_refusal_is_named() {
+    let relay = Relay::start(|command| match command {
+        Command::EventShow { event: id, reply } => {
+            let deliveries = vec![("crm".to_owned(), "over"), ("erp".to_owned(), "live")];
+            let found = FoundEvent { event: Arc::new(event()), deliveries };
+            let found = (id == event().id).then_some(found);
+            reply.send(found.ok_or(Refusal::NoSuchEvent(id))).unwrap();
+        }
+        Command::EventReplay { event, connection, reply } => {
+            let answer = match connection.as_str() {
+                "crm" => Ok(()),
+                "erp" => Err(Refusal::StillLive(event)),
+                _ => Err(Refusal::NoSuchDelivery { connection, event }),
+            };
+            reply.send(answer).unwrap();
+        }
+        other => nobody(other),
+    });
+    let (_, _, body) = relay.unix(&format!("GET /v1/events/{ID}")).await;
+    let detail: api::EventDetail = serde_json::from_str(&body).unwrap();
+    assert_eq!((detail.id.as_str(), detail.kind.as_str()), (ID, "order.created"));
+    let states: Vec<_> = detail.deliveries.iter().map(|one| one.state.as_str()).collect();
+    assert_eq!(states, ["over", "live"]);
+    let (_, head, body) = relay.unix(&format!("GET /v1/events/{ID}/body")).await;
+    assert_eq!(body, "{\"a\":1}");
+    assert!(head.contains("nosniff"), "{head}");
+    let other = ID.replace('9', "8");
+    for (request, status, expected) in [
+        (format!("GET /v1/events/{other}"), 404, "no_such_event"),
+        (format!("GET /v1/events/{other}/body"), 404, "no_such_event"),
+        ("GET /v1/events/1".to_owned(), 400, "malformed"),
+        (format!("POST /v1/events/{ID}/replay"), 400, "malformed"),
+        (format!("POST /v1/events/{ID}/replay?connection=erp"), 409, "still_live"),
+        (format!("POST /v1/events/{ID}/replay?connection=x"), 404, "no_such_delivery"),
+    ] {
+        let (got, _, body) = relay.unix(&request).await;
+        assert_eq!((got, code(&body).as_str()), (status, expected), "{request}");
+    }
+    let (status, _, body) =
+        relay.unix(&format!("POST /v1/events/{ID}/replay?connection=crm")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"replayed":1}"#));
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn attempts_are_asked_for_as_the_query_says() {
+    let relay = Relay::start(|command| match command {
+        Command::Attempts { query, reply } => {
+            assert_eq!(query.connection.as_deref(), Some("crm"));
+            assert_eq!(query.event, Some(ID.parse().unwrap()));
+            assert_eq!((query.before, query.limit), (Some(77), 7));
+            let code = match query.since_ms {
+                1_763_683_200_000 => None,
+                // A duration counts from now.
+                recent => {
+                    let ago = Clock::system().wall_ms() - recent;
+                    assert!((3_600_000..3_700_000).contains(&ago), "{ago}");
+                    Some(crate::event::Cause::ConnectRefused)
+                }
+            };
+            assert_eq!(query.code, Some(code));
+            let pagination = Pagination { limit: 7, next: None };
+            reply.send(Ok(Page { pagination, count: 0, models: Vec::new() })).unwrap();
+        }
+        other => nobody(other),
+    });
+    let common = format!("connection=crm&event={ID}&limit=7&next=77");
+    for rest in ["code=ok&since=2025-11-21T00:00:00Z", "code=connect_refused&since=1h"] {
+        let (status, _, body) = relay.unix(&format!("GET /v1/attempts?{common}&{rest}")).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    for bad in ["code=what", "since=yesterday", "limit=0", "next=x", "event=1", "after=1"] {
+        let (status, _, body) = relay.unix(&format!("GET /v1/attempts?{bad}")).await;
+        assert_eq!((status, code(&body).as_str()), (400, "malformed"), "{bad}");
     }
     relay.end().await;
 }

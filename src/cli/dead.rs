@@ -183,14 +183,7 @@ fn describe(detail: &DeadDetail) -> String {
         line("header", &format!("{}: {}", header.name, header.value));
     }
     line("body", &output::bytes(detail.body_bytes));
-    match &detail.body_excerpt {
-        // Line breaks and tabs of a body are its layout; nothing else may reach the terminal.
-        Some(excerpt) if !excerpt.is_empty() => {
-            let lines: Vec<String> = excerpt.lines().map(escape).collect();
-            text + "\n" + &lines.join("\n") + "\n"
-        }
-        _ => text,
-    }
+    text + &output::excerpt(detail.body_excerpt.as_deref())
 }
 
 fn replay(arguments: ReplayArguments) -> Result<(), Failure> {

@@ -110,6 +110,17 @@ impl Table {
     }
 }
 
+/// The start of a body under an empty line. Line breaks are its layout; nothing else may reach the terminal.
+pub(super) fn excerpt(text: Option<&str>) -> String {
+    match text {
+        Some(text) if !text.is_empty() => {
+            let lines: Vec<String> = text.lines().map(escape).collect();
+            format!("\n{}\n", lines.join("\n"))
+        }
+        _ => String::new(),
+    }
+}
+
 /// `1 event`, `2 events`.
 pub(super) fn plural(count: u64, noun: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };

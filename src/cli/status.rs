@@ -57,6 +57,12 @@ fn render(status: &Status, paint: Paint) -> String {
         output::bytes(store.max_bytes),
         output::plural(store.segments, "segment"),
     );
+    if store.kept_bytes > 0 {
+        text += &format!("  {} of it keeps delivered events\n", output::bytes(store.kept_bytes));
+    }
+    if store.attempts_bytes > 0 {
+        text += &format!("  and {} of failed attempts\n", output::bytes(store.attempts_bytes));
+    }
     text + "\n" + &connections(status)
 }
 
@@ -148,6 +154,8 @@ mod tests {
                 bytes: 134_217_728,
                 max_bytes: 10_737_418_240,
                 segments: 2,
+                kept_bytes: 1 << 20,
+                attempts_bytes: 2048,
             },
         };
         let text = render(&status, Paint::plain());
@@ -155,6 +163,8 @@ mod tests {
 posthaste 0.1.0 is ready: pid 4711, up 1h 1m, configuration 3
 last reload refused at 2025-11-21T00:00:00.000Z: crm.toml:3:1: unknown key
 store /var/lib/posthaste: 128.0 MiB of 10.0 GiB in 2 segments
+  1.0 MiB of it keeps delivered events
+  and 2.0 KiB of failed attempts
 
 CONNECTION  STATE     QUEUED  SCHEDULED  HELD  IN FLIGHT  DEAD  OLDEST  LAST ERROR
 crm         active    1       22         0     4          5     1m 1s   http_status 503 at 2025-11-21T00:00:01.000Z

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -16,6 +17,7 @@ use super::tls::Secured;
 pub struct Stream {
     kind: Kind,
     heard: Heard,
+    remote: SocketAddr,
 }
 
 /// Whether bytes came from the peer since [`Heard::forget`]. Shared with the socket it belongs to.
@@ -41,12 +43,17 @@ enum Kind {
 }
 
 impl Stream {
-    pub(super) fn plain(tcp: TcpStream) -> Stream {
-        Stream { kind: Kind::Plain(tcp), heard: Heard::default() }
+    pub(super) fn plain(tcp: TcpStream, remote: SocketAddr) -> Stream {
+        Stream { kind: Kind::Plain(tcp), heard: Heard::default(), remote }
     }
 
-    pub(super) fn tls(tls: Secured) -> Stream {
-        Stream { kind: Kind::Tls(Box::new(tls)), heard: Heard::default() }
+    pub(super) fn tls(tls: Secured, remote: SocketAddr) -> Stream {
+        Stream { kind: Kind::Tls(Box::new(tls)), heard: Heard::default(), remote }
+    }
+
+    /// The address that was dialled.
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
     }
 
     /// The note of what the peer has said.

@@ -15,6 +15,10 @@ pub const WINDOW_EVENTS: u64 = 512;
 pub const WINDOW_EVENT_BYTES: u64 = 80;
 /// Memory of one idempotency key: 64 in the table of ingress, 48 while the segment of its event grows.
 pub const IDEMPOTENCY_KEY_BYTES: u64 = 112;
+/// Memory of the attempts that failed: the latest, and those on their way to the history.
+pub const HISTORY_BYTES: u64 = (4 << 20) + 256 * (4096 + 512);
+/// Memory of what is always remembered of one connection's failed attempts.
+pub const HISTORY_CONNECTION_BYTES: u64 = 8 * 512;
 /// Buffers of one connection of a producer: hyper's for reading and writing.
 pub const INGRESS_CONNECTION_BYTES: u64 = 16 * 1024;
 /// Buffers of one pooled HTTP connection: hyper's for reading and writing, and the state of TLS.
@@ -84,6 +88,8 @@ pub struct Memory {
     pub idempotency_keys: u64,
     /// Windows of deliveries handed out.
     pub windows: u64,
+    /// Attempts that failed.
+    pub history: u64,
     /// Buffers of producers' connections, all open.
     pub ingress_buffers: u64,
     /// Buffers of pooled connections, all open.
@@ -99,6 +105,7 @@ impl Memory {
             self.hot_cache,
             self.idempotency_keys,
             self.windows,
+            self.history,
             self.ingress_buffers,
             self.egress_buffers,
         ];
@@ -136,8 +143,11 @@ pub fn check_report(loaded: &Loaded) -> Summary {
 }
 
 fn keep(keep: Keep) -> [KeepSummary; 3] {
-    let parts =
-        [("delivered", keep.delivered), ("dead", keep.dead), ("failed attempts", keep.attempts)];
+    let parts = [
+        ("delivered events", keep.delivered),
+        ("dead letters", keep.dead),
+        ("failed attempts", keep.attempts),
+    ];
     parts.map(|(of, KeepLimit { age, bytes })| {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         KeepSummary { of, age_ms, bytes }
@@ -170,6 +180,7 @@ fn memory(loaded: &Loaded) -> Memory {
         hot_cache: limits.memory / 8,
         idempotency_keys: store.idempotency.max_keys as u64 * IDEMPOTENCY_KEY_BYTES,
         windows: connections.len() as u64 * per_connection,
+        history: HISTORY_BYTES + connections.len() as u64 * HISTORY_CONNECTION_BYTES,
         ingress_buffers: (ingress.max_connections as u64).saturating_mul(INGRESS_CONNECTION_BYTES),
         egress_buffers: pooled.sum::<u64>() * POOLED_CONNECTION_BYTES,
     }
@@ -206,6 +217,7 @@ impl fmt::Display for Summary {
             (self.memory.hot_cache, "events kept until delivery"),
             (self.memory.idempotency_keys, "idempotency keys, if that many are in use"),
             (self.memory.windows, "windows of deliveries"),
+            (self.memory.history, "attempts that failed"),
             (self.memory.ingress_buffers, "buffers, if all producers' connections are open"),
             (self.memory.egress_buffers, "buffers, if all pools are full"),
         ] {

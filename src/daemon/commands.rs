@@ -36,6 +36,15 @@ impl Daemon {
             Command::ReplayPage { connection, after, limit, reply } => {
                 let _ = reply.send(self.replay_page(&connection, after, limit).await);
             }
+            Command::EventShow { event, reply } => {
+                let _ = reply.send(self.show_event(event).await);
+            }
+            Command::EventReplay { event, connection, reply } => {
+                let _ = reply.send(self.replay_event(event, &connection).await);
+            }
+            Command::Attempts { query, reply } => {
+                let _ = reply.send(self.attempts(query).await);
+            }
             Command::Reload(reply) => {
                 let _ = reply.send(self.reload().await);
             }
@@ -56,6 +65,8 @@ impl Daemon {
                 bytes: status.bytes,
                 max_bytes: status.max_bytes,
                 segments: status.segments as u64,
+                kept_bytes: status.kept_bytes,
+                attempts_bytes: status.attempts_bytes,
             },
         })
     }
@@ -195,7 +206,7 @@ impl Daemon {
         found.ok_or_else(|| Refusal::NoSuchDeadLetter { connection: connection.to_owned(), event })
     }
 
-    async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
+    pub(super) async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
         let (letter, _) = match self.dead_event(connection, event).await {
             Err(Refusal::NoSuchDeadLetter { .. }) if self.is_live(connection, event).await? => {
                 return Err(Refusal::StillLive(event));
@@ -234,11 +245,15 @@ impl Daemon {
     ) -> Result<u64, Refusal> {
         let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
         let replayed = replayed as u64;
+        self.count_replayed(connection, replayed);
+        durable.map_err(|error| Refusal::Store(error.to_string()))?;
+        Ok(replayed)
+    }
+
+    pub(super) fn count_replayed(&self, connection: &str, replayed: u64) {
         if let Some(live) = self.live.iter().find(|live| live.connection.name == connection) {
             live.metrics.replayed.increment(replayed);
         }
-        durable.map_err(|error| Refusal::Store(error.to_string()))?;
-        Ok(replayed)
     }
 }
 
@@ -246,7 +261,7 @@ fn cursor(text: &str) -> Result<DeadCursor, Refusal> {
     DeadCursor::from_text(text).ok_or(Refusal::BadCursor)
 }
 
-fn closed(error: store::Closed) -> Refusal {
+pub(super) fn closed(error: store::Closed) -> Refusal {
     Refusal::Store(error.to_string())
 }
 

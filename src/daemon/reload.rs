@@ -76,6 +76,8 @@ impl Daemon {
             warnings,
         };
         self.generation += 1;
+        // Before any connection takes its new settings.
+        self.store.set_generation(self.generation);
         let before = std::mem::take(&mut self.live);
         let mut known: HashMap<String, Live> =
             before.into_iter().map(|live| (live.connection.name.clone(), live)).collect();

@@ -7,6 +7,7 @@
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use super::request::Body;
 use super::timer::Deadline;
 use crate::client::{Client, Heard, Stream, cause_of_io};
 use crate::event::Cause;
+use crate::store::history::Phase;
 
 /// The longest head of a response.
 const HEAD_MAX: usize = 32 * 1024;
@@ -41,6 +43,8 @@ pub(super) struct Http {
     connection: Option<Driver>,
     heard: Heard,
     pub(super) opened: Instant,
+    /// The address that was dialled.
+    pub(super) remote: SocketAddr,
     /// Who dialled it: when the settings name another, it is not used again.
     pub(super) client: Rc<Client>,
 }
@@ -52,6 +56,10 @@ pub(super) struct SendError {
     pub(super) detail: String,
     /// The peer had closed the connection before it said anything: on a used connection, it did not see the request.
     pub(super) unanswered: bool,
+    /// How far it came.
+    pub(super) phase: Phase,
+    /// Where to, as far as that was known.
+    pub(super) remote: Option<SocketAddr>,
 }
 
 /// What became of a response's body.
@@ -69,7 +77,7 @@ pub(super) enum Drained {
 
 impl Http {
     pub(super) async fn open(stream: Stream, client: Rc<Client>) -> hyper::Result<Http> {
-        let heard = stream.heard();
+        let (heard, remote) = (stream.heard(), stream.remote());
         let (sender, connection) = conn::Builder::new()
             .max_header_size(HEAD_MAX)
             .max_buf_size(BUFFER_MAX)
@@ -80,6 +88,7 @@ impl Http {
             connection: Some(Box::pin(connection)),
             heard,
             opened: Instant::now(),
+            remote,
             client,
         })
     }
@@ -124,16 +133,25 @@ impl Http {
                 cause: Cause::RequestTimeout,
                 detail: "no response within request_timeout".to_owned(),
                 unanswered: false,
+                phase: Phase::Request,
+                remote: Some(self.remote),
             }),
         }
     }
 
-    /// Reads a body to its end, so that the connection can be used again, but not for ever.
-    pub(super) async fn drain(&mut self, body: Incoming, deadline: &mut Deadline) -> Drained {
+    /// Reads a body to its end, so that the connection can be used again, but not for ever. Its start goes to `excerpt`, up
+    /// to its capacity. Of one that says itself that it is too long, only what is there already is looked at.
+    pub(super) async fn drain(
+        &mut self,
+        body: Incoming,
+        deadline: &mut Deadline,
+        excerpt: &mut Vec<u8>,
+    ) -> Drained {
         if body.is_end_stream() {
             return Drained::Whole;
         }
-        if body.size_hint().lower() > BODY_MAX {
+        let too_large = body.size_hint().lower() > BODY_MAX;
+        if too_large && excerpt.capacity() == 0 {
             return Drained::TooLarge;
         }
         let mut body = pin!(body);
@@ -145,11 +163,15 @@ impl Http {
                     Poll::Ready(None) => return Poll::Ready(Drained::Whole),
                     Poll::Ready(Some(Err(_))) => return Poll::Ready(Drained::Broken),
                     Poll::Ready(Some(Ok(frame))) => {
-                        read += frame.data_ref().map_or(0, |data| data.len() as u64);
-                        if read > BODY_MAX {
+                        let data = frame.data_ref().map_or(&[][..], |data| data);
+                        read += data.len() as u64;
+                        let room = excerpt.capacity() - excerpt.len();
+                        excerpt.extend_from_slice(data.get(..room).unwrap_or(data));
+                        if read > BODY_MAX || (too_large && excerpt.len() == excerpt.capacity()) {
                             return Poll::Ready(Drained::TooLarge);
                         }
                     }
+                    Poll::Pending if too_large => return Poll::Ready(Drained::TooLarge),
                     Poll::Pending => return deadline.poll(cx).map(|()| Drained::Late),
                 }
             }
@@ -187,7 +209,13 @@ impl Http {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        SendError { cause, detail, unanswered: !heard && cause != Cause::Internal }
+        SendError {
+            cause,
+            detail,
+            unanswered: !heard && cause != Cause::Internal,
+            phase: Phase::Request,
+            remote: Some(self.remote),
+        }
     }
 }
 

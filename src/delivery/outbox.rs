@@ -42,6 +42,8 @@ pub(super) struct Settings {
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
     pub(super) template: Template,
+    /// The configuration that brought these settings.
+    pub(super) generation: u64,
 }
 
 /// What a worker does next.
@@ -123,6 +125,7 @@ impl Outbox {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
             template: prepared.template,
+            generation: shared.feed.history().generation(),
         };
         Rc::new(Outbox {
             shared: Rc::clone(shared),
@@ -172,6 +175,7 @@ impl Outbox {
             connection: prepared.connection,
             client,
             template: prepared.template,
+            generation: self.shared.feed.history().generation(),
         });
         let mut inner = self.inner.borrow_mut();
         if old.connection.rate_limit != rate {

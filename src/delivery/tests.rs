@@ -2,6 +2,7 @@
 //! before the clock moves, and a timeout of a second takes none.
 
 mod gates;
+mod history;
 mod lifecycle;
 mod peers;
 mod targets;

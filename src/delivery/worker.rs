@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
@@ -20,10 +21,12 @@ use super::http1::{Drained, Http, SendError};
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
+use crate::client::DialError;
 use crate::clock::Age;
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
-use crate::store::feed::{Delivery, Settlement};
+use crate::store::feed::{Delivery, Lane, Settlement};
+use crate::store::history::{EXCERPT_BYTES, Phase};
 
 /// Characters of a redirect's target that are logged.
 const LOCATION_MAX: usize = 200;
@@ -35,7 +38,7 @@ pub(super) struct Job {
     /// `None` once it is settled.
     delivery: Option<Delivery>,
     event: Arc<Event>,
-    lane: crate::store::feed::Lane,
+    lane: Lane,
     size: u64,
     attempt: u32,
     first_attempt: Age,
@@ -63,6 +66,11 @@ impl Job {
     /// The number of this attempt, from 1.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Whether the run is a replay.
+    pub(super) fn is_replay(&self) -> bool {
+        self.lane == Lane::Replay
     }
 
     pub(super) fn first_attempt(&self) -> Age {
@@ -145,6 +153,8 @@ pub(super) struct Worker {
     seat: Seat,
     http: Option<Http>,
     deadline: Deadline,
+    /// How long it took to open the connection for this attempt.
+    dialled: Option<Duration>,
 }
 
 /// The worker's place in its connection's counts, given up however the worker ends.
@@ -168,6 +178,7 @@ impl Worker {
             seat,
             http: None,
             deadline: Deadline::new(Instant::now() + Duration::from_secs(3600)),
+            dialled: None,
         };
         // The runtime waits for its tracker when it ends; a panic is told by the job that it drops.
         drop(outbox.shared.tasks.spawn_local(worker.run(job)));
@@ -215,6 +226,7 @@ impl Worker {
         let outbox = Rc::clone(&self.seat.outbox);
         let settings = outbox.settings();
         let started = Instant::now();
+        self.dialled = None;
         let response = match self.exchange(&settings, &job).await {
             Ok(response) => response,
             Err(error) => {
@@ -223,6 +235,11 @@ impl Worker {
                     code: error.cause,
                     took: started.elapsed(),
                     detail: Some(error.detail),
+                    phase: error.phase,
+                    connect: self.dialled,
+                    remote: error.remote,
+                    generation: settings.generation,
+                    excerpt: Bytes::new(),
                 };
                 return outbox.conclude(&mut job, &ended);
             }
@@ -233,12 +250,17 @@ impl Worker {
             code: cause_of_status(status),
             took: started.elapsed(),
             detail: None,
+            phase: Phase::Response,
+            connect: self.dialled,
+            remote: self.http.as_ref().map(|http| http.remote),
+            generation: settings.generation,
+            excerpt: Bytes::new(),
         };
         if settings.connection.success_status.contains(status) {
             // The status is the success; what the body does only decides about the connection.
             outbox.conclude(&mut job, &ended);
             drop(job);
-            self.finish_response(response).await;
+            self.finish_response(response, &mut Vec::new()).await;
             return;
         }
         let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
@@ -247,11 +269,13 @@ impl Worker {
         if let (429 | 503, Some(wait)) = (status, retry_after) {
             outbox.hold(wait, &settings.connection);
         }
-        match self.finish_response(response).await {
-            Drained::TooLarge => ended.code = Cause::ResponseTooLarge,
-            Drained::Late => ended.code = Cause::BodyTimeout,
+        let mut excerpt = Vec::with_capacity(EXCERPT_BYTES);
+        match self.finish_response(response, &mut excerpt).await {
+            Drained::TooLarge => (ended.code, ended.phase) = (Cause::ResponseTooLarge, Phase::Body),
+            Drained::Late => (ended.code, ended.phase) = (Cause::BodyTimeout, Phase::Body),
             Drained::Whole | Drained::Broken => {}
         }
+        ended.excerpt = Bytes::copy_from_slice(&excerpt);
         outbox.conclude(&mut job, &ended);
     }
 
@@ -295,25 +319,34 @@ impl Worker {
         self.http.is_some()
     }
 
-    async fn dial(&self, settings: &Settings) -> Result<Http, SendError> {
+    async fn dial(&mut self, settings: &Settings) -> Result<Http, SendError> {
         let outbox = &self.seat.outbox;
         let timeout = settings.connection.connect_timeout;
-        let stream = match settings.client.dial(timeout, &outbox.shared.pace).await {
-            Ok(stream) => stream,
-            Err(error) => return Err(not_sent(error.cause, error.detail)),
-        };
+        let began = Instant::now();
+        let dialled = settings.client.dial(timeout, &outbox.shared.pace).await;
+        self.dialled = Some(began.elapsed());
+        let stream = dialled.map_err(not_dialled)?;
         outbox.metrics.connections_opened.increment(1);
-        Http::open(stream, Rc::clone(&settings.client))
-            .await
-            .map_err(|error| not_sent(Cause::Protocol, error.to_string()))
+        let remote = stream.remote();
+        Http::open(stream, Rc::clone(&settings.client)).await.map_err(|error| SendError {
+            cause: Cause::Protocol,
+            detail: error.to_string(),
+            unanswered: false,
+            phase: Phase::Request,
+            remote: Some(remote),
+        })
     }
 
-    /// Reads the body within what is left of the time, and keeps the connection if it can be used again.
-    async fn finish_response(&mut self, response: Response<Incoming>) -> Drained {
+    /// Reads the body within what is left of the time, its start into `excerpt`, and keeps the connection if it can be used again.
+    async fn finish_response(
+        &mut self,
+        response: Response<Incoming>,
+        excerpt: &mut Vec<u8>,
+    ) -> Drained {
         let Some(mut http) = self.http.take() else {
             return Drained::Broken;
         };
-        let drained = http.drain(response.into_body(), &mut self.deadline).await;
+        let drained = http.drain(response.into_body(), &mut self.deadline, excerpt).await;
         if drained == Drained::Whole && http.ready(&mut self.deadline).await {
             self.http = Some(http);
         }
@@ -321,8 +354,18 @@ impl Worker {
     }
 }
 
-fn not_sent(cause: Cause, detail: String) -> SendError {
-    SendError { cause, detail, unanswered: false }
+fn not_dialled(error: DialError) -> SendError {
+    let DialError { cause, detail, remote } = error;
+    let phase = match cause {
+        Cause::DnsFailed => Phase::Lookup,
+        Cause::TlsExpired
+        | Cause::TlsName
+        | Cause::TlsUntrusted
+        | Cause::TlsProtocol
+        | Cause::TlsClientCert => Phase::Tls,
+        _ => Phase::Connect,
+    };
+    SendError { cause, detail, unanswered: false, phase, remote }
 }
 
 fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {

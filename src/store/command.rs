@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::lookup::{FoundDelivery, Standing};
 use super::marks::{DeadCursor, DeadLetter};
 use super::queue::QueueCounters;
+use super::segment_index::Entry;
 use super::{ConnectionId, DeliveryId, DiskTrouble, Keep};
 
 /// Commands that may wait for the writer.
@@ -54,6 +56,18 @@ pub(super) enum Command {
         unix_ms: u64,
         reply: oneshot::Sender<Vec<DeadLetter>>,
     },
+    EventsAt {
+        unix_ms: u64,
+        reply: oneshot::Sender<Vec<(u32, Vec<Entry>)>>,
+    },
+    Standings {
+        ids: Vec<DeliveryId>,
+        reply: oneshot::Sender<Vec<(String, Standing)>>,
+    },
+    ReplayOver {
+        delivery: FoundDelivery,
+        reply: oneshot::Sender<(bool, Result<(), DiskTrouble>)>,
+    },
     SetMaxBytes(u64),
     SetKeep(Keep),
     Stop {
@@ -77,6 +91,10 @@ pub struct DeadPage {
 pub struct StoreStatus {
     /// Bytes that its files take.
     pub bytes: u64,
+    /// Those of them that are only kept because of `keep.delivered`.
+    pub kept_bytes: u64,
+    /// Bytes of the files of attempts, which are not among them.
+    pub attempts_bytes: u64,
     /// Its cap.
     pub max_bytes: u64,
     /// Segment files.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
+use super::history::History;
 use super::reader::{ReadQueue, ReadRequest};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
@@ -89,6 +90,7 @@ pub(super) enum Returned {
 pub struct Feed {
     shared: Arc<Shared>,
     loads: Loads,
+    history: History,
 }
 
 /// Where payloads are asked for.
@@ -106,6 +108,9 @@ pub struct FeedPort {
     shared: Arc<Shared>,
     #[cfg(test)]
     loads: Arc<Mutex<Vec<Delivery>>>,
+    /// What the egress told the history, for tests.
+    #[cfg(test)]
+    noted: Option<(History, crossbeam::channel::Receiver<super::history::Message>)>,
 }
 
 #[derive(Debug)]
@@ -120,16 +125,23 @@ struct Shared {
 const BACK_WAKE: usize = 128;
 
 /// Makes the two ends. `doorbell` wakes the writer, `reader` loads payloads.
-pub(super) fn feed(doorbell: Arc<Doorbell>, reader: ReadQueue) -> (Feed, FeedPort) {
+pub(super) fn feed(
+    doorbell: Arc<Doorbell>,
+    reader: ReadQueue,
+    history: History,
+) -> (Feed, FeedPort) {
     let port = port(doorbell);
-    (Feed { shared: Arc::clone(&port.shared), loads: Loads::Reader(reader) }, port)
+    (Feed { shared: Arc::clone(&port.shared), loads: Loads::Reader(reader), history }, port)
 }
 
 /// Makes the two ends for a test that stands in for the store: see [`FeedPort::receive_for_test`].
 #[cfg(test)]
 pub fn feed_for_test() -> (Feed, FeedPort) {
-    let port = port(Doorbell::new().0);
-    (Feed { shared: Arc::clone(&port.shared), loads: Loads::Kept(Arc::clone(&port.loads)) }, port)
+    let mut port = port(Doorbell::new().0);
+    let (history, noted) = History::new(&crate::metrics::Metrics::new());
+    port.noted = Some((history.clone(), noted));
+    let loads = Loads::Kept(Arc::clone(&port.loads));
+    (Feed { shared: Arc::clone(&port.shared), loads, history }, port)
 }
 
 fn port(doorbell: Arc<Doorbell>) -> FeedPort {
@@ -139,6 +151,8 @@ fn port(doorbell: Arc<Doorbell>) -> FeedPort {
         shared: Arc::new(shared),
         #[cfg(test)]
         loads: Arc::default(),
+        #[cfg(test)]
+        noted: None,
     }
 }
 
@@ -176,6 +190,8 @@ impl Feed {
                     shared: Arc::clone(&self.shared),
                     #[cfg(test)]
                     loads: Arc::default(),
+                    #[cfg(test)]
+                    noted: None,
                 };
                 // The reader lives as long as any feed.
                 let _ = reader.send(ReadRequest::Load(port, deliveries));
@@ -183,6 +199,11 @@ impl Feed {
             #[cfg(test)]
             Loads::Kept(kept) => lock(kept).extend(deliveries),
         }
+    }
+
+    /// Where attempts are recorded.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     fn give_back(&self, returned: Returned) {
@@ -210,6 +231,23 @@ impl FeedPort {
     /// Moves all that came back to the end of `returned`.
     pub(super) fn receive(&self, returned: &mut Vec<Returned>) {
         returned.append(&mut lock(&self.shared.back));
+    }
+
+    /// Says which configuration is in force, as the control loop does.
+    #[cfg(test)]
+    pub fn set_generation_for_test(&self, generation: u64) {
+        self.noted.iter().for_each(|(history, _)| history.set_generation(generation));
+    }
+
+    /// Attempts that were noted since the last call.
+    #[cfg(test)]
+    pub fn noted_for_test(&self) -> Vec<super::history::Attempt> {
+        let noted = self.noted.iter().flat_map(|(_, noted)| noted.try_iter());
+        let attempts = noted.filter_map(|message| match message {
+            super::history::Message::Attempt(attempt) => Some(attempt),
+            _ => None,
+        });
+        attempts.collect()
     }
 
     /// What came back since the last call: settlements, released deliveries, and deliveries to load. For tests that

@@ -267,6 +267,11 @@ pub fn run_name(number: u32) -> String {
     format!("ru-{number:010}.run")
 }
 
+/// Name of a file of attempts.
+pub fn attempts_name(number: u32) -> String {
+    format!("at-{number:010}.log")
+}
+
 /// What a file of the store's directory is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
@@ -282,6 +287,8 @@ pub enum Named {
     KeyLog(u32),
     /// `ru-N.run`
     Run(u32),
+    /// `at-N.log`
+    Attempts(u32),
     /// `spare-N.seg`: a segment given back, to be written over.
     Spare(u32),
     /// `*.tmp`: left by a stop in the middle of a write; of no use.
@@ -314,6 +321,8 @@ pub fn classify(name: &str) -> Named {
         Named::KeyLog(number)
     } else if let Some(number) = number("ru-", ".run") {
         Named::Run(number)
+    } else if let Some(number) = number("at-", ".log") {
+        Named::Attempts(number)
     } else if let Some(number) = number("spare-", ".seg") {
         Named::Spare(number)
     } else {
@@ -392,6 +401,7 @@ mod tests {
         assert_eq!(classify(&log_name(7)), Named::Log(7));
         assert_eq!(classify(&key_log_name(7)), Named::KeyLog(7));
         assert_eq!(classify(&run_name(7)), Named::Run(7));
+        assert_eq!(classify(&attempts_name(7)), Named::Attempts(7));
         assert_eq!(classify(&snapshot_name(u32::MAX)), Named::Snapshot(u32::MAX));
         assert_eq!(classify("spare-0000000001.seg"), Named::Spare(1));
         for foreign in ["ev-1.seg", "ev-00000000x1.seg", "notes.txt", "ev-0000000001.seg.bak"] {

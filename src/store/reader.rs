@@ -13,9 +13,11 @@ use tokio::sync::oneshot;
 
 use super::feed::{Delivery, FeedItem, FeedPort};
 use super::file::StoreFile;
+use super::lookup::FoundRecord;
 use super::record::{RecordedRoute, decode_event};
+use super::segment_index::Entry;
 use super::{DeliveryId, Shared};
-use crate::event::Event;
+use crate::event::{Event, EventId};
 
 /// The segments' files, by number. Shared by writer and reader.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,13 @@ pub(super) enum ReadRequest {
     Load(FeedPort, Vec<Delivery>),
     /// For an operator.
     Show(DeliveryId, u32, oneshot::Sender<Result<Event, LoadError>>),
+    /// For an operator: which of these records of a segment is this event's.
+    Find {
+        segment: u32,
+        entries: Vec<Entry>,
+        id: EventId,
+        reply: oneshot::Sender<Option<FoundRecord>>,
+    },
 }
 
 /// Requests that may wait: one per connection is the rule; more than this and the asker waits.
@@ -86,6 +95,9 @@ pub(super) fn run(requests: &Receiver<ReadRequest>, files: &Files, shared: &Shar
                     items.push(FeedItem::Loaded(delivery, event));
                 }
                 port.send(&mut items);
+            }
+            ReadRequest::Find { segment, entries, id, reply } => {
+                let _ = reply.send(files.find(segment, &entries, id));
             }
             ReadRequest::Show(id, size, reply) => {
                 let _ = reply.send(files.load(id, size));

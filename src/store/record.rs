@@ -8,7 +8,7 @@
 //! file header, 64 bytes
 //!    0  magic "posthast"
 //!    8  u32 format version
-//!   12  u32 kind of file: 1 segment, 2 state log, 3 snapshot, 4 index, 5 key log
+//!   12  u32 kind of file: 1 segment, 2 state log, 3 snapshot, 4 index, 5 key log, 8 attempts
 //!   16  u32 number (of the segment, log or snapshot)
 //!   20  u32 zero
 //!   24  u64 nonce
@@ -43,9 +43,9 @@
 //!
 //! Slots are written, not counted, so that a damaged record never shifts the ones after it.
 //!
-//! Kinds in a **state log**: `16` marks (see `marks`). Kinds in a **snapshot**: `16`, `32`, `33` (see `log`). Kinds
+//! Kinds in a **state log**: `16` marks (see `marks`). Kinds in a **snapshot**: `16`, `32`..`34` (see `log`). Kinds
 //! in an **index**: `48`.., rebuilt from the segment whenever it does not validate (see `segment_index`). Kinds in a **key
-//! log**: `64` keys (see `key_log`).
+//! log**: `64` keys (see `key_log`). Kinds in a **run**: `80`, `81` (see `shelf`). Kinds in a file of **attempts**: `96` attempt (see `history`).
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -81,6 +81,8 @@ pub enum FileKind {
     Keys = 5,
     /// Scheduled deliveries or dead letters that are not in memory.
     Run = 6,
+    /// Attempts that failed.
+    Attempts = 8,
 }
 
 /// The first 64 bytes of a file.
@@ -410,6 +412,13 @@ impl<'a> Reader<'a> {
     /// A LEB128 integer of at most 32 bits.
     pub fn varint32(&mut self) -> Option<u32> {
         u32::try_from(self.varint()?).ok()
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        self.at = self.bytes.len();
+        rest
     }
 
     /// `length` bytes.

@@ -165,7 +165,8 @@ impl Listed {
                 Named::KeyLog(number) => listed.key_logs.push(number),
                 Named::Run(number) => listed.runs.push(number),
                 Named::Temporary => drop(disk.remove(&name)),
-                Named::Own => {}
+                // The history opens its files itself.
+                Named::Own | Named::Attempts(_) => {}
                 Named::Foreign => tracing::warn!(
                     file = name,
                     "Ignored a file in the store's directory that is not the store's."
@@ -375,7 +376,7 @@ fn note_damage(
 impl Marked {
     /// Whether a mark or the snapshot speaks of a segment.
     fn knows(&self, segment: u32) -> bool {
-        self.sealed.contains_key(&segment) || self.left.keys().any(|(number, _)| *number == segment)
+        self.sealed.contains_key(&segment) || self.over.keys().any(|(number, _)| *number == segment)
     }
 
     fn apply_record(&mut self, record: &Record<'_>) {
@@ -614,6 +615,7 @@ fn recover_segment(
     register_names(&mut recovered.state, &index.names);
     let mut segment = Segment::new(file_bytes);
     (segment.end, segment.times, segment.events) = (index.end, index.times, index.events);
+    segment.newest = Age(index.last_age);
     segment.newest_key = index.keys.iter().map(KeyRecord::age).max();
     index.keys.iter().for_each(|key| recovered.keys.push(*key));
     recovered.last_age = recovered.last_age.max(Age(index.last_age));

@@ -9,6 +9,7 @@
 //! kind 52, records:  of each event's record, u32 offset / 8, u32 size: one table for all connections
 //! kind 53, slots:    u32 connection id, then which of these records are its slots (see `slots`); one for each connection
 //! kind 51, keys:     the segment's idempotency keys (see `keys`), oldest first; any number of such records
+//! kind 55, ages:     u64 the latest store time of an event
 //! kind 54, end:      u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
 //!                    then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
 //! ```
@@ -27,6 +28,7 @@ use super::record::{
     EventHead, FILE_HEADER, FileKind, KIND_EVENT, KIND_NAME, RECORD_HEADER, Reader, Stamp,
     decode_event_head, decode_name, encode_record,
 };
+use crate::clock::Age;
 use crate::event::Cause;
 pub use sealed::IndexFile;
 pub use slots::MAX_SLOTS;
@@ -40,6 +42,7 @@ const KIND_KEYS: u8 = 51;
 const KIND_RECORDS: u8 = 52;
 const KIND_SLOTS: u8 = 53;
 const KIND_END: u8 = 54;
+const KIND_AGES: u8 = 55;
 /// Bytes of an entry in the file.
 const ENTRY: usize = 8;
 /// Bytes that the index of a segment that grows takes in memory: a batch more than this, and the segment is sealed,
@@ -76,7 +79,7 @@ pub struct SegmentIndex {
     pub events: u64,
     /// Times of the first and last id, in ms since 1970.
     pub times: Option<(u64, u64)>,
-    /// The latest store time of an event; only known after a scan.
+    /// The latest store time of an event.
     pub last_age: u64,
 }
 
@@ -97,8 +100,7 @@ impl SegmentIndex {
                 self.born_dead.push((route.connection, route.slot, cause));
             }
         }
-        self.note_times(head.id.unix_ms());
-        self.last_age = self.last_age.max(head.accepted_age.0);
+        self.note_times(head.id.unix_ms(), head.accepted_age);
     }
 
     /// Notes an event's record; its slots follow.
@@ -158,9 +160,10 @@ impl SegmentIndex {
             + self.keys.len() * size_of::<KeyRecord>()
     }
 
-    /// Notes an event's time.
-    pub fn note_times(&mut self, unix_ms: u64) {
+    /// Notes when an event was accepted.
+    pub fn note_times(&mut self, unix_ms: u64, age: Age) {
         self.events += 1;
+        self.last_age = self.last_age.max(age.0);
         let (first, last) = self.times.unwrap_or((unix_ms, unix_ms));
         self.times = Some((first.min(unix_ms), last.max(unix_ms)));
     }
@@ -207,6 +210,9 @@ impl SegmentIndex {
         for keys in [older, newer] {
             encode_keys(&mut out, &header, stamp, KIND_KEYS, keys);
         }
+        encode_record(&mut out, seed, KIND_AGES, stamp, |out| {
+            out.extend_from_slice(&self.last_age.to_le_bytes());
+        });
         encode_record(&mut out, seed, KIND_END, stamp, |out| {
             let (first, last) = self.times.unwrap_or((0, 0));
             for value in [self.end, self.events, first, last] {
@@ -230,11 +236,16 @@ impl SegmentIndex {
         }
         let mut index = SegmentIndex::default();
         let (mut records, mut slots) = (None, BTreeMap::new());
-        let (mut valid, mut complete) = (true, false);
+        let (mut valid, mut complete, mut aged) = (true, false, false);
         let report = scan(&file, |offset, record| {
             let body_at = offset + RECORD_HEADER as u64;
             match record.kind {
                 KIND_NAMES => index.decode_names(record.body),
+                KIND_AGES => {
+                    if let Some(age) = Reader::new(record.body).u64() {
+                        (index.last_age, aged) = (age, true);
+                    }
+                }
                 KIND_RECORDS => {
                     index.records = decode_entries(record.body);
                     records = Some(body_at);
@@ -249,8 +260,11 @@ impl SegmentIndex {
             }
         })
         .ok()?;
-        let whole =
-            valid && complete && report.gaps == 0 && report.end == file.file.length().ok()?;
+        let whole = valid
+            && complete
+            && aged
+            && report.gaps == 0
+            && report.end == file.file.length().ok()?;
         (whole && report.end > FILE_HEADER)
             .then_some((IndexFile { file, records: records?, slots }, index))
     }

@@ -66,6 +66,8 @@ pub struct Segment {
     pub end: u64,
     /// Times of the first and last event's id.
     pub times: Option<(u64, u64)>,
+    /// The store time at which its newest event was accepted.
+    pub newest: Age,
     /// The age of its newest idempotency key, if it has any.
     pub newest_key: Option<Age>,
 }
@@ -168,6 +170,16 @@ impl State {
             && part.over.insert(place.slot)
         {
             *live = live.saturating_sub(1);
+        }
+    }
+
+    /// Notes that a delivery which was over needs its record again.
+    pub fn revive(&mut self, place: Place) {
+        if let Some((part, live)) = self.part(place)
+            && part.over.contains(place.slot)
+        {
+            part.over.remove(place.slot);
+            *live += 1;
         }
     }
 
@@ -283,6 +295,7 @@ impl Segment {
             refused_at: u64::MAX,
             end: FILE_HEADER,
             times: None,
+            newest: Age(0),
             newest_key: None,
         }
     }

@@ -18,6 +18,7 @@ mod damage;
 mod defects;
 mod expiry;
 mod index;
+mod kept;
 mod keys;
 mod known;
 mod model;

@@ -12,7 +12,9 @@ mod compact;
 mod expire;
 mod hand_out;
 mod keep;
+mod kept;
 mod keys;
+mod look;
 mod settle;
 
 use std::collections::VecDeque;
@@ -38,6 +40,8 @@ use super::recovery::Recovered;
 use super::segment_index::INDEX_BYTES;
 use super::state::State;
 use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
+use kept::Kept;
+
 use crate::clock::{Age, Clock, millis};
 use crate::event::Event;
 
@@ -91,6 +95,8 @@ pub(super) struct Writer {
     pub(super) floor: Floor,
     /// Segments that nothing needs any more.
     pub(super) drained: Vec<u32>,
+    /// Those of them that stay for a while all the same.
+    pub(super) kept: Kept,
     /// Deliveries handed out and not come back.
     pub(super) handed_out: usize,
     /// Streams to look at before this turn ends.
@@ -253,6 +259,7 @@ impl Writer {
             key_log,
             floor,
             drained: recovered.drained,
+            kept: Kept::default(),
             handed_out: 0,
             touched: Vec::new(),
             outbox,
@@ -359,6 +366,11 @@ impl Writer {
         }
         if !self.drained.is_empty() {
             at_least(TROUBLE_RETRY);
+        }
+        if let Some(until) = self.kept_until() {
+            // One that could not be given back in this turn is tried again.
+            let left = until.since(self.clock.age());
+            at_least(if left.is_zero() { TROUBLE_RETRY } else { left });
         }
         if let Some(trouble) = self.trouble {
             at_least(trouble.retry_at.saturating_sub(now));

@@ -272,17 +272,22 @@ fn the_summary_adds_up() {
     let memory = summary.memory;
     assert_eq!(memory.ingress_payloads + memory.egress_payloads + memory.hot_cache, 24 << 20);
     assert_eq!(memory.windows, crate::store::WINDOW_EVENTS as u64 * 80);
-    assert_eq!(memory.total(), (24 << 20) + 250_000 * 112 + 512 * 80 + 4096 * 16384 + 24 * 32768);
+    use crate::store::history::{EXCERPT_BYTES, QUEUE_ATTEMPTS, RING_BYTES, SUMMARIES};
+    let history = RING_BYTES + QUEUE_ATTEMPTS * (EXCERPT_BYTES + 512) + SUMMARIES * 512;
+    assert_eq!(memory.history, history as u64);
+    let buffers = 4096 * 16384 + 24 * 32768;
+    let others = (24 << 20) + 250_000 * 112 + 512 * 80 + buffers;
+    assert_eq!(memory.total(), others + history as u64);
     let text = summary.to_string();
     for line in [
         "connections: 1 (1 active, 0 paused, 0 disabled)\n",
         "sources: default\n",
         "listens for events http 127.0.0.1:8377\n",
         "store: /var/lib/posthaste, at most 10GiB\n",
-        "keeps no delivered on disk\n",
-        "keeps dead for 14d, at most 1GiB\n",
+        "keeps no delivered events on disk\n",
+        "keeps dead letters for 14d, at most 1GiB\n",
         "keeps failed attempts for 14d, at most 256MiB\n",
-        "memory: at most 115.4 MiB besides the program itself:\n",
+        "memory: at most 120.6 MiB besides the program itself:\n",
         "    12.0 MiB  events being received\n",
     ] {
         assert!(text.contains(line), "{text}");

@@ -1,8 +1,10 @@
 //! What happens when an attempt has ended: decide, settle, count, and slow down if the target asks for it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Outbox;
@@ -13,6 +15,7 @@ use crate::delivery::status::LastFailure;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition, Outcome};
 use crate::store::feed::{Delivery, Settlement};
+use crate::store::history::{Attempt, Phase};
 
 /// One attempt that has ended.
 #[derive(Debug)]
@@ -23,6 +26,16 @@ pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) took: Duration,
     /// What went wrong, for the log.
     pub(in crate::delivery) detail: Option<String>,
+    /// How far it came.
+    pub(in crate::delivery) phase: Phase,
+    /// How long it took to open the connection; `None` when one was open.
+    pub(in crate::delivery) connect: Option<Duration>,
+    /// Where to, as far as that was known.
+    pub(in crate::delivery) remote: Option<SocketAddr>,
+    /// The configuration that brought the settings it used.
+    pub(in crate::delivery) generation: u64,
+    /// The start of the body of a response that is no success.
+    pub(in crate::delivery) excerpt: Bytes,
 }
 
 impl Outbox {
@@ -44,6 +57,10 @@ impl Outbox {
             _ => Some(ended.code),
         };
         self.metrics.attempt(failed, ended.took.as_secs_f64());
+        // A first attempt that succeeds leaves no history.
+        if failed.is_some() || attempts > 1 {
+            self.record(job, ended, failed);
+        }
         match disposition {
             Disposition::Delivered => {
                 let latency = now.since(job.event().accepted_age);
@@ -69,6 +86,30 @@ impl Outbox {
             "Attempt ended"
         );
         job.settle(disposition);
+    }
+
+    fn record(&self, job: &Job, ended: &Ended, code: Option<Cause>) {
+        let settings = self.settings();
+        let status = match ended.outcome {
+            Outcome::Response { status, .. } => status,
+            Outcome::Failed(_) => 0,
+        };
+        self.shared.feed.history().note(Attempt {
+            connection: settings.connection.name.as_str().into(),
+            event: job.event().id,
+            number: job.attempt(),
+            replay: job.is_replay(),
+            at_ms: self.shared.clock.wall_ms(),
+            age: self.shared.clock.age(),
+            phase: ended.phase,
+            connect: ended.connect,
+            took: ended.took,
+            remote: ended.remote,
+            status,
+            code,
+            generation: ended.generation,
+            excerpt: ended.excerpt.clone(),
+        });
     }
 
     /// One more at a time after each success, which doubles them each round. What succeeds during a hold was sent before

@@ -3,10 +3,10 @@
 //! `ru-N.run` has the header of all files and then these records:
 //!
 //! ```text
-//! kind 64, directory: u32 which shelf, u32 items per block, u32 queues, u32 segments;
+//! kind 80, directory: u32 which shelf, u32 items per block, u32 queues, u32 segments;
 //!                     for each queue: u32 queue, u32 items, and the item that stands first in the log (40 bytes);
 //!                     for each segment that an item is of: u32 number
-//! kind 65, block:     items of one queue (40 bytes each), in order; all blocks of a queue but the last are full
+//! kind 81, block:     items of one queue (40 bytes each), in order; all blocks of a queue but the last are full
 //! ```
 //!
 //! So the place of each block follows from the directory. What has been taken from a run is not written to it: the
@@ -23,8 +23,8 @@ use super::super::record::{
     FILE_HEADER, FileKind, RECORD_HEADER, Reader, Stamp, decode_record, encode_record, padded,
 };
 
-const KIND_DIRECTORY: u8 = 64;
-const KIND_BLOCK: u8 = 65;
+const KIND_DIRECTORY: u8 = 80;
+const KIND_BLOCK: u8 = 81;
 /// Bytes of an item in a file.
 const ITEM: usize = 40;
 /// The largest directory that is read.

@@ -112,11 +112,6 @@ pub struct World {
     pub delivered: u64,
 }
 
-/// Dead letters are kept for longer than any test.
-fn keep_all() -> Keep {
-    Keep { dead: Limit { age: Duration::from_secs(1 << 40), bytes: u64::MAX }, ..super::KEEP }
-}
-
 pub fn small_options() -> Options {
     Options {
         segment_bytes: 64 << 10,
@@ -126,9 +121,17 @@ pub fn small_options() -> Options {
         feeds: 1,
         keys: super::KEY_LIMITS,
         shelf: ShelfLimits { items: 4, block_items: 2 },
-        keep: keep_all(),
+        keep: keep(1),
         seed: 1,
     }
+}
+
+fn keep(seed: u64) -> Keep {
+    let age = Duration::from_secs(if seed.is_multiple_of(3) { 3000 } else { 0 });
+    let delivered = Limit { age, bytes: 512 << 10 };
+    // Dead letters are kept for longer than any test.
+    let dead = Limit { age: Duration::from_secs(1 << 40), bytes: u64::MAX };
+    Keep { delivered, dead, ..super::KEEP }
 }
 
 /// One poll of a future that is ready or never will be.
@@ -164,7 +167,8 @@ impl World {
         }
         World {
             disk,
-            options: Options { seed, ..small_options() },
+            // A third of all worlds keep what was delivered for a while.
+            options: Options { seed, keep: keep(seed), ..small_options() },
             index_bytes: if seed.is_multiple_of(4) { 400 } else { INDEX_BYTES },
             clock: Clock::manual(1_700_000_000_000),
             time: 1,

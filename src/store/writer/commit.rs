@@ -15,7 +15,8 @@ use super::super::segment_index::Entry;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId};
 use super::{Active, Writer};
-use crate::event::EventId;
+use crate::clock::Age;
+use crate::event::Event;
 
 /// Events in one commit, at the most: bounds how long the first of them waits.
 const COMMIT_EVENTS: usize = 1024;
@@ -175,7 +176,7 @@ impl Writer {
         let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
         for (append, (entry, routes)) in batch.appends.drain(..).zip(batch.placed.drain(..)) {
             let routes = batch.routes.get(routes).unwrap_or_default();
-            self.note_event(number, append.event.id, entry, routes);
+            self.note_event(number, &append.event, entry, routes);
             if let Some(key) = append.key.as_deref() {
                 self.note_key(number, *key);
             }
@@ -206,7 +207,7 @@ impl Writer {
         }
     }
 
-    fn note_event(&mut self, number: u32, id: EventId, entry: Entry, routes: &[RecordedRoute]) {
+    fn note_event(&mut self, number: u32, event: &Event, entry: Entry, routes: &[RecordedRoute]) {
         let Some(segment) = self.state.segments.get_mut(&number) else {
             return;
         };
@@ -216,8 +217,9 @@ impl Writer {
         let Entries::Memory(index) = &mut segment.entries else {
             return;
         };
-        index.note_times(id.unix_ms());
+        index.note_times(event.id.unix_ms(), event.accepted_age);
         index.note_record(entry);
+        segment.newest = Age(index.last_age);
         (segment.times, segment.events) = (index.times, index.events);
         for route in routes {
             index.note_slot(route.connection, route.slot);

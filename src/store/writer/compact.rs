@@ -23,6 +23,7 @@ use super::super::shelf::Spot;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT};
 use super::{Active, Writer};
+use crate::clock::Age;
 use crate::event::Event;
 
 /// A look for such segments comes this long after something in a sealed segment ended: most are drained whole by then.
@@ -84,7 +85,7 @@ impl Writer {
         let moving = self.moving.take().or_else(|| self.sparse_segment());
         let moved = moving.map(|moving| self.move_piece(moving));
         self.times.look_for_sparse = match moved {
-            None => None,
+            None => self.look_at_withheld(now),
             Some(true) => Some(now + MOVE_EVERY),
             Some(false) => Some(now + LOOK_AFTER),
         };
@@ -96,7 +97,7 @@ impl Writer {
         let few = |number: &u32, live: u64, total: u64| {
             live > 0 && live * SPARSE < total && !open.contains(&Some(*number))
         };
-        let candidates: Vec<u32> = self
+        let mut candidates: Vec<u32> = self
             .state
             .segments
             .iter()
@@ -106,6 +107,7 @@ impl Writer {
             })
             .map(|(number, _)| *number)
             .collect();
+        self.withhold_sparse(&mut candidates);
         for number in candidates {
             let events = self.state.segments.get(&number).map_or(0, |segment| segment.events);
             let survivors = self.survivors(number).filter(|survivors| {
@@ -356,8 +358,9 @@ impl Writer {
         if let Some(segment) = self.state.segments.get_mut(&number)
             && let Entries::Memory(index) = &mut segment.entries
         {
-            index.note_times(moved.event.id.unix_ms());
+            index.note_times(moved.event.id.unix_ms(), moved.event.accepted_age);
             index.note_record(moved.entry);
+            segment.newest = Age(index.last_age);
             (segment.times, segment.events) = (index.times, index.events);
             for (survivor, slot) in &moved.survivors {
                 let connection = survivor.id.connection;

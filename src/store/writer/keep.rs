@@ -13,6 +13,7 @@ use super::super::state::{Entries, Segment};
 use super::super::{FIRST_HOT, RESERVE_FILE, spare_name};
 use super::commit::is_full;
 use super::compact::LOOK_AFTER;
+use super::kept::bytes_of;
 use super::{Active, MARKS_SYNC, MARKS_WRITE, TROUBLE_RETRY, Trouble, Writer, give_up_reserve};
 
 /// Files kept to be written over: syncing written extents costs less than syncing fresh ones.
@@ -42,16 +43,20 @@ impl Writer {
         let may_try =
             !self.drained.is_empty() && self.trouble_is_over(now) && now >= self.times.give_back;
         let may_go = may_try && (defect!(UnlinkBeforeMarks) || self.sync_marks());
-        if may_go && self.keep_keys(now) {
+        if may_go {
+            self.keep_drained();
+        }
+        if may_go && !self.drained.is_empty() && self.keep_keys(now) {
             self.give_segments_back(now);
         }
+        self.let_kept_go(now);
         self.compact(now);
         if self.trouble.is_some() && self.trouble_is_over(now) {
             self.leave_trouble(now);
         }
     }
 
-    fn trouble_is_over(&self, now: Duration) -> bool {
+    pub(super) fn trouble_is_over(&self, now: Duration) -> bool {
         self.trouble.is_none_or(|trouble| now >= trouble.retry_at)
     }
 
@@ -83,7 +88,9 @@ impl Writer {
 
     /// Begins a new log with a snapshot before it, and removes what they replace. Whether that worked.
     pub(super) fn begin_log(&mut self, now: Duration) -> bool {
-        let begun = self.begin_log_once().or_else(|error| {
+        let bytes = self.options.log_bytes();
+        let begun = self.with_space_of_kept(bytes, Writer::begin_log_once);
+        let begun = begun.or_else(|error| {
             give_up_reserve(&*self.disk, error)?;
             self.begin_log_once()
         });
@@ -268,8 +275,12 @@ impl Writer {
         Ok(())
     }
 
-    /// A new segment, durable, empty, and known.
+    /// A new segment, durable, empty, and known. Takes the space of kept ones when there is no other.
     pub(super) fn create_and_start(&mut self, number: u32, bytes: u64) -> io::Result<Active> {
+        self.with_space_of_kept(bytes, |writer| writer.try_create(number, bytes))
+    }
+
+    fn try_create(&mut self, number: u32, bytes: u64) -> io::Result<Active> {
         let name = segment_name(number);
         let file = match self.take_spare(&name, bytes) {
             Some(file) => file,
@@ -340,7 +351,7 @@ impl Writer {
     ///
     /// **Invariant:** while its file is there, a segment is part of the state: a snapshot without it would let the next
     /// start deliver all of it again.
-    fn give_segments_back(&mut self, now: Duration) {
+    pub(super) fn give_segments_back(&mut self, now: Duration) {
         for number in std::mem::take(&mut self.drained) {
             let Some(segment) = self.state.segments.get(&number) else {
                 continue;
@@ -379,8 +390,7 @@ impl Writer {
 
     /// Bytes that the store's files take: segments, their indexes, spares, and room for log, snapshot and reserve.
     pub(super) fn bytes_on_disk(&self) -> u64 {
-        let of_segment = |segment: &Segment| segment.file_bytes + segment.index_bytes;
-        let segments: u64 = self.state.segments.values().map(of_segment).sum();
+        let segments: u64 = self.state.segments.values().map(bytes_of).sum();
         let spares = self.spares.len() as u64 * self.options.segment_bytes;
         let runs = self.state.schedule.file_bytes() + self.state.dead.file_bytes();
         segments + spares + runs + 4 * self.options.log_bytes() + self.key_log.bytes()
@@ -388,13 +398,17 @@ impl Writer {
 
     pub(super) fn publish_sizes(&self) {
         let bytes = self.bytes_on_disk();
-        let free = self.disk.free_bytes().unwrap_or(u64::MAX);
+        let kept = self.kept.bytes();
+        // What is only kept is given up for new events.
+        let needed = bytes.saturating_sub(kept);
+        let free = self.disk.free_bytes().unwrap_or(u64::MAX).saturating_add(kept);
+        self.shared.metrics.kept_bytes.set(kept as f64);
         self.shared.metrics.bytes.set(bytes as f64);
         self.shared.metrics.segments.set(self.state.segments.len() as f64);
         self.shared
             .metrics
             .free_bytes
-            .set(self.options.max_bytes.saturating_sub(bytes).min(free) as f64);
+            .set(self.options.max_bytes.saturating_sub(needed).min(free) as f64);
     }
 
     /// Notes that the disk failed, says so once, and gives the answer for those who wait.

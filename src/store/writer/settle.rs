@@ -9,7 +9,6 @@ use super::super::state::{NotOver, Segment};
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use super::expire::LOOK_AGAIN;
-use crate::clock::Age;
 use crate::event::Disposition;
 
 impl Writer {
@@ -83,7 +82,7 @@ impl Writer {
         self.touch(connection);
     }
 
-    fn schedule(&mut self, scheduled: Scheduled) {
+    pub(super) fn schedule(&mut self, scheduled: Scheduled) {
         self.log.note(&Mark::Scheduled(scheduled));
         self.state.schedule.insert(scheduled);
     }
@@ -179,6 +178,16 @@ impl Writer {
             Command::LiveAt { connection, unix_ms, reply } => {
                 let _ = reply.send(self.live_at(connection, unix_ms));
             }
+            Command::EventsAt { unix_ms, reply } => {
+                let _ = reply.send(self.events_at(unix_ms));
+            }
+            Command::Standings { ids, reply } => {
+                let _ = reply.send(ids.into_iter().map(|id| self.standing(id)).collect());
+            }
+            Command::ReplayOver { delivery, reply } => {
+                let replayed = self.replay_over(delivery);
+                let _ = reply.send((replayed, self.synced()));
+            }
             Command::SetMaxBytes(bytes) => {
                 self.options.max_bytes = bytes;
                 self.publish_sizes();
@@ -225,21 +234,10 @@ impl Writer {
     fn replay(&mut self, letter: &DeadLetter) -> bool {
         let id = letter.id;
         let removed = self.state.dead.remove(id.connection.0, letter.key());
-        let (Some(Some(dead)), Some(stream)) =
-            (self.readable(removed), self.state.stream(id.connection))
-        else {
+        let Some(dead) = self.readable(removed).flatten() else {
             return false;
         };
-        stream.counters.put_back(u64::from(dead.size));
-        self.schedule(Scheduled {
-            due: Age(0),
-            id: dead.id,
-            size: dead.size,
-            attempts: 0,
-            first_attempt: Age(0),
-            lane: Lane::Replay,
-        });
-        self.touch(id.connection);
+        self.queue_replay(dead.id, dead.size);
         true
     }
 
@@ -304,6 +302,8 @@ impl Writer {
     fn status(&self) -> StoreStatus {
         StoreStatus {
             bytes: self.bytes_on_disk(),
+            kept_bytes: self.kept.bytes(),
+            attempts_bytes: self.shared.attempts_bytes.load(std::sync::atomic::Ordering::Relaxed),
             max_bytes: self.options.max_bytes,
             segments: self.state.segments.len(),
             accepting: self.trouble.is_none(),

@@ -34,6 +34,7 @@ pub(crate) enum Behaviour {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     pub(crate) delay: Duration,
     /// Close the HTTP connection afterwards, without saying so.
     pub(crate) close: bool,
@@ -51,7 +52,16 @@ impl Behaviour {
     pub(crate) fn with(status: u16, headers: &[(&str, &str)]) -> Behaviour {
         let headers =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Behaviour::Reply(Reply { status, headers, delay: Duration::ZERO, close: false })
+        let body = Vec::new();
+        Behaviour::Reply(Reply { status, headers, body, delay: Duration::ZERO, close: false })
+    }
+
+    /// The same, with a body.
+    pub(crate) fn saying(self, body: &[u8]) -> Behaviour {
+        match self {
+            Behaviour::Reply(reply) => Behaviour::Reply(Reply { body: body.to_vec(), ..reply }),
+            other => other,
+        }
     }
 
     /// The same, later.
@@ -304,12 +314,14 @@ fn answer(
             thread::sleep(reply.delay);
             // Noted before it is sent, so that what the daemon counts as delivered is always in the notes.
             note(shared, request, reply.status, tcp);
-            let mut head = format!("HTTP/1.1 {} Test\r\ncontent-length: 0\r\n", reply.status);
+            let length = reply.body.len();
+            let mut head =
+                format!("HTTP/1.1 {} Test\r\ncontent-length: {length}\r\n", reply.status);
             for (name, value) in &reply.headers {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
             head.push_str("\r\n");
-            stream.write_all(head.as_bytes())?;
+            stream.write_all(&[head.as_bytes(), &reply.body].concat())?;
             Ok(!reply.close)
         }
         Some(Behaviour::Trickle(pause)) => {

@@ -1,0 +1,135 @@
+//! Single events and the attempts that were recorded: looked up, listed, sent again.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use http::HeaderMap;
+use serde::Deserialize;
+
+use super::{Answer, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id};
+use crate::admin::Context;
+use crate::admin::api::{
+    Attempt, DeliveryState, EventDetail, Page, Replayed, parse_rfc3339, rfc3339,
+};
+use crate::admin::command::{AttemptsQuery, Command, FoundEvent};
+use crate::admin::problem::Problem;
+use crate::clock::{Clock, millis};
+use crate::event::Cause;
+use crate::units::HumanDuration;
+
+/// What `code` is for an attempt that succeeded.
+const OK: &str = "ok";
+
+pub(super) async fn event_show(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+) -> Answer<EventDetail> {
+    find(&context, &event).await.map(|found| Json(detail(found)))
+}
+
+pub(super) async fn event_body(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+) -> Result<(HeaderMap, Bytes), Problem> {
+    let found = find(&context, &event).await?;
+    Ok((body_headers(), found.event.content.body()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplayQuery {
+    connection: String,
+}
+
+pub(super) async fn event_replay(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+    query: Result<Query<ReplayQuery>, QueryRejection>,
+) -> Answer<Replayed> {
+    let event = parse_id(&event)?;
+    let Query(ReplayQuery { connection }) = query.map_err(bad_query)?;
+    ask(&context, |reply| Command::EventReplay { event, connection, reply }).await??;
+    Ok(Json(Replayed { replayed: 1 }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    connection: Option<String>,
+    event: Option<String>,
+    code: Option<String>,
+    since: Option<String>,
+    limit: Option<u32>,
+    next: Option<String>,
+}
+
+pub(super) async fn attempts(
+    State(context): State<Context>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Page<Attempt>> {
+    let Query(query) = query.map_err(bad_query)?;
+    let limit = checked_limit(query.limit)?;
+    let since = query.since.as_deref().map(|since| parse_since(since, &context.clock));
+    let query = AttemptsQuery {
+        connection: query.connection,
+        event: query.event.as_deref().map(parse_id).transpose()?,
+        code: query.code.as_deref().map(parse_code).transpose()?,
+        since_ms: since.transpose()?.unwrap_or(0),
+        before: query.next.as_deref().map(parse_next).transpose()?,
+        limit,
+    };
+    Ok(Json(ask(&context, |reply| Command::Attempts { query, reply }).await??))
+}
+
+fn parse_code(text: &str) -> Result<Option<Cause>, Problem> {
+    if text == OK {
+        return Ok(None);
+    }
+    let cause = Cause::ALL.into_iter().find(|cause| cause.as_str() == text);
+    cause.map(Some).ok_or_else(|| {
+        Problem::malformed(format!("code is \"{OK}\" or an error code, such as connect_refused"))
+    })
+}
+
+/// A time, or how long ago it was.
+fn parse_since(text: &str, clock: &Clock) -> Result<u64, Problem> {
+    let ago = text.parse::<HumanDuration>().ok();
+    ago.map(|ago| clock.wall_ms().saturating_sub(millis(ago.0)))
+        .or_else(|| parse_rfc3339(text))
+        .ok_or_else(|| {
+            Problem::malformed(format!(
+                "since is a duration, as in 1h, or a time in UTC, as in {}",
+                rfc3339(1_763_683_200_000)
+            ))
+        })
+}
+
+fn parse_next(text: &str) -> Result<u64, Problem> {
+    let malformed =
+        |_| Problem::malformed("`next` is not a cursor; take it from `pagination.next`");
+    text.parse().map_err(malformed)
+}
+
+async fn find(context: &Context, event: &str) -> Result<FoundEvent, Problem> {
+    let event = parse_id(event)?;
+    Ok(ask(context, |reply| Command::EventShow { event, reply }).await??)
+}
+
+fn detail(found: FoundEvent) -> EventDetail {
+    let content = &found.event.content;
+    let body = content.body();
+    let deliveries = found.deliveries.into_iter();
+    EventDetail {
+        id: found.event.id.to_string(),
+        accepted_at: rfc3339(found.event.accepted_ms),
+        source: content.source().to_owned(),
+        kind: content.kind().to_owned(),
+        headers: content.headers().map(header_of).collect(),
+        body_bytes: body.len() as u64,
+        body_excerpt: excerpt(&body),
+        deliveries: deliveries
+            .map(|(connection, state)| DeliveryState { connection, state: state.to_owned() })
+            .collect(),
+    }
+}

@@ -1,0 +1,144 @@
+//! Looking up one event by its id, and sending it on a new run after it was delivered.
+//!
+//! Nothing is indexed by id: an id begins with the time of acceptance, a segment knows the times of its first and last
+//! event, and of those that fit the heads of the records are read, by the reader thread, a piece at a time between the
+//! loads that deliveries wait for. What was given back is not found.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::command::Command;
+use super::reader::{Files, ReadRequest};
+use super::record::{RECORD_HEADER, RecordedRoute, decode_event};
+use super::segment_index::Entry;
+use super::{Closed, DeliveryId, DiskTrouble, Store};
+use crate::event::{Event, EventId};
+
+/// Heads of records that the reader looks at before others have their turn.
+const HEADS_AT_ONCE: usize = 1024;
+
+/// An event that is still in the store.
+#[derive(Clone, Debug)]
+pub struct FoundEvent {
+    /// The event.
+    pub event: Event,
+    /// Its deliveries, by connection name.
+    pub deliveries: BTreeMap<String, FoundDelivery>,
+}
+
+/// One delivery of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundDelivery {
+    /// Which one.
+    pub id: DeliveryId,
+    /// Its record's bytes.
+    pub size: u32,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// How a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits or is with the egress.
+    Live,
+    /// It is a dead letter.
+    Dead,
+    /// It was delivered, or cancelled.
+    Over,
+}
+
+/// A record that the reader found.
+pub(super) type FoundRecord = (Entry, Event, Vec<RecordedRoute>);
+
+impl Store {
+    /// The event with this id, if its record is still there.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Closed> {
+        let unix_ms = id.unix_ms();
+        let mut found: Option<FoundEvent> = None;
+        for (segment, entries) in self.ask(|reply| Command::EventsAt { unix_ms, reply }).await? {
+            let Some((entry, event, routes)) = self.find_in(segment, entries, id).await? else {
+                continue;
+            };
+            let ids = routes.iter().map(|route| DeliveryId {
+                connection: route.connection,
+                segment,
+                slot: route.slot,
+                offset: entry.offset,
+            });
+            let ids: Vec<_> = ids.collect();
+            let standings =
+                self.ask(|reply| Command::Standings { ids: ids.clone(), reply }).await?;
+            let found =
+                found.get_or_insert_with(|| FoundEvent { event, deliveries: BTreeMap::new() });
+            for (id, (name, standing)) in ids.into_iter().zip(standings) {
+                let delivery = FoundDelivery { id, size: entry.size, standing };
+                note(&mut found.deliveries, name, delivery);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends a delivery that is over on a new run. Returns whether it could be: its record is there and it was over; and
+    /// whether that is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn replay_over(
+        &self,
+        delivery: FoundDelivery,
+    ) -> Result<(bool, Result<(), DiskTrouble>), Closed> {
+        self.ask(|reply| Command::ReplayOver { delivery, reply }).await
+    }
+
+    async fn find_in(
+        &self,
+        segment: u32,
+        entries: Vec<Entry>,
+        id: EventId,
+    ) -> Result<Option<FoundRecord>, Closed> {
+        for piece in entries.chunks(HEADS_AT_ONCE) {
+            let (reply, answer) = oneshot::channel();
+            let request = ReadRequest::Find { segment, entries: piece.to_vec(), id, reply };
+            self.reads.send(request).map_err(|_| Closed)?;
+            if let Some(found) = answer.await.map_err(|_| Closed)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What was moved to another segment is over in the old one: what is not over is what counts.
+fn note(deliveries: &mut BTreeMap<String, FoundDelivery>, name: String, delivery: FoundDelivery) {
+    let known = deliveries.get(&name).map(|known| known.standing);
+    if known.is_none_or(|known| known == Standing::Over) {
+        deliveries.insert(name, delivery);
+    }
+}
+
+impl Files {
+    /// The event with this id among records of a segment. A record that does not validate is not it.
+    pub(super) fn find(&self, segment: u32, entries: &[Entry], id: EventId) -> Option<FoundRecord> {
+        let file = self.get(segment)?;
+        let wanted = id.0.as_bytes();
+        for entry in entries {
+            let mut head = [0; RECORD_HEADER + 16];
+            let read = file.file.read_exact_at(&mut head, u64::from(entry.offset) * 8);
+            if read.is_err() || head.get(RECORD_HEADER..) != Some(wanted.as_slice()) {
+                continue;
+            }
+            let record = file.read_record(u64::from(entry.offset) * 8, entry.size).ok()?;
+            let decoded = decode_event(Bytes::from(record), file.seed());
+            if let Some((event, routes)) = decoded.filter(|(event, _)| event.id == id) {
+                return Some((*entry, event, routes));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,92 @@
+//! What the writer knows of single events, for those who look one up.
+
+use super::super::DeliveryId;
+use super::super::feed::Lane;
+use super::super::lookup::{FoundDelivery, Standing};
+use super::super::marks::Place;
+use super::super::schedule::Scheduled;
+use super::super::segment_index::Entry;
+use super::Writer;
+use crate::clock::Age;
+
+impl Writer {
+    /// Where the records of events are that may have been accepted at this time, by segment, in order.
+    pub(super) fn events_at(&self, unix_ms: u64) -> Vec<(u32, Vec<Entry>)> {
+        let holds = |times: Option<(u64, u64)>| {
+            times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
+        };
+        let mut found = Vec::new();
+        for (number, segment) in self.state.segments.iter().filter(|(_, one)| holds(one.times)) {
+            let parts = segment.parts.iter();
+            // An index that cannot be read gives nothing: the event is not found, and nothing else depends on it.
+            let entries = parts.flat_map(|(connection, part)| {
+                segment.entries(*connection, 0, part.slots).unwrap_or_default()
+            });
+            let mut entries: Vec<Entry> = entries.filter(|entry| entry.size > 0).collect();
+            entries.sort_unstable_by_key(|entry| entry.offset);
+            entries.dedup();
+            found.push((*number, entries));
+        }
+        found
+    }
+
+    /// The connection's name, and how its delivery stands.
+    pub(super) fn standing(&self, id: DeliveryId) -> (String, Standing) {
+        let Some(stream) = self.state.streams.get(id.connection.0 as usize) else {
+            return (String::new(), Standing::Over);
+        };
+        let segment = self.state.segments.get(&id.segment);
+        let part = segment.and_then(|segment| segment.parts.get(&id.connection));
+        let standing = if part.is_none_or(|part| part.over.contains(id.slot)) {
+            Standing::Over
+        } else if self.is_dead(id) {
+            Standing::Dead
+        } else {
+            Standing::Live
+        };
+        (stream.name.clone(), standing)
+    }
+
+    fn is_dead(&self, id: DeliveryId) -> bool {
+        let mut is_dead = false;
+        let looked = self.state.dead.look(Some(id.connection.0), Some(id.segment), |dead, _| {
+            is_dead |= dead.id == id;
+        });
+        self.readable(looked);
+        is_dead
+    }
+
+    /// Sends a delivery that is over on a new run. Whether it was over and its record is there.
+    pub(super) fn replay_over(&mut self, delivery: FoundDelivery) -> bool {
+        let FoundDelivery { id, size, .. } = delivery;
+        let entry =
+            self.state.segments.get(&id.segment).and_then(|segment| {
+                segment.entries(id.connection, id.slot, 1).ok()?.first().copied()
+            });
+        if entry != Some(Entry { offset: id.offset, size }) || self.standing(id).1 != Standing::Over
+        {
+            return false;
+        }
+        self.state.revive(Place::from(id));
+        self.keep_no_longer(id.segment);
+        self.queue_replay(id, size);
+        true
+    }
+
+    /// Puts a delivery whose record is needed into the replay lane, for its first attempt of a new run.
+    pub(super) fn queue_replay(&mut self, id: DeliveryId, size: u32) {
+        let scheduled = Scheduled {
+            due: Age(0),
+            id,
+            size,
+            attempts: 0,
+            first_attempt: Age(0),
+            lane: Lane::Replay,
+        };
+        if let Some(stream) = self.state.stream(id.connection) {
+            stream.counters.put_back(u64::from(size));
+        }
+        self.schedule(scheduled);
+        self.touch(id.connection);
+    }
+}
