@@ -233,3 +233,23 @@ fn a_rebuilt_index_knows_the_age() {
     rig.pass(HOUR);
     assert!(rig.find(ids[0]).is_none());
 }
+
+/// What waits for a time, or is dead, is not replayed as if it were over.
+#[test]
+fn what_is_not_over_is_told_apart() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open_with(directory.path(), &clock, keeping(HOUR, 64 * MIB));
+    let crm = rig.connection("crm");
+    let ids: Vec<_> =
+        (0u8..3).map(|body| rig.append(&[body], std::slice::from_ref(&crm)).unwrap()).collect();
+    let due = rig.due();
+    rig.settle(&due[0], Disposition::RetryAfter(HOUR));
+    rig.settle(&due[1], Disposition::Dead { cause: Cause::Gone, status: 410 });
+    rig.writer.turn();
+    for (id, standing) in ids.iter().zip([Standing::Live, Standing::Dead, Standing::Live]) {
+        let delivery = rig.find(*id).unwrap().1[0].1;
+        assert_eq!(delivery.standing, standing);
+        let replayed = rig.ask(|reply| Command::ReplayOver { delivery, reply });
+        assert_eq!(replayed, (false, Ok(())));
+    }
+}
