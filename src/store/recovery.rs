@@ -205,6 +205,11 @@ fn read_marks(
             break;
         }
     }
+    // A power cut can bring older files back; on a full disk their space is needed. First it must be certain that the
+    // snapshot stays.
+    if from > 0 && disk.sync_dir().is_ok() {
+        remove_older(disk, from);
+    }
     for number in listed.logs.iter().filter(|number| **number >= from) {
         let name = log_name(*number);
         let Some(file) = open(disk, &name, FileKind::StateLog, recovered)? else {

@@ -39,7 +39,7 @@ use super::reader::Files;
 use super::recovery::Recovered;
 use super::segment_index::INDEX_BYTES;
 use super::state::State;
-use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared};
+use super::{BATCH_EVENTS, ConnectionId, OpenError, Options, RESERVE_FILE, Shared, spare_name};
 use kept::Kept;
 
 use crate::clock::{Age, Clock, millis};
@@ -83,6 +83,8 @@ pub(super) struct Writer {
     pub(super) cold: Option<Active>,
     /// The segment whose survivors are being moved.
     pub(super) moving: Option<compact::Moving>,
+    /// First attempts are held back, because the schedule takes too much memory.
+    pub(super) holding_back: bool,
     /// The number of the next run.
     pub(super) next_run: u32,
     /// Why there is none that can take events.
@@ -228,7 +230,10 @@ impl Writer {
         let number = recovered.log_number + 1;
         let nonce = rng.u64(..);
         let begin = || StateLog::begin(&*disk, number, nonce, clock.wall_ms(), options.log_bytes());
-        let log = begin().or_else(|error| give_up_reserve(&*disk, error).and_then(|()| begin()));
+        let mut spares = recovered.spares;
+        let log = begin()
+            .or_else(|error| give_up_spares(&*disk, &mut spares, error).and_then(|()| begin()))
+            .or_else(|error| give_up_reserve(&*disk, error).and_then(|()| begin()));
         let log = log.map_err(|error| OpenError::Io("begin a state log", error))?;
         let outbox = feeds.iter().map(|_| Vec::new()).collect();
         let hot = Hot { capacity: options.hot_bytes, ..Hot::default() };
@@ -252,9 +257,10 @@ impl Writer {
             active: None,
             cold: None,
             moving: None,
+            holding_back: false,
             next_run: recovered.next_run,
             trouble: None,
-            spares: recovered.spares,
+            spares,
             hot,
             key_log,
             floor,
@@ -404,6 +410,19 @@ impl Writer {
             boot_id: self.boot_id,
         }
     }
+}
+
+/// Removes the files that wait to be written over if `error` says that the disk is full.
+fn give_up_spares(
+    disk: &dyn Disk,
+    spares: &mut Vec<u32>,
+    error: std::io::Error,
+) -> std::io::Result<()> {
+    if !commit::is_full(&error) {
+        return Err(error);
+    }
+    spares.retain(|number| disk.remove(&spare_name(*number)).is_err());
+    Ok(())
 }
 
 /// Gives the reserved disk space free if `error` says that the disk is full.

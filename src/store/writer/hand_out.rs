@@ -69,15 +69,17 @@ impl Writer {
         }
         let room = stream.room(Lane::New);
         // Half a window at a time: reading the index one entry at a time would cost more than the rest.
-        let refill = stream.waiting > 0
-            && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64)
-            && !self.state.schedule.is_overfull();
+        let refill =
+            stream.waiting > 0 && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64);
+        // A first attempt may end on a schedule that cannot be written out just now.
+        let hold_back = refill && self.state.schedule.is_overfull();
+        self.holding_back |= hold_back;
         self.state.publish(id);
         if let Some(error) = failed {
             self.readable(Err::<(), _>(error));
             self.touch(id);
         }
-        if refill {
+        if refill && !hold_back {
             self.refill(id, room);
         }
     }

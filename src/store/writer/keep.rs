@@ -152,10 +152,17 @@ impl Writer {
 
     /// Writes scheduled deliveries and dead letters to runs while too many are in memory.
     pub(super) fn spill(&mut self, now: Duration) {
-        if now < self.times.spill {
-            return;
+        if now >= self.times.spill {
+            self.write_runs(now);
         }
-        let blocked = self.state.schedule.is_overfull();
+        if self.holding_back && !self.state.schedule.is_overfull() {
+            self.holding_back = false;
+            let streams = self.state.streams.iter().map(|stream| stream.id);
+            streams.collect::<Vec<_>>().into_iter().for_each(|id| self.touch(id));
+        }
+    }
+
+    fn write_runs(&mut self, now: Duration) {
         while self.state.schedule.is_full() || self.state.dead.is_full() {
             let (number, nonce) = (self.next_run, self.rng.u64(..));
             self.next_run += 1;
@@ -177,10 +184,6 @@ impl Writer {
                     return;
                 }
             }
-        }
-        if blocked {
-            let streams = self.state.streams.iter().map(|stream| stream.id);
-            streams.collect::<Vec<_>>().into_iter().for_each(|id| self.touch(id));
         }
     }
 
@@ -225,7 +228,8 @@ impl Writer {
         if !cut {
             return;
         }
-        match file.file.set_len(end) {
+        // Synced, so that a power cut does not take back space that something else has got.
+        match file.file.set_len(end).and_then(|()| file.file.sync_data()) {
             Ok(()) => {
                 if let Some(segment) = self.state.segments.get_mut(&number) {
                     segment.file_bytes = end;

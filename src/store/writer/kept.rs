@@ -118,7 +118,7 @@ impl Writer {
         }
         // If it cannot be cut, it is kept as it is.
         if let Some(file) = self.files.get(number)
-            && file.file.set_len(segment.end).is_ok()
+            && file.file.set_len(segment.end).and_then(|()| file.file.sync_data()).is_ok()
         {
             segment.file_bytes = segment.end;
         }

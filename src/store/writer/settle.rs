@@ -162,7 +162,7 @@ impl Writer {
                 let _ = reply.send(self.dead_page(connection, after, limit));
             }
             Command::Replay { letters, reply } => {
-                let replayed = letters.iter().filter(|letter| self.replay(letter)).count();
+                let replayed = self.replay(&letters);
                 let synced = if defect!(ReplayNotSynced) { Ok(()) } else { self.synced() };
                 let _ = reply.send((replayed, synced));
             }
@@ -230,15 +230,21 @@ impl Writer {
         read.ok()
     }
 
-    /// Sends a dead letter on a new run. Whether it was one.
-    fn replay(&mut self, letter: &DeadLetter) -> bool {
-        let id = letter.id;
-        let removed = self.state.dead.remove(id.connection.0, letter.key());
-        let Some(dead) = self.readable(removed).flatten() else {
-            return false;
-        };
-        self.queue_replay(dead.id, dead.size);
-        true
+    /// Sends dead letters on a new run, up to the first that cannot be read just now; how many were dead letters.
+    fn replay(&mut self, letters: &[DeadLetter]) -> usize {
+        let mut replayed = 0;
+        for letter in letters {
+            let removed = self.state.dead.remove(letter.id.connection.0, letter.key());
+            match self.readable(removed) {
+                Some(Some(dead)) => {
+                    self.queue_replay(dead.id, dead.size);
+                    replayed += 1;
+                }
+                Some(None) => {}
+                None => break,
+            }
+        }
+        replayed
     }
 
     /// Cancels all deliveries of a connection that are not over. Those in flight end as they may; what becomes of them is

@@ -103,8 +103,11 @@ impl World {
         }
         let letters = page.letters;
         let wanted = letters.len();
+        let failures = self.disk.failures();
         let answer = self.ask(|reply| Command::Replay { letters, reply })?;
-        for key in keys {
+        let unread = answer.0 < wanted && self.disk.failures() > failures;
+        // It goes on up to the first that cannot be read.
+        for key in keys.into_iter().take(answer.0) {
             let tracked = self.tracked.get_mut(&key).ok_or("gone")?;
             tracked.become_(Status::Later { due: 0, attempts: 0, replay: true });
             if answer.1.is_ok() {
@@ -112,7 +115,7 @@ impl World {
                 tracked.possible = vec![tracked.now];
             }
         }
-        ensure(answer.0 == wanted, || {
+        ensure(answer.0 == wanted || unread, || {
             format!("{answer:?} of {wanted} dead letters were replayed")
         })?;
         self.turn()
