@@ -20,7 +20,7 @@ use super::marks::{DeadLetter, KIND_MARKS, Mark, Place, TimeStamp, decode_mark, 
 use super::reader::Files;
 use super::record::{FileKind, HeaderError, Reader, Record};
 use super::schedule::Scheduled;
-use super::segment_index::SegmentIndex;
+use super::segment_index::{ENTRY, SegmentIndex, slots_at_most};
 use super::state::{Entries, Part, Segment, State};
 use super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, QUARANTINE, spare_name};
 use crate::clock::Age;
@@ -61,6 +61,8 @@ struct Marked {
     /// Deliveries in cold segments that wait for their first attempt, by marks after the snapshot.
     moved: HashSet<Place>,
     sealed: BTreeMap<u32, u64>,
+    /// How many slots each segment that is there can have.
+    room: BTreeMap<u32, u32>,
     /// Per connection, the place before which all is cancelled.
     discarded: HashMap<ConnectionId, (u32, u32)>,
     stamp: TimeStamp,
@@ -111,6 +113,8 @@ pub(super) fn remove_older(disk: &dyn Disk, number: u32) {
 #[derive(Debug, Default)]
 struct Listed {
     segments: Vec<u32>,
+    /// How many slots each of them can have.
+    room: BTreeMap<u32, u32>,
     logs: Vec<u32>,
     snapshots: Vec<u32>,
     spares: Vec<u32>,
@@ -121,10 +125,20 @@ impl Listed {
     fn new(disk: &dyn Disk) -> Result<Listed, OpenError> {
         let mut listed = Listed::default();
         let mut indexes = Vec::new();
-        for (name, _) in disk.list().map_err(|error| OpenError::Io("list the directory", error))? {
+        let files = disk.list().map_err(|error| OpenError::Io("list the directory", error))?;
+        for (name, bytes) in files {
             match classify(&name) {
-                Named::Segment(number) => listed.segments.push(number),
-                Named::Index(number) => indexes.push(number),
+                Named::Segment(number) => {
+                    listed.segments.push(number);
+                    let room = listed.room.entry(number).or_default();
+                    *room = slots_at_most(bytes).max(*room);
+                }
+                Named::Index(number) => {
+                    indexes.push(number);
+                    // A segment that was cut may have fewer bytes than its index speaks of.
+                    let room = listed.room.entry(number).or_default();
+                    *room = u32::try_from(bytes / ENTRY).unwrap_or(u32::MAX).max(*room);
+                }
                 Named::Log(number) => listed.logs.push(number),
                 Named::Snapshot(number) => listed.snapshots.push(number),
                 Named::Spare(number) => listed.spares.push(number),
@@ -160,10 +174,10 @@ fn read_marks(
     listed: &Listed,
     recovered: &mut Recovered,
 ) -> Result<Marked, OpenError> {
-    let mut marked = Marked::default();
+    let mut marked = Marked { room: listed.room.clone(), ..Marked::default() };
     let mut from = 0;
     for number in listed.snapshots.iter().rev() {
-        if let Some(snapshot) = read_snapshot(disk, *number, recovered)? {
+        if let Some(snapshot) = read_snapshot(disk, *number, listed, recovered)? {
             (marked, from) = (snapshot, *number);
             break;
         }
@@ -205,13 +219,14 @@ fn read_key_logs(
 fn read_snapshot(
     disk: &dyn Disk,
     number: u32,
+    listed: &Listed,
     recovered: &mut Recovered,
 ) -> Result<Option<Marked>, OpenError> {
     let name = snapshot_name(number);
     let Some(file) = open(disk, &name, FileKind::Snapshot, recovered)? else {
         return Ok(None);
     };
-    let mut marked = Marked::default();
+    let mut marked = Marked { room: listed.room.clone(), ..Marked::default() };
     let (mut records, mut complete) = (0u64, false);
     let scanned = scan(&file, |_, record| {
         complete = record.kind == KIND_END && Reader::new(record.body).u64() == Some(records);
@@ -355,6 +370,7 @@ impl Marked {
         let (Some(slots), Some(_)) = (reader.u32(), reader.u32()) else {
             return;
         };
+        let slots = slots.min(self.room(segment));
         self.covered.insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
         self.left.insert((segment, ConnectionId(connection)), Bits::from_words(words));
@@ -394,7 +410,14 @@ impl Marked {
         self.scheduled.remove(&place);
         self.dead.remove(&place);
         self.moved.remove(&place);
-        self.left.entry((place.segment, place.connection)).or_default().insert(place.slot);
+        // A slot that its segment cannot have takes no memory. A segment that is gone has none.
+        if place.slot < self.room(place.segment) {
+            self.left.entry((place.segment, place.connection)).or_default().insert(place.slot);
+        }
+    }
+
+    fn room(&self, segment: u32) -> u32 {
+        self.room.get(&segment).copied().unwrap_or(0)
     }
 
     /// What is in cold segments at this point of the log is cancelled at once: later ones may be moved there.
@@ -413,8 +436,17 @@ impl Marked {
     }
 }
 
+/// Names that may be lost before an id is not believed: each takes memory.
+const LOST_NAMES: usize = 4096;
+
 fn register_names(state: &mut State, names: &BTreeMap<ConnectionId, String>) {
+    let known = state.streams.iter().filter(|stream| !stream.name.starts_with('\u{0}')).count();
+    let end = known + names.len() + LOST_NAMES;
     for (id, name) in names {
+        if id.0 as usize >= end {
+            tracing::error!(id = id.0, "A connection's number is not possible; it was ignored.");
+            continue;
+        }
         // Ids are dense; a gap is a name whose mark was lost. Nothing that is kept refers to it, but its number stays taken.
         while state.streams.len() < id.0 as usize {
             state.register(&format!("\u{0}lost-{}", state.streams.len()));

@@ -88,9 +88,8 @@ impl SegmentIndex {
     /// Notes one delivery.
     pub fn note_slot(&mut self, connection: ConnectionId, slot: u32, entry: Entry) {
         let entries = self.entries.entry(connection).or_default();
-        // A slot far beyond the last one cannot come from a valid record of this segment: at most one slot per 32 bytes.
         let at = slot as usize;
-        if at >= entries.len() && at < MAX_SLOTS {
+        if at >= entries.len() {
             entries.resize(at + 1, Entry::default());
         }
         if let Some(place) = entries.get_mut(at) {
@@ -235,11 +234,13 @@ impl SegmentIndex {
     /// As the disk says.
     pub fn rebuild(segment: &StoreFile) -> io::Result<(SegmentIndex, Vec<(u64, u64)>)> {
         let mut index = SegmentIndex::default();
+        let slots = slots_at_most(segment.file.length()?);
         let report = scan(segment, |offset, record| match record.kind {
             KIND_EVENT => {
-                if let Some(head) = decode_event_head(record.body) {
-                    index.note_event(offset, record.length, &head);
+                if let Some(mut head) = decode_event_head(record.body) {
                     index.keys.extend(KeyRecord::of(&head, record.body));
+                    head.routes.retain(|route| route.slot < slots);
+                    index.note_event(offset, record.length, &head);
                 }
             }
             KIND_NAME => {
@@ -254,8 +255,11 @@ impl SegmentIndex {
     }
 }
 
-/// Slots that one connection can have in the largest segment.
-const MAX_SLOTS: usize = (1 << 30) / 32;
+/// Slots that one connection can have in a segment of so many bytes: each has a record of at least 64 bytes. A slot beyond
+/// cannot come from a record of this segment, and must not take memory.
+pub fn slots_at_most(bytes: u64) -> u32 {
+    u32::try_from(bytes / 64).unwrap_or(u32::MAX)
+}
 
 /// Reads entries as they stand in the file.
 pub fn decode_entries(bytes: &[u8]) -> Vec<Entry> {
