@@ -10,7 +10,7 @@
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -307,22 +307,37 @@ impl Bench {
         Ok(())
     }
 
+    /// Takes what came, asks for payloads that are not in memory, and delivers in order what is there.
     fn take(&self, items: &mut Vec<FeedItem>, seen: &mut Seen) -> anyhow::Result<()> {
         let mut cold: HashMap<ConnectionId, Vec<Delivery>> = HashMap::new();
         for item in items.drain(..) {
             match item {
-                FeedItem::Due(delivery) => match delivery.hot.upgrade() {
-                    Some(event) => self.deliver(&delivery, &event, seen)?,
-                    None => cold.entry(delivery.connection()).or_default().push(delivery),
-                },
+                FeedItem::Due(delivery) => {
+                    let hot = delivery.hot.upgrade();
+                    if hot.is_none() {
+                        cold.entry(delivery.connection()).or_default().push(delivery.clone());
+                    }
+                    seen.queue(delivery.connection()).push_back((delivery, hot));
+                }
                 FeedItem::Loaded(delivery, event) => {
-                    let event = event.context("a record cannot be read")?;
-                    self.deliver(&delivery, &event, seen)?;
+                    let queue = seen.queue(delivery.connection());
+                    let place = queue.iter_mut().find(|(waiting, _)| waiting.id == delivery.id);
+                    let (_, place) = place.context("loaded, and was not due")?;
+                    *place = Some(event.context("a record cannot be read")?);
                 }
             }
         }
         for deliveries in cold.into_values() {
             self.feed.load(deliveries);
+        }
+        for (connection, _) in &self.connections {
+            while let Some((delivery, event)) = seen.queue(*connection).pop_front() {
+                let Some(event) = event else {
+                    seen.queue(*connection).push_front((delivery, None));
+                    break;
+                };
+                self.deliver(&delivery, &event, seen)?;
+            }
         }
         Ok(())
     }
@@ -393,8 +408,12 @@ impl Producer {
     }
 }
 
+/// What was handed out to a connection, with the event once it is in memory.
+type Queue = VecDeque<(Delivery, Option<Arc<Event>>)>;
+
 /// What was delivered: each event once to each connection; with one producer, in order.
 struct Seen {
+    queues: HashMap<ConnectionId, Queue>,
     came: HashMap<ConnectionId, Vec<bool>>,
     last: HashMap<ConnectionId, u64>,
     events: usize,
@@ -405,7 +424,12 @@ struct Seen {
 impl Seen {
     fn new(events: u64, case: Case) -> Seen {
         let events = usize::try_from(events).unwrap_or(usize::MAX);
-        Seen { came: HashMap::new(), last: HashMap::new(), events, case, count: 0 }
+        let (queues, came, last) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Seen { queues, came, last, events, case, count: 0 }
+    }
+
+    fn queue(&mut self, id: ConnectionId) -> &mut Queue {
+        self.queues.entry(id).or_default()
     }
 
     fn note(&mut self, connection: ConnectionId, event: &Event) -> anyhow::Result<()> {
