@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench relay` prints one table. `-- --quick` takes about two seconds a case. `-- --bin PATH` measures
 //! another build, `-- --connections 8` and `-- --only saturated` (or `open-loop`) a part of the table, for a profiler.
+//! `-- --only backlog --events 1000000` measures a backlog instead (see `support/backlog.rs`), in both forms or in one
+//! (`backlog-paused`, `backlog-refusing`).
 //! It fails when something was lost or nothing went through, never because of a time.
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
@@ -13,6 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+#[path = "support/backlog.rs"]
+mod backlog;
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/relay.rs"]
@@ -22,10 +28,12 @@ mod sink;
 #[path = "support/wire.rs"]
 mod wire;
 
+use backlog::{Backlog, Form};
+use figures::{fdatasync_ms, now_ns, quantile};
 use load::{Plan, Posted, drive};
 use relay::Relay;
 use sink::{Arrived, Sink};
-use wire::{BODY_BYTES, now_ns};
+use wire::BODY_BYTES;
 
 /// Where the open loop is measured.
 const OPEN_LOOP_RATE: u64 = 2_000;
@@ -40,8 +48,30 @@ struct Options {
     length_ns: u64,
     rounds: usize,
     connections: Vec<usize>,
-    saturated: bool,
-    open_loop: bool,
+    only: Option<Part>,
+    /// Of a backlog.
+    events: u64,
+}
+
+/// A part of what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Saturated,
+    OpenLoop,
+    Backlog(Option<Form>),
+}
+
+impl Part {
+    fn named(name: &str) -> anyhow::Result<Part> {
+        Ok(match name {
+            "saturated" => Part::Saturated,
+            "open-loop" => Part::OpenLoop,
+            "backlog" => Part::Backlog(None),
+            "backlog-paused" => Part::Backlog(Some(Form::Paused)),
+            "backlog-refusing" => Part::Backlog(Some(Form::Refusing)),
+            other => bail!("--only does not know {other}"),
+        })
+    }
 }
 
 /// One column of the table, from the medians of the rounds.
@@ -64,8 +94,11 @@ fn main() -> anyhow::Result<()> {
     let options = options()?;
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(place)?;
+    if let Some(Part::Backlog(form)) = options.only {
+        return backlogs(&options, place, form);
+    }
     let sink = Sink::start().context("start the receiver")?;
-    let (sync_p50, sync_p99) = fdatasync_ms(place)?;
+    let (sync_p50, sync_p99) = fdatasync_ms(place, 200)?;
     let mut columns: Vec<_> =
         options.connections.iter().map(|count| (*count, Column::default())).collect();
     let mut direct = Vec::new();
@@ -73,10 +106,10 @@ fn main() -> anyhow::Result<()> {
         for (connections, column) in &mut columns {
             let straight = straight(&sink, &options)?;
             direct.push(straight);
-            if options.saturated {
+            if options.measures(Part::Saturated) {
                 saturate(&sink, &options, place, (*connections, straight), column)?;
             }
-            if options.open_loop {
+            if options.measures(Part::OpenLoop) {
                 open_loop(&sink, &options, place, *connections, column)?;
             }
         }
@@ -94,7 +127,7 @@ fn main() -> anyhow::Result<()> {
 fn options() -> anyhow::Result<Options> {
     let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_posthaste"));
     let (mut bench, mut quick) = (false, false);
-    let (mut connections, mut only) = (vec![1, 8], None);
+    let (mut connections, mut only, mut events) = (None, None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -104,26 +137,51 @@ fn options() -> anyhow::Result<Options> {
             "--bin" => binary = words.next().context("--bin takes a path")?.into(),
             "--connections" => {
                 let count = words.next().context("--connections takes a number")?;
-                connections = vec![count.parse().context("--connections takes a number")?];
+                connections = Some(vec![count.parse().context("--connections takes a number")?]);
             }
-            "--only" => only = words.next(),
+            "--events" => {
+                let count = words.next().context("--events takes a number")?;
+                events = Some(count.parse().context("--events takes a number")?);
+            }
+            "--only" => only = Some(Part::named(&words.next().context("--only what?")?)?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --bin PATH, --connections N, --only saturated|open-loop"
+                "unknown argument {other}; known are --quick, --bin PATH, --connections N, --events N, \
+                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing"
             ),
         }
     }
-    let (length_ns, rounds) = match bench && !quick {
-        true => (8_000_000_000, 3),
-        false => (2_000_000_000, 1),
-    };
-    Ok(Options {
-        binary,
-        length_ns,
-        rounds,
-        connections,
-        saturated: only.as_deref() != Some("open-loop"),
-        open_loop: only.as_deref() != Some("saturated"),
-    })
+    let full = bench && !quick;
+    let (length_ns, rounds) = if full { (8_000_000_000, 3) } else { (2_000_000_000, 1) };
+    let events = events.unwrap_or(if full { 1_000_000 } else { 20_000 });
+    let few = matches!(only, Some(Part::Backlog(_))) && !full;
+    let connections = connections.unwrap_or_else(|| if few { vec![1] } else { vec![1, 8] });
+    Ok(Options { binary, length_ns, rounds, connections, only, events })
+}
+
+impl Options {
+    fn measures(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+}
+
+/// Each form of the backlog for each number of connections, line by line.
+fn backlogs(options: &Options, place: &Path, only: Option<Form>) -> anyhow::Result<()> {
+    for form in [Form::Paused, Form::Refusing] {
+        if only.is_some_and(|only| only != form) {
+            continue;
+        }
+        for connections in &options.connections {
+            let (binary, events, connections) = (&options.binary, options.events, *connections);
+            println!(
+                "backlog {form:?}: {events} events of {BODY_BYTES} B, {connections} connection(s)"
+            );
+            let figures = Backlog { binary, place, form, events, connections }.run()?;
+            for (name, value) in figures.0 {
+                println!("  {name:<28}{value:>14.2}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Requests a second of the load aimed straight at the receiver.
@@ -133,6 +191,7 @@ fn straight(sink: &Sink, options: &Options) -> anyhow::Result<f64> {
         path: "/direct",
         length_ns: options.length_ns / 2,
         rate: None,
+        events: u64::MAX,
     })?;
     let arrived = sink.take();
     Ok(rate(&posted, &arrived))
@@ -187,7 +246,7 @@ fn open_loop(
 }
 
 fn plan(relay: &Relay, length_ns: u64, rate: Option<u64>) -> Plan<'static> {
-    Plan { to: relay.ingress, path: "/v1/events", length_ns, rate }
+    Plan { to: relay.ingress, path: "/v1/events", length_ns, rate, events: u64::MAX }
 }
 
 /// Posts as planned, waits until all of it arrived, and fails if something did not.
@@ -219,34 +278,6 @@ fn run(sink: &Sink, plan: Plan<'_>, connections: usize) -> anyhow::Result<(Poste
 fn rate(posted: &Posted, arrived: &Arrived) -> f64 {
     let took = arrived.last_ns.saturating_sub(posted.began_ns).max(1);
     arrived.late_ns.len() as f64 / (took as f64 / 1e9)
-}
-
-/// What the disk takes: p50 and p99 of 200 small writes with fdatasync.
-fn fdatasync_ms(place: &Path) -> anyhow::Result<(f64, f64)> {
-    use std::io::Write;
-    let mut file = tempfile::tempfile_in(place)?;
-    let mut took = Vec::new();
-    for _ in 0..200 {
-        file.write_all(&[7; 4096])?;
-        let begun = now_ns();
-        file.sync_data()?;
-        took.push(now_ns() - begun);
-    }
-    took.sort_unstable();
-    let ms = |share| quantile(&took, share) as f64 / 1e6;
-    Ok((ms(0.5), ms(0.99)))
-}
-
-/// The value that `share` of the sorted values do not exceed.
-fn quantile(sorted: &[u64], share: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an index below the length"
-    )]
-    let index = (sorted.len() as f64 * share) as usize;
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(index.min(last)).copied().unwrap_or(0)
 }
 
 fn median(values: &[f64]) -> f64 {

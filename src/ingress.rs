@@ -40,6 +40,8 @@ use crate::metrics::Metrics;
 use crate::store::intake::{AckLane, Intake};
 
 mod counts;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod idempotency;
 pub mod memory;

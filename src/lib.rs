@@ -31,6 +31,9 @@ pub mod connection;
 pub mod daemon;
 pub mod delivery;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingress;
 pub mod listener;
 pub mod logging;

@@ -76,6 +76,8 @@ pub mod disk;
 pub mod doorbell;
 pub mod feed;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod history;
 pub mod intake;
 mod key_log;

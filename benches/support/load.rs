@@ -14,7 +14,8 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::wire::{Got, Inbox, now_ns, request};
+use super::figures::now_ns;
+use super::wire::{Got, Inbox, request};
 
 const CLIENTS: usize = 64;
 /// The timer's place among the clients' numbers.
@@ -30,6 +31,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) length_ns: u64,
     /// Events a second; `None` is as fast as answers come.
     pub(crate) rate: Option<u64>,
+    /// Events at the most.
+    pub(crate) events: u64,
 }
 
 /// What was posted: the events 0 to `accepted`, each until it was taken.
@@ -108,7 +111,8 @@ impl Load<'_> {
         loop {
             self.post(end)?;
             let busy = self.idle.len() < CLIENTS;
-            if now_ns() >= end && !busy && self.again.is_empty() {
+            let over = self.next >= self.plan.events || now_ns() >= end;
+            if over && !busy && self.again.is_empty() {
                 return Ok(());
             }
             match epoll::wait(&self.poll, spare_capacity(&mut events), None) {
@@ -152,7 +156,7 @@ impl Load<'_> {
             Some(rate) => self.posted.began_ns + self.next * 1_000_000_000 / rate.max(1),
             None => now,
         };
-        if due >= end || due > now {
+        if due >= end || due > now || self.next >= self.plan.events {
             return None;
         }
         self.next += 1;

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::wire::now_ns;
+use super::figures::now_ns;
 
 /// Clock ticks a second in `/proc/PID/stat`: USER_HZ is 100 on every Linux that Rust runs on.
 const TICK_US: u64 = 10_000;
@@ -24,7 +24,18 @@ pub(crate) struct Relay {
     child: Child,
     pub(crate) ingress: SocketAddr,
     admin: SocketAddr,
-    _dir: TempDir,
+    binary: PathBuf,
+    dir: TempDir,
+}
+
+/// What its configuration says.
+pub(crate) struct Setup {
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) connections: usize,
+    /// Lines of each connection beside its name and URL.
+    pub(crate) connection: String,
+    /// Lines of `[store]` beside its path.
+    pub(crate) store: String,
 }
 
 impl Relay {
@@ -35,28 +46,60 @@ impl Relay {
         sink: SocketAddr,
         connections: usize,
     ) -> anyhow::Result<Relay> {
+        let (connection, store) = (String::new(), String::new());
+        Relay::start_with(binary, place, &Setup { endpoint: sink, connections, connection, store })
+    }
+
+    /// As [`Relay::start`], with a configuration of one's own.
+    pub(crate) fn start_with(binary: &Path, place: &Path, setup: &Setup) -> anyhow::Result<Relay> {
         let dir = tempfile::Builder::new().prefix("relay-").tempdir_in(place)?;
         let probes = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
         let [ingress, admin] = [probes[0].local_addr()?, probes[1].local_addr()?];
         drop(probes);
-        let config = configure(dir.path(), ingress, admin)?;
-        for number in 0..connections {
-            let text = format!(
-                "[[connection]]\nname = \"c{number}\"\nurl = \"http://{sink}/c{number}\"\n"
-            );
-            fs::write(dir.path().join(format!("connections.d/c{number}.toml")), text)?;
-        }
-        let child = Command::new(binary)
-            .arg("run")
-            .arg("--config")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("start the relay")?;
-        let mut relay = Relay { child, ingress, admin, _dir: dir };
+        configure(dir.path(), ingress, admin, &setup.store)?;
+        configure_connections(dir.path(), setup)?;
+        let child = spawn(binary, dir.path())?;
+        let mut relay = Relay { child, ingress, admin, binary: binary.to_owned(), dir };
         relay.wait_ready()?;
         Ok(relay)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again, after [`Relay::kill`]; returns when it is ready.
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.binary, self.dir.path())?;
+        self.wait_ready()
+    }
+
+    /// Writes the connections' files anew.
+    pub(crate) fn configure_connections(&self, setup: &Setup) -> anyhow::Result<()> {
+        configure_connections(self.dir.path(), setup)
+    }
+
+    /// Makes it read its configuration.
+    pub(crate) fn reload(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::HUP)?)
+    }
+
+    /// Bytes that its store takes on the disk.
+    pub(crate) fn disk_bytes(&self) -> anyhow::Result<u64> {
+        super::backlog::disk_bytes(&self.dir.path().join("store"))
+    }
+
+    /// The sum of a metric over all of its labels.
+    pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let metrics = self.get("/metrics")?;
+        let values = metrics.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next())?
+        });
+        values.map(|value| Ok(value.parse::<f64>()?)).sum()
     }
 
     fn wait_ready(&mut self) -> anyhow::Result<()> {
@@ -68,7 +111,7 @@ impl Relay {
             if now_ns() - begun > START_LIMIT_NS {
                 bail!("the relay is not ready after 20 s");
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
@@ -101,10 +144,7 @@ impl Relay {
 
     /// Bytes that the store has written, by its own count; `/proc/PID/io` would count the file system's too.
     pub(crate) fn store_bytes(&self) -> anyhow::Result<f64> {
-        let metrics = self.get("/metrics")?;
-        let name = "posthaste_store_written_bytes_total ";
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(value.context("the metric of written bytes")?.trim().parse()?)
+        self.metric("posthaste_store_written_bytes_total")
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
@@ -119,14 +159,40 @@ impl Drop for Relay {
     }
 }
 
-fn configure(dir: &Path, ingress: SocketAddr, admin: SocketAddr) -> anyhow::Result<PathBuf> {
+fn spawn(binary: &Path, dir: &Path) -> anyhow::Result<Child> {
+    Command::new(binary)
+        .arg("run")
+        .arg("--config")
+        .arg(dir.join("posthaste.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("start the relay")
+}
+
+fn configure_connections(dir: &Path, setup: &Setup) -> anyhow::Result<()> {
+    let Setup { endpoint, connections, connection, .. } = setup;
+    for number in 0..*connections {
+        let text = format!(
+            "[[connection]]\nname = \"c{number}\"\nurl = \"http://{endpoint}/c{number}\"\n{connection}"
+        );
+        fs::write(dir.join(format!("connections.d/c{number}.toml")), text)?;
+    }
+    Ok(())
+}
+
+fn configure(
+    dir: &Path,
+    ingress: SocketAddr,
+    admin: SocketAddr,
+    store: &str,
+) -> anyhow::Result<()> {
     fs::create_dir(dir.join("connections.d"))?;
     let path = dir.join("posthaste.toml");
     let text = format!(
         "[ingress]\nhttp = [\"{ingress}\"]\n[admin]\nhttp = \"{admin}\"\nunix = \"{0}/admin.sock\"\n\
-        [store]\npath = \"{0}/store\"\n[log]\nlevel = \"warn\"\n",
+        [store]\npath = \"{0}/store\"\n{store}[log]\nlevel = \"warn\"\n",
         dir.display()
     );
-    fs::write(&path, text)?;
-    Ok(path)
+    Ok(fs::write(&path, text)?)
 }

@@ -10,7 +10,8 @@ use std::thread;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
-use super::wire::{Got, Inbox, event, now_ns};
+use super::figures::now_ns;
+use super::wire::{Got, Inbox, event};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 /// The listener's place among the streams' numbers, which start above it.
@@ -23,7 +24,12 @@ pub(crate) struct Arrived {
     pub(crate) times: HashMap<u64, u32>,
     /// Nanoseconds from the due time to the arrival.
     pub(crate) late_ns: Vec<u64>,
+    pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
+    /// How many places any event came before or after its own, at the most.
+    pub(crate) overtaking: u64,
+    /// Requests so far by path, a connection's place in its name.
+    by_path: HashMap<u8, u64>,
     /// Requests that were no event of the bench.
     pub(crate) strange: u64,
 }
@@ -36,7 +42,11 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn start() -> io::Result<Sink> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Sink::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    pub(crate) fn start_at(address: SocketAddr) -> io::Result<Sink> {
+        let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let arrived = Arc::new(Mutex::new(Arrived::default()));
@@ -97,22 +107,35 @@ fn answer(stream: &TcpStream, inbox: &mut Inbox, notes: &Mutex<Arrived>) -> io::
     if inbox.fill(stream)? == Got::TheEnd {
         return Ok(false);
     }
-    while let Some(found) = inbox.take(|_, body| event(body)) {
-        note(notes, found);
+    while let Some((path, found)) = inbox.take(|head, body| (path(head), event(body))) {
+        note(notes, path, found);
         let mut writer = stream;
         writer.write_all(ANSWER)?;
     }
     Ok(true)
 }
 
-fn note(notes: &Mutex<Arrived>, found: Option<(u64, u64)>) {
+/// The last character of the path: `POST /c3 HTTP/1.1`.
+fn path(head: &[u8]) -> u8 {
+    let mut words = head.split(|byte| *byte == b' ');
+    words.nth(1).and_then(<[u8]>::last).copied().unwrap_or(0)
+}
+
+fn note(notes: &Mutex<Arrived>, path: u8, found: Option<(u64, u64)>) {
     let now = now_ns();
     let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
     match found {
         Some((number, due)) => {
             *notes.times.entry(number).or_default() += 1;
             notes.late_ns.push(now.saturating_sub(due));
+            let place = notes.by_path.entry(path).or_default();
+            let away = place.abs_diff(number);
+            *place += 1;
+            notes.overtaking = notes.overtaking.max(away);
             notes.last_ns = now;
+            if notes.first_ns == 0 {
+                notes.first_ns = now;
+            }
         }
         None => notes.strange += 1,
     }

@@ -4,18 +4,10 @@
 use std::io::{self, Read};
 use std::net::TcpStream;
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// The body of every event.
 pub(crate) const BODY_BYTES: usize = 1024;
 /// Reads and their buffers; an event with its head fits.
 const READ_BYTES: usize = 16 * 1024;
-
-/// Monotonic nanoseconds.
-pub(crate) fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
-}
 
 /// Writes the request for event `number`, due at `at_ns`, over what is in `into`.
 pub(crate) fn request(into: &mut Vec<u8>, path: &str, number: u64, at_ns: u64) {

@@ -252,7 +252,7 @@ async fn drain(body: &mut Incoming) -> bool {
 }
 
 /// The event's type; empty when it has none.
-fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
+pub(super) fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
     let mut values = headers.get_all(TYPE_HEADER).iter();
     let Some(value) = values.next() else {
         return Ok("");

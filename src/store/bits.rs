@@ -38,6 +38,23 @@ impl Bits {
         new
     }
 
+    /// Adds all from `first` on and before `end`.
+    pub fn insert_range(&mut self, first: u32, end: u32) {
+        let words = (end as usize).div_ceil(64);
+        if first < end && words > self.words.len() {
+            self.words.resize(words, 0);
+        }
+        let mut index = first;
+        while index < end {
+            let next = ((index / 64 + 1) * 64).min(end);
+            let bits = u64::MAX >> (64 - (next - index));
+            if let Some(word) = self.words.get_mut(index as usize / 64) {
+                *word |= bits << (index % 64);
+            }
+            index = next;
+        }
+    }
+
     /// Takes `index` out.
     pub fn remove(&mut self, index: u32) {
         if let Some(word) = self.words.get_mut(index as usize / 64) {
@@ -94,6 +111,15 @@ mod tests {
             prop_assert_eq!(bits.count_below(end), below);
             let expected = (from..end).find(|index| !inserted.contains(index));
             prop_assert_eq!(bits.first_absent(from, end), expected);
+            bits.insert_range(from, end);
+            for index in 0..330 {
+                let there = inserted.contains(&index) || (from..end).contains(&index);
+                prop_assert_eq!(bits.contains(index), there);
+            }
+            for index in from..end {
+                bits.remove(index);
+                prop_assert!(!bits.contains(index));
+            }
         }
     }
 }

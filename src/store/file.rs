@@ -65,8 +65,12 @@ impl StoreFile {
     /// Reads the bytes of one record of `size` bytes at `offset`. It is not checked here.
     ///
     /// # Errors
-    /// As the disk says.
+    /// As the disk says; `UnexpectedEof` when the file ends before.
     pub fn read_record(&self, offset: u64, size: u32) -> io::Result<Vec<u8>> {
+        // A size that is wrong must not take memory that the file cannot fill.
+        if size as usize > CHUNK && self.file.length()? < offset.saturating_add(u64::from(size)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut bytes = vec![0; size as usize];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
@@ -299,17 +303,23 @@ pub enum Named {
     Foreign,
 }
 
+/// Numbers from here on are not ours: they leave no room for those that follow.
+pub const NUMBERS_END: u32 = 4_000_000_000;
+/// Nor are these, of segments: the cold ones end before them.
+const COLD_END: std::ops::Range<u32> = 900_000_000..super::FIRST_HOT;
+
 /// Tells what a file is.
 pub fn classify(name: &str) -> Named {
     let number = |prefix: &str, suffix: &str| -> Option<u32> {
         let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
-        (digits.len() == 10).then(|| digits.parse().ok())?
+        let number: Option<u32> = (digits.len() == 10).then(|| digits.parse().ok())?;
+        number.filter(|number| *number < NUMBERS_END)
     };
     if name == super::LOCK_FILE || name == super::RESERVE_FILE {
         Named::Own
     } else if name.ends_with(".tmp") {
         Named::Temporary
-    } else if let Some(number) = number("ev-", ".seg") {
+    } else if let Some(number) = number("ev-", ".seg").filter(|number| !COLD_END.contains(number)) {
         Named::Segment(number)
     } else if let Some(number) = number("ev-", ".idx") {
         Named::Index(number)
@@ -338,6 +348,7 @@ pub fn new_header(kind: FileKind, number: u32, nonce: u64, created_ms: u64) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FIRST_HOT;
     use crate::store::disk::OsDisk;
     use crate::store::record::{Stamp, encode_record};
 
@@ -402,10 +413,17 @@ mod tests {
         assert_eq!(classify(&key_log_name(7)), Named::KeyLog(7));
         assert_eq!(classify(&run_name(7)), Named::Run(7));
         assert_eq!(classify(&attempts_name(7)), Named::Attempts(7));
-        assert_eq!(classify(&snapshot_name(u32::MAX)), Named::Snapshot(u32::MAX));
+        assert_eq!(classify(&snapshot_name(NUMBERS_END - 1)), Named::Snapshot(NUMBERS_END - 1));
+        assert_eq!(classify(&log_name(COLD_END.start)), Named::Log(COLD_END.start));
         assert_eq!(classify("spare-0000000001.seg"), Named::Spare(1));
         for foreign in ["ev-1.seg", "ev-00000000x1.seg", "notes.txt", "ev-0000000001.seg.bak"] {
             assert_eq!(classify(foreign), Named::Foreign, "{foreign}");
+        }
+        for number in [NUMBERS_END, u32::MAX] {
+            assert_eq!(classify(&log_name(number)), Named::Foreign, "no log follows {number}");
+        }
+        for number in [COLD_END.start, FIRST_HOT - 1, NUMBERS_END] {
+            assert_eq!(classify(&segment_name(number)), Named::Foreign, "{number}");
         }
     }
 }

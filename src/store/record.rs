@@ -240,6 +240,18 @@ pub fn peek_length(head: &[u8], seed: Seed) -> Option<usize> {
         .then(|| padded(RECORD_HEADER + length as usize))
 }
 
+/// Makes marker and checksum of the record in `bytes` right, whatever its header and body say. `bytes` is header and body.
+#[cfg(any(test, fuzzing))]
+pub(super) fn reseal(bytes: &mut [u8], seed: Seed) {
+    let Some((head, body)) = bytes.split_first_chunk_mut::<RECORD_HEADER>() else {
+        return;
+    };
+    put(head, 0, &u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put(head, 10, &seed.marker());
+    let crc = checksum(seed, head, body);
+    put(head, 4, &crc.to_le_bytes());
+}
+
 fn checksum(seed: Seed, head: &[u8; RECORD_HEADER], body: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(seed.0, head.get(..4).unwrap_or_default());
     let crc = crc32c::crc32c_append(crc, head.get(8..).unwrap_or_default());

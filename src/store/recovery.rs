@@ -20,11 +20,11 @@ use super::file::{
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
 use super::log::{KIND_END, KIND_OVER, KIND_RUN};
-use super::marks::{DeadLetter, KIND_MARKS, Mark, Marks, Place, TimeStamp, decode_stamp};
+use super::marks::{DeadLetter, KIND_MARKS, Mark, Marks, Place, Run, TimeStamp, decode_stamp};
 use super::reader::Files;
 use super::record::{FileKind, HeaderError, Reader, Record};
 use super::schedule::{self, Scheduled};
-use super::segment_index::SegmentIndex;
+use super::segment_index::{SegmentIndex, slots_at_most, slots_of_index};
 use super::shelf::{Found, Item, RunState, Shelf, ShelfLimits};
 use super::state::{Entries, Part, Segment, State};
 use super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, QUARANTINE, spare_name};
@@ -74,6 +74,8 @@ struct Marked {
     /// Deliveries in cold segments that wait for their first attempt, by marks after the snapshot.
     moved: HashSet<Place>,
     sealed: BTreeMap<u32, u64>,
+    /// How many slots each segment that is there can have.
+    room: BTreeMap<u32, u32>,
     /// Per connection, the place before which all is cancelled.
     discarded: HashMap<ConnectionId, (u32, u32)>,
     /// The same for cold segments: their slots before which all is cancelled.
@@ -144,6 +146,8 @@ pub(super) fn remove_older(disk: &dyn Disk, number: u32) {
 #[derive(Debug, Default)]
 struct Listed {
     segments: Vec<u32>,
+    /// How many slots each of them can have.
+    room: BTreeMap<u32, u32>,
     logs: Vec<u32>,
     snapshots: Vec<u32>,
     spares: Vec<u32>,
@@ -155,10 +159,20 @@ impl Listed {
     fn new(disk: &dyn Disk) -> Result<Listed, OpenError> {
         let mut listed = Listed::default();
         let mut indexes = Vec::new();
-        for (name, _) in disk.list().map_err(|error| OpenError::Io("list the directory", error))? {
+        let files = disk.list().map_err(|error| OpenError::Io("list the directory", error))?;
+        for (name, bytes) in files {
             match classify(&name) {
-                Named::Segment(number) => listed.segments.push(number),
-                Named::Index(number) => indexes.push(number),
+                Named::Segment(number) => {
+                    listed.segments.push(number);
+                    let room = listed.room.entry(number).or_default();
+                    *room = slots_at_most(bytes).max(*room);
+                }
+                Named::Index(number) => {
+                    indexes.push(number);
+                    // A segment that was cut may have fewer bytes than its index speaks of.
+                    let room = listed.room.entry(number).or_default();
+                    *room = slots_of_index(bytes).max(*room);
+                }
                 Named::Log(number) => listed.logs.push(number),
                 Named::Snapshot(number) => listed.snapshots.push(number),
                 Named::Spare(number) => listed.spares.push(number),
@@ -197,10 +211,10 @@ fn read_marks(
     listed: &Listed,
     recovered: &mut Recovered,
 ) -> Result<Marked, OpenError> {
-    let mut marked = Marked::default();
+    let mut marked = Marked { room: listed.room.clone(), ..Marked::default() };
     let mut from = 0;
     for number in listed.snapshots.iter().rev() {
-        if let Some(snapshot) = read_snapshot(disk, *number, recovered)? {
+        if let Some(snapshot) = read_snapshot(disk, *number, listed, recovered)? {
             (marked, from) = (snapshot, *number);
             break;
         }
@@ -247,13 +261,14 @@ fn read_key_logs(
 fn read_snapshot(
     disk: &dyn Disk,
     number: u32,
+    listed: &Listed,
     recovered: &mut Recovered,
 ) -> Result<Option<Marked>, OpenError> {
     let name = snapshot_name(number);
     let Some(file) = open(disk, &name, FileKind::Snapshot, recovered)? else {
         return Ok(None);
     };
-    let mut marked = Marked::default();
+    let mut marked = Marked { room: listed.room.clone(), ..Marked::default() };
     let (mut records, mut complete) = (0u64, false);
     let scanned = scan(&file, |_, record| {
         complete = record.kind == KIND_END && Reader::new(record.body).u64() == Some(records);
@@ -406,6 +421,7 @@ impl Marked {
         let (Some(slots), Some(_)) = (reader.u32(), reader.u32()) else {
             return;
         };
+        let slots = slots.min(self.room(segment));
         self.covered.insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
         self.over.insert((segment, ConnectionId(connection)), Bits::from_words(words));
@@ -419,7 +435,7 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
-            Mark::Delivered(run) => run.places().for_each(|place| self.end(place)),
+            Mark::Delivered(run) => self.end_run(run),
             Mark::Scheduled(scheduled) => {
                 self.shelve(scheduled.id.into(), Latest::Scheduled(scheduled));
             }
@@ -436,7 +452,21 @@ impl Marked {
     fn end(&mut self, place: Place) {
         self.latest.remove(&place);
         self.moved.remove(&place);
-        self.over.entry((place.segment, place.connection)).or_default().insert(place.slot);
+        // A slot that its segment cannot have takes no memory. A segment that is gone has none.
+        if place.slot < self.room(place.segment) {
+            self.over.entry((place.segment, place.connection)).or_default().insert(place.slot);
+        }
+    }
+
+    fn end_run(&mut self, run: Run) {
+        let Place { segment, connection, slot } = run.first;
+        let end = run.first.slot.saturating_add(run.count).min(self.room(segment));
+        if self.latest.is_empty() && self.moved.is_empty() {
+            // By whole words: most deliveries end without any other mark.
+            self.over.entry((segment, connection)).or_default().insert_range(slot, end);
+        } else {
+            (slot..end).for_each(|slot| self.end(Place { segment, connection, slot }));
+        }
     }
 
     fn shelve(&mut self, place: Place, latest: Latest) {
@@ -445,6 +475,10 @@ impl Marked {
             over.remove(place.slot);
         }
         self.latest.insert(place, latest);
+    }
+
+    fn room(&self, segment: u32) -> u32 {
+        self.room.get(&segment).copied().unwrap_or(0)
     }
 
     /// What is in cold segments at this point of the log is cancelled at once: later ones may be moved there.
@@ -479,8 +513,11 @@ impl Marked {
     }
 }
 
-fn note(shelved: &mut HashMap<(u32, ConnectionId), Bits>, place: Place) {
-    shelved.entry((place.segment, place.connection)).or_default().insert(place.slot);
+/// Notes that a delivery is on a shelf. A slot that its segment cannot have takes no memory.
+fn note(shelved: &mut HashMap<(u32, ConnectionId), Bits>, place: Place, room: u32) {
+    if place.slot < room {
+        shelved.entry((place.segment, place.connection)).or_default().insert(place.slot);
+    }
 }
 
 /// Puts what is scheduled or dead on its shelf.
@@ -496,7 +533,7 @@ fn fill_shelves(
         let mut keep = |place: Place, cancelled: bool| {
             let current = !cancelled && marked.is_current(place);
             if current {
-                note(&mut shelved, place);
+                note(&mut shelved, place, marked.room(place.segment));
             }
             current
         };
@@ -511,7 +548,7 @@ fn fill_shelves(
         damaged += damage_of(disk, run.number, found)?;
     }
     for (place, latest) in std::mem::take(&mut marked.latest) {
-        note(&mut shelved, place);
+        note(&mut shelved, place, marked.room(place.segment));
         match latest {
             Latest::Scheduled(scheduled) => drop(state.schedule.insert(scheduled)),
             Latest::Dead(dead) => drop(state.dead.insert(dead)),
@@ -561,8 +598,17 @@ fn remove_other_runs(disk: &dyn Disk, listed: &Listed, marked: &Marked) {
     }
 }
 
+/// Names that may be lost before an id is not believed: each takes memory.
+const LOST_NAMES: usize = 4096;
+
 fn register_names(state: &mut State, names: &BTreeMap<ConnectionId, String>) {
+    let known = state.streams.iter().filter(|stream| !stream.name.starts_with('\u{0}')).count();
+    let end = known + names.len() + LOST_NAMES;
     for (id, name) in names {
+        if id.0 as usize >= end {
+            tracing::error!(id = id.0, "A connection's number is not possible; it was ignored.");
+            continue;
+        }
         // Ids are dense; a gap is a name whose mark was lost. Nothing that is kept refers to it, but its number stays taken.
         while state.streams.len() < id.0 as usize {
             state.register(&format!("\u{0}lost-{}", state.streams.len()));
@@ -746,7 +792,7 @@ fn note_born_dead(number: u32, index: &SegmentIndex, marked: &mut Marked, state:
                 died,
             };
             state.dead.insert(dead);
-            note(&mut marked.shelved, place);
+            note(&mut marked.shelved, place, u32::MAX);
         }
     }
 }

@@ -323,11 +323,13 @@ impl SegmentIndex {
     /// As the disk says.
     pub fn rebuild(segment: &StoreFile) -> io::Result<(SegmentIndex, Vec<(u64, u64)>)> {
         let mut index = SegmentIndex::default();
+        let slots = slots_at_most(segment.file.length()?);
         let report = scan(segment, |offset, record| match record.kind {
             KIND_EVENT => {
-                if let Some(head) = decode_event_head(record.body) {
-                    index.note_event(offset, record.length, &head);
+                if let Some(mut head) = decode_event_head(record.body) {
                     index.keys.extend(KeyRecord::of(&head, record.body));
+                    head.routes.retain(|route| route.slot < slots);
+                    index.note_event(offset, record.length, &head);
                 }
             }
             KIND_NAME => {
@@ -340,6 +342,17 @@ impl SegmentIndex {
         index.end = report.end;
         Ok((index, report.damaged))
     }
+}
+
+/// Slots that one connection can have in a segment of so many bytes: each has a record of at least 64 bytes. A slot beyond
+/// cannot come from a record of this segment, and must not take memory.
+pub fn slots_at_most(bytes: u64) -> u32 {
+    u32::try_from(bytes / 64).unwrap_or(u32::MAX)
+}
+
+/// Slots that one connection can have by an index file of so many bytes: it has an entry for each record.
+pub fn slots_of_index(bytes: u64) -> u32 {
+    u32::try_from(bytes / 8).unwrap_or(u32::MAX)
 }
 
 /// Reads entries as they stand in the file.

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("delivery", &["client", "connection", "store"]),
+    ("fuzzing", &["config", "connection", "ingress", "store"]),
     ("ingress", &["connection", "problem", "store"]),
     ("store", &[]),
 ];
