@@ -66,7 +66,7 @@ macro_rules! defect {
 mod bits;
 mod command;
 #[cfg(test)]
-mod defects;
+pub(crate) mod defects;
 pub mod disk;
 pub mod doorbell;
 pub mod feed;
@@ -83,6 +83,8 @@ mod recovery;
 mod schedule;
 mod segment_index;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 mod writer;
 
 /// Appends that fill a batch: the writer commits at once when so many wait.
@@ -237,8 +239,9 @@ pub struct Store {
     reads: reader::ReadQueue,
     doorbell: Arc<Doorbell>,
     shared: Arc<Shared>,
+    /// The threads; none where the simulation turns them.
     writer: Option<JoinHandle<()>>,
-    reader: JoinHandle<()>,
+    reader: Option<JoinHandle<()>>,
     /// Held while the store is open.
     _lock: Option<std::fs::File>,
 }
@@ -310,8 +313,8 @@ impl Store {
         let bell = Arc::clone(&doorbell);
         let writer =
             spawn("store-writer").spawn(move || writer::run(writer, &bell, &parker)).map_err(io)?;
-        let store =
-            Store { commands, reads, doorbell, shared, writer: Some(writer), reader, _lock: None };
+        let (writer, reader) = (Some(writer), Some(reader));
+        let store = Store { commands, reads, doorbell, shared, writer, reader, _lock: None };
         Ok(Opened { store, intakes, feeds, keys, corrupt })
     }
 
@@ -448,7 +451,7 @@ impl Store {
 
     /// Whether a thread has ended although nobody asked it to: a panic.
     pub fn has_failed(&self) -> bool {
-        self.reader.is_finished() || self.writer.as_ref().is_some_and(JoinHandle::is_finished)
+        [&self.reader, &self.writer].into_iter().flatten().any(JoinHandle::is_finished)
     }
 
     /// Turns of the writer so far: it is alive if this grows after [`Store::nudge`].
@@ -515,7 +518,7 @@ impl Ends {
         let mut recovered = recovery::recover(&*disk, options.keys.max_keys)?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
-        let boot_id = boot_id();
+        let boot_id = clock.boot_id();
         clock.set_age(age_now(&recovered, &clock, boot_id));
         let keys = Keys::new(std::mem::take(&mut recovered.keys), options.keys, clock.age());
         let key_files = std::mem::take(&mut recovered.key_files);
@@ -566,12 +569,6 @@ fn age_now(recovered: &Recovered, clock: &Clock, boot_id: u64) -> Age {
         clock.wall_ms().saturating_sub(wall_ms).min(DAY_MS)
     };
     Age(age.0.saturating_add(elapsed)).max(recovered.last_age)
-}
-
-/// Which boot this is, as a number; 0 where the kernel does not say.
-fn boot_id() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    uuid::Uuid::try_parse(text.trim()).map_or(0, |id| id.as_u64_pair().0)
 }
 
 /// Takes the store's lock, which lasts until the file is closed.

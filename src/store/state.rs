@@ -11,7 +11,7 @@
 //! * **dead**: in [`Stream::dead`];
 //! * **over**: its bit is set and it is in none of the others.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,8 +34,8 @@ pub struct State {
     pub segments: BTreeMap<u32, Segment>,
     /// By connection id; ids are dense.
     pub streams: Vec<Stream>,
-    /// Ids by name.
-    pub names: HashMap<String, ConnectionId>,
+    /// Ids by name; in order, so that the same state makes the same snapshot.
+    pub names: BTreeMap<String, ConnectionId>,
     /// What waits for a time.
     pub schedule: Schedule,
 }
@@ -105,7 +105,7 @@ pub struct Stream {
     /// Whether the writer looks at it before its turn ends.
     pub touched: bool,
     /// Later attempts handed out.
-    pub handed: HashMap<Place, Scheduled>,
+    pub handed: BTreeMap<Place, Scheduled>,
     /// Retries whose time has come.
     pub due: VecDeque<Scheduled>,
     /// Replays that wait.
@@ -287,7 +287,7 @@ impl Stream {
             waiting: 0,
             out: [0; 3],
             touched: false,
-            handed: HashMap::new(),
+            handed: BTreeMap::new(),
             due: VecDeque::new(),
             replays: VecDeque::new(),
             cancelled: HashSet::new(),

@@ -18,7 +18,7 @@ mod defects;
 mod keys;
 mod known;
 mod model;
-mod model_disk;
+pub(crate) mod model_disk;
 mod sweep;
 mod world;
 
