@@ -11,8 +11,9 @@ use crate::clock::{Age, Clock};
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
 use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
-use crate::event::{ContentBuilder, Event, EventId};
+use crate::event::{ContentBuilder, Disposition, Event, EventId, Outcome};
 use crate::metrics::Metrics;
+use crate::store::defects::{self, Defect};
 use crate::store::feed::{Delivery, Feed, Lane};
 use crate::store::{ConnectionId, DeliveryId};
 
@@ -117,4 +118,11 @@ pub(crate) fn local(
         }
     };
     (dispatcher, run)
+}
+
+/// What is decided about an attempt, or what a deliberate defect makes of it.
+pub(super) fn with_defect(disposition: Disposition, outcome: &Outcome) -> Disposition {
+    let failed = matches!(outcome, Outcome::Response { status: 500, .. });
+    let wrong = failed && defects::on(Defect::FailureIsDelivered);
+    if wrong { Disposition::Delivered } else { disposition }
 }

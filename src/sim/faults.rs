@@ -84,6 +84,7 @@ async fn revive(world: &Rc<World>) -> Result<bool, String> {
     }
     if world.draw(|rng| rng.bool()) {
         world.disk.set_fault(None);
+        world.disk.set_free(u64::MAX);
     }
     Ok(false)
 }

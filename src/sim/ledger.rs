@@ -93,9 +93,10 @@ pub(super) struct Ledger {
     ends: BTreeMap<u32, LifeEnd>,
     reboots: Vec<u64>,
     discards: Vec<Discard>,
-    /// Per connection, process, and whether the events were posted in that process: the latest post whose first attempt was
-    /// seen.
-    frontier: BTreeMap<(usize, u32, bool), u64>,
+    /// Nothing is evicted: first attempts are made in order.
+    all_hot: bool,
+    /// Per connection and process: the latest post whose first attempt was seen.
+    frontier: BTreeMap<(usize, u32), u64>,
     /// The first promise that was found broken.
     pub(super) broken: Option<String>,
 }
@@ -110,6 +111,7 @@ impl Ledger {
             ends: BTreeMap::new(),
             reboots: Vec::new(),
             discards: Vec::new(),
+            all_hot: plan.is_all_hot(),
             frontier: BTreeMap::new(),
             broken: None,
         }

@@ -53,6 +53,11 @@ impl Plan {
         }
     }
 
+    /// Whether every event of a process stays in its memory, and no connection has to wait for bytes.
+    pub(super) fn is_all_hot(&self) -> bool {
+        self.store.hot_bytes >= 1024 * KIB && self.payload_bytes >= 1024 * KIB
+    }
+
     /// Targets: one for each connection, and one more that a reload may lead to.
     pub(super) fn targets(&self) -> usize {
         self.connections.len() + 1

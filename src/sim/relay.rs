@@ -56,6 +56,9 @@ pub(super) struct Relay {
     recovered: RefCell<BTreeSet<ConnectionId>>,
     /// What each queue may hold: its cap, or more where more was found; and what was sent again.
     most: RefCell<BTreeMap<usize, u64>>,
+    /// Attempts that were in flight when their queue was cancelled: they are counted as cancelled, and again as what became
+    /// of them.
+    twice: RefCell<BTreeMap<usize, u64>>,
     metrics: Metrics,
     memory: Arc<MemoryBudget>,
     producers: UnboundedSender<Pipe>,
@@ -109,6 +112,7 @@ impl Relay {
             live: RefCell::default(),
             recovered: RefCell::default(),
             most: RefCell::default(),
+            twice: RefCell::default(),
             metrics,
             memory: Arc::clone(&ingress.memory),
             producers,
@@ -273,6 +277,8 @@ impl Relay {
         store.detach(live.id);
         self.dispatcher.detach(live.id).await;
         if live.connection.on_remove == OnRemove::Discard {
+            let in_flight = live.queue.handed_out.load(Ordering::Relaxed);
+            *self.twice.borrow_mut().entry(number).or_default() += in_flight;
             let (count, durable) =
                 store.discard(live.id).await.map_err(|error| error.to_string())?;
             live.metrics.deliveries.cancelled.increment(count);

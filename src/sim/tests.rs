@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::world::{Report, run};
+use crate::store::defects::{Defect, with};
 
 /// Seeds of a short run, and of a long one.
 const SEEDS: (u64, u64) = (40, 10_000);
@@ -147,4 +148,39 @@ fn the_same_seed_gives_the_same_trace() {
         seen.insert(one.digest);
     }
     assert!(seen.len() as u64 >= TWICE, "different seeds give different traces");
+}
+
+/// Runs seeds until one notices the defect: `known` first, which only saves time.
+fn finds(defect: Defect, known: u64) {
+    let found = std::iter::once(known).chain(0..200).find_map(|seed| {
+        let what = with(defect, || run(seed)).verdict.err()?;
+        Some((seed, what))
+    });
+    let (seed, what) = found.unwrap_or_else(|| panic!("{defect:?} was not found"));
+    println!("{defect:?}: seed {seed} found it: {what}");
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_found() {
+    finds(Defect::AcknowledgeBeforeSync, 0);
+}
+
+#[test]
+fn a_sync_that_does_nothing_is_found() {
+    finds(Defect::NoDataSync, 0);
+}
+
+#[test]
+fn a_cancellation_without_a_mark_is_found() {
+    finds(Defect::DiscardNotMarked, 16);
+}
+
+#[test]
+fn a_retry_before_its_time_is_found() {
+    finds(Defect::RetryBeforeDue, 5);
+}
+
+#[test]
+fn a_failure_that_is_settled_as_delivered_is_found() {
+    finds(Defect::FailureIsDelivered, 6);
 }

@@ -20,6 +20,7 @@ use super::{faults, quiet};
 use crate::client;
 use crate::clock::Clock;
 use crate::connection::Connection;
+use crate::store::OpenError;
 use crate::store::testing::model_disk::ModelDisk;
 
 /// What went wrong, in words.
@@ -209,7 +210,11 @@ impl World {
             Err(error) => {
                 self.note(format_args!("it does not start: {error}"));
                 self.reach("start failed");
-                if !self.disk_has_failed() {
+                // A full disk needs its reserve, which an earlier fault or power cut may have cost.
+                let full = matches!(&error, OpenError::Io(_, error)
+                    if error.kind() == io::ErrorKind::StorageFull);
+                let failed_ever = self.disk.failures() > 0;
+                if !(self.disk_has_failed() || full && failed_ever) {
                     return Err(format!("it does not start although no disk fails: {error}"));
                 }
                 self.ledger.borrow_mut().excuse_last_end();

@@ -42,6 +42,10 @@ pub enum Defect {
     ReplayNotSynced,
     /// A discard leaves no mark.
     DiscardNotMarked,
+    /// Retries are handed out a minute before they are due.
+    RetryBeforeDue,
+    /// A 500 settles a delivery as delivered (in delivery).
+    FailureIsDelivered,
 }
 
 thread_local! {

@@ -92,8 +92,8 @@ impl Ledger {
         broken.into_iter().for_each(|what| self.fail(what));
     }
 
-    /// First attempts are made in order of acceptance, where one is made at a time: those of events that are still in memory
-    /// and those that must be read each for themselves.
+    /// First attempts are made in order of acceptance, where one is made at a time and nothing has to be read from the disk
+    /// first: no order is promised, but this is what the store hands out.
     ///
     /// Once there is `ordering`, its keys get a frontier each, over all attempts: this is the place.
     pub(super) fn check_order(&mut self, attempt: &Attempt) {
@@ -102,7 +102,7 @@ impl Ledger {
         let seen = self.receipts.get(&attempt.key).is_some_and(|receipts| {
             receipts.iter().any(|receipt| receipt.attempt.life == attempt.life)
         });
-        if !one_by_one || seen || attempt.replay || attempt.number > 1 {
+        if !self.all_hot || !one_by_one || seen || attempt.replay || attempt.number > 1 {
             return;
         }
         let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
@@ -115,7 +115,10 @@ impl Ledger {
             return;
         };
         let (accepted_at, life) = told;
-        let place = (connection, attempt.life, life == attempt.life);
+        if life != attempt.life {
+            return;
+        }
+        let place = (connection, attempt.life);
         let frontier = self.frontier.entry(place).or_default();
         let (before, key) = (*frontier, attempt.key);
         *frontier = before.max(posted);
