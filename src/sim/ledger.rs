@@ -13,6 +13,8 @@ use crate::event::EventId;
 
 mod posts;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub(super) use posts::{Answer, Post, Try, body};
 
