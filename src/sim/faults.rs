@@ -130,6 +130,7 @@ fn fill_disk(world: &World) {
     let free = world.draw(|rng| rng.choice([u64::MAX, 0, 20_000, 100_000]).unwrap());
     world.note(format_args!("{free} bytes are free"));
     if free < u64::MAX {
+        world.disk_is_full.set(true);
         world.reach("disk full");
     }
     world.disk.set_free(free);

@@ -74,6 +74,8 @@ struct LifeEnd {
     how: Ending,
     /// The disk failed meanwhile: then marks may be older and not durable.
     trouble: bool,
+    /// The disk was full at some time before: then files may be cut short.
+    full: bool,
 }
 
 /// A queue that was cancelled.
@@ -130,8 +132,14 @@ impl Ledger {
         }
     }
 
-    pub(super) fn life_ended(&mut self, life: u32, at: u64, how: Ending, trouble: bool) {
-        self.ends.insert(life, LifeEnd { at, how, trouble });
+    pub(super) fn life_ended(
+        &mut self,
+        life: u32,
+        at: u64,
+        how: Ending,
+        (trouble, full): (bool, bool),
+    ) {
+        self.ends.insert(life, LifeEnd { at, how, trouble, full });
     }
 
     /// The machine started anew. A process that had ended before with its marks unsynced loses them now.
@@ -149,11 +157,11 @@ impl Ledger {
         }
     }
 
-    /// A start found damage. What was cut by the power or by a write that failed may look like it (a file's header that was
+    /// A start found damage. What was cut by the power, by a write that failed or by a full disk may look like it (a file's header that was
     /// being written); else there is none.
     pub(super) fn damage_found(&mut self, places: u64) {
         let last = self.ends.last_key_value().map(|(_, end)| *end);
-        let excused = last.is_some_and(|end| end.how == Ending::Crash || end.trouble);
+        let excused = last.is_some_and(|end| end.how == Ending::Crash || end.trouble || end.full);
         self.ensure(excused, || format!("{places} places are damaged after {last:?}"));
     }
 

@@ -238,7 +238,7 @@ impl Relay {
             .map(|Live { connection, id, queue, metrics }| (connection, id, queue, metrics))
             .collect();
         self.routing.store(Arc::new(RoutingTable::new(&entries)));
-        world.ledger.borrow_mut().rerouted(|direct| routes(world, direct));
+        world.ledger.borrow_mut().rerouted(world.life.get(), |direct| routes(world, direct));
     }
 
     /// Takes the configuration as it is now, as a reload does.

@@ -128,10 +128,18 @@ impl Ledger {
     }
 
     /// Another configuration is in force from now on: an event under way may go by it or by the one before.
-    pub(in crate::sim) fn rerouted(&mut self, routes: impl Fn(Option<usize>) -> BTreeSet<usize>) {
+    /// So may one of this process whose producer did not wait.
+    pub(in crate::sim) fn rerouted(
+        &mut self,
+        life: u32,
+        routes: impl Fn(Option<usize>) -> BTreeSet<usize>,
+    ) {
         for post in self.posts.values_mut() {
             let now = routes(post.direct);
-            for one in post.tries.iter_mut().filter(|one| one.answer == Answer::Pending) {
+            for one in post.tries.iter_mut().filter(|one| one.life == life) {
+                if !matches!(one.answer, Answer::Pending | Answer::Unknown) {
+                    continue;
+                }
                 one.may.extend(&now);
                 one.must.retain(|connection| now.contains(connection));
             }

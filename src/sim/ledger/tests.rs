@@ -79,7 +79,7 @@ fn duplicates_are_noticed_unless_the_marks_may_be_lost() {
     let again = |how: Ending, ended: u64| {
         after(move |ledger, key| {
             deliver(ledger, key);
-            ledger.life_ended(1, NOON + ended, how, false);
+            ledger.life_ended(1, NOON + ended, how, (false, false));
             ledger.received(attempt(key, 1, 2), Act::NoContent, &body(1, 64), NOON + 5000);
         })
     };
