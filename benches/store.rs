@@ -25,7 +25,7 @@ use posthaste::store::feed::{Delivery, Feed, FeedItem, Settlement};
 use posthaste::store::intake::{AckLane, AppendError, Fate, Intake, Route};
 use posthaste::store::keys::KeyLimits;
 use posthaste::store::queue::QueueCounters;
-use posthaste::store::{ConnectionId, Opened, Options, Store};
+use posthaste::store::{ConnectionId, Keep, Limit, Opened, Options, ShelfLimits, Store};
 use rustix::time::ClockId;
 use tokio::task::LocalSet;
 
@@ -213,6 +213,7 @@ impl Bench {
     async fn open(directory: &Path, case: Case) -> anyhow::Result<Bench> {
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let keys = KeyLimits { window: Duration::from_secs(3600), max_keys: 1000 };
+        let nothing = Limit { age: Duration::ZERO, bytes: 1 << 20 };
         let options = Options {
             segment_bytes: 64 << 20,
             max_bytes: 16 << 30,
@@ -220,6 +221,8 @@ impl Bench {
             lanes: 1,
             feeds: 1,
             keys,
+            shelf: ShelfLimits::default(),
+            keep: Keep { delivered: nothing, dead: nothing, attempts: nothing },
             seed: 7,
         };
         let Opened { store, mut intakes, mut feeds, .. } =

@@ -5,6 +5,8 @@
 
 mod lookup;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 
 use std::io;
@@ -70,7 +72,12 @@ impl Client {
             Ok(found) => found.map_err(|error| DialError::new(Cause::DnsFailed, &error))?,
             Err(_) => return Err(DialError::late(Cause::DnsFailed, "lookup", timeout)),
         };
-        let (tcp, remote) = connect(&addresses, deadline).await?;
+        #[cfg(test)]
+        if let Some(network) = testing::network() {
+            let dialled = connect(&addresses, deadline, |address| network(address)).await;
+            return dialled.map(|(pipe, remote)| Stream::memory(pipe, remote));
+        }
+        let (tcp, remote) = connect(&addresses, deadline, open).await?;
         let Some(tls) = &self.tls else {
             return Ok(Stream::plain(tcp, remote));
         };
@@ -102,20 +109,17 @@ impl DialError {
 
 /// Tries the addresses in turn. Each gets an equal share of what is left, so that one that swallows packets does not
 /// hide the next.
-async fn connect(
+async fn connect<S, F: Future<Output = io::Result<S>>>(
     addresses: &[SocketAddr],
     deadline: Instant,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+    open: impl Fn(SocketAddr) -> F,
+) -> Result<(S, SocketAddr), DialError> {
     let mut last = DialError::new(Cause::DnsFailed, &"the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(addresses.len() - tried).unwrap_or(1);
-        match tokio::time::timeout(left / share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => {
-                // Requests are written whole, so waiting for more to send only costs time. A failure costs the same.
-                let _ = tcp.set_nodelay(true);
-                return Ok((tcp, *address));
-            }
+        match tokio::time::timeout(left / share, open(*address)).await {
+            Ok(Ok(socket)) => return Ok((socket, *address)),
             Ok(Err(error)) => last = DialError::new(cause_of_io(&error), &error).at(*address),
             Err(_) => {
                 let late = DialError::late(Cause::ConnectTimeout, "connecting", left / share);
@@ -124,6 +128,13 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    // Requests are written whole, so waiting for more to send only costs time. A failure costs the same.
+    let _ = tcp.set_nodelay(true);
+    Ok(tcp)
 }
 
 /// Where a failed system call on a socket belongs.

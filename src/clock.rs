@@ -7,7 +7,8 @@
 //!   (spec 11, "Age over restarts"). Due times, acceptance and expiry are ages.
 //! * **Wall** time ([`Clock::wall_ms`]) is for people and for signature headers, never for a decision.
 //!
-//! Production uses [`Clock::system`]; tests use [`Clock::manual`] and move it by hand.
+//! Production uses [`Clock::system`]; tests use [`Clock::manual`] and move it by hand; the simulation uses
+//! `Clock::paused`, which follows the runtime's own paused time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,8 @@ pub struct Clock {
 enum Source {
     System,
     Manual(Arc<ManualTime>),
+    #[cfg(test)]
+    Paused(Arc<paused::Time>),
 }
 
 #[derive(Debug)]
@@ -118,6 +121,8 @@ impl Clock {
                 id.map_or(0, |id| id.as_u64_pair().0)
             }
             Source::Manual(time) => time.boot_id.load(Ordering::Relaxed),
+            #[cfg(test)]
+            Source::Paused(time) => time.boots(),
         }
     }
 
@@ -130,6 +135,8 @@ impl Clock {
                 let awake = time.boot_ms.load(Ordering::Relaxed).saturating_sub(suspended);
                 Duration::from_millis(awake)
             }
+            #[cfg(test)]
+            Source::Paused(time) => time.boot(),
         }
     }
 
@@ -138,6 +145,8 @@ impl Clock {
         match &self.source {
             Source::System => timespec(clock_gettime(ClockId::Boottime)),
             Source::Manual(time) => Duration::from_millis(time.boot_ms.load(Ordering::Relaxed)),
+            #[cfg(test)]
+            Source::Paused(time) => time.boot(),
         }
     }
 
@@ -146,6 +155,8 @@ impl Clock {
         match &self.source {
             Source::System => millis(timespec(clock_gettime(ClockId::Realtime))),
             Source::Manual(time) => time.wall_ms.load(Ordering::Relaxed),
+            #[cfg(test)]
+            Source::Paused(time) => time.wall_ms(),
         }
     }
 
@@ -159,6 +170,9 @@ impl Clock {
         self.age_base_ms.store(age.0.wrapping_sub(millis(self.boot())), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod paused;
 
 fn timespec(time: rustix::time::Timespec) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

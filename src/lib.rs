@@ -41,6 +41,8 @@ pub mod metrics;
 pub mod problem;
 pub mod process;
 pub mod secret;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod systemd;
 pub mod units;

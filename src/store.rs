@@ -71,7 +71,7 @@ macro_rules! defect {
 mod bits;
 mod command;
 #[cfg(test)]
-mod defects;
+pub(crate) mod defects;
 pub mod disk;
 pub mod doorbell;
 pub mod feed;
@@ -93,6 +93,8 @@ mod schedule;
 mod segment_index;
 mod shelf;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 mod writer;
 
 /// Appends that fill a batch: the writer commits at once when so many wait.
@@ -267,8 +269,9 @@ pub struct Store {
     doorbell: Arc<Doorbell>,
     shared: Arc<Shared>,
     history: History,
+    /// The threads; none where the simulation turns them.
     writer: Option<JoinHandle<()>>,
-    reader: JoinHandle<()>,
+    reader: Option<JoinHandle<()>>,
     /// Its end is no failure of the store: deliveries do without it.
     recorder: Option<JoinHandle<()>>,
     /// Held while the store is open.
@@ -356,7 +359,7 @@ impl Store {
             shared,
             history,
             writer: Some(writer),
-            reader,
+            reader: Some(reader),
             recorder: Some(recorder),
             _lock: None,
         };
@@ -515,7 +518,7 @@ impl Store {
 
     /// Whether a thread has ended although nobody asked it to: a panic.
     pub fn has_failed(&self) -> bool {
-        self.reader.is_finished() || self.writer.as_ref().is_some_and(JoinHandle::is_finished)
+        [&self.reader, &self.writer].into_iter().flatten().any(JoinHandle::is_finished)
     }
 
     /// Turns of the writer so far: it is alive if this grows after [`Store::nudge`].

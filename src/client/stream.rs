@@ -40,6 +40,8 @@ impl Heard {
 enum Kind {
     Plain(TcpStream),
     Tls(Box<Secured>),
+    #[cfg(test)]
+    Memory(super::testing::Pipe),
 }
 
 impl Stream {
@@ -54,6 +56,11 @@ impl Stream {
     /// The address that was dialled.
     pub fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(pipe: super::testing::Pipe, remote: SocketAddr) -> Stream {
+        Stream { kind: Kind::Memory(pipe), heard: Heard::default(), remote }
     }
 
     /// The note of what the peer has said.
@@ -73,6 +80,8 @@ impl AsyncRead for Stream {
         let read = match &mut stream.kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            #[cfg(test)]
+            Kind::Memory(pipe) => Pin::new(pipe).poll_read(cx, buf),
         };
         if buf.filled().len() > before {
             stream.heard.0.set(true);
@@ -90,6 +99,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Kind::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            #[cfg(test)]
+            Kind::Memory(pipe) => Pin::new(pipe).poll_write(cx, buf),
         }
     }
 
@@ -101,6 +112,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Kind::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            #[cfg(test)]
+            Kind::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -108,6 +121,8 @@ impl AsyncWrite for Stream {
         match &self.kind {
             Kind::Plain(tcp) => tcp.is_write_vectored(),
             Kind::Tls(tls) => tls.is_write_vectored(),
+            #[cfg(test)]
+            Kind::Memory(pipe) => pipe.is_write_vectored(),
         }
     }
 
@@ -115,6 +130,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Kind::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            #[cfg(test)]
+            Kind::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
         }
     }
 
@@ -122,6 +139,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            #[cfg(test)]
+            Kind::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }
 }

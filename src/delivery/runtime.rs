@@ -1,7 +1,7 @@
 //! One egress thread: it takes commands and what the store hands out, and gives both to the connections it holds.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,7 +114,8 @@ pub(super) fn spawn(number: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
 /// One runtime's connections.
 struct Runtime {
     shared: Rc<Shared>,
-    outboxes: HashMap<ConnectionId, Rc<Outbox>>,
+    /// In order, so that what a stop gives back comes in the same order each time.
+    outboxes: BTreeMap<ConnectionId, Rc<Outbox>>,
 }
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
@@ -122,7 +123,7 @@ pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
     let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox } = parts;
     let mut runtime = Runtime {
         shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
-        outboxes: HashMap::new(),
+        outboxes: BTreeMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);
     let mut heartbeat = heartbeat();
@@ -211,7 +212,7 @@ impl Runtime {
 
     /// Ends all connections, and gives their attempts `within` to end by themselves.
     async fn drain(&mut self, within: Duration) {
-        for (_, outbox) in self.outboxes.drain() {
+        for outbox in std::mem::take(&mut self.outboxes).into_values() {
             outbox.close();
         }
         self.shared.tasks.close();

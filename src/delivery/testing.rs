@@ -1,15 +1,20 @@
 //! What tests of delivery are made of: a connection, an event, a delivery.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::clock::Age;
+use tokio::sync::mpsc;
+
+use super::{COMMANDS, Dispatcher, DispatcherOptions, runtime};
+use crate::clock::{Age, Clock};
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
 use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
-use crate::event::{ContentBuilder, Event, EventId};
-use crate::store::feed::{Delivery, Lane};
+use crate::event::{ContentBuilder, Disposition, Event, EventId, Outcome};
+use crate::metrics::Metrics;
+use crate::store::defects::{self, Defect};
+use crate::store::feed::{Delivery, Feed, Lane};
 use crate::store::{ConnectionId, DeliveryId};
 
 /// A connection with the defaults of spec 3, but short timeouts and no jitter.
@@ -78,4 +83,46 @@ pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event
         size: u32::try_from(event.content.as_bytes().len()).unwrap(),
         hot: Arc::downgrade(event),
     }
+}
+
+/// A dispatcher with one runtime that is a task instead of a thread: the caller polls it to its end.
+pub(crate) fn local(
+    options: DispatcherOptions,
+    feed: Feed,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> (Dispatcher, impl Future<Output = ()> + use<>) {
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let ticks = Arc::default();
+    let parts = runtime::Parts {
+        feed,
+        clock: clock.clone(),
+        payload_bytes: options.payload_bytes,
+        seed: options.seed,
+        ticks: Arc::clone(&ticks),
+        inbox,
+    };
+    let runtime = super::Runtime { commands, ticks, thread: Mutex::new(None) };
+    let dispatcher = Dispatcher {
+        runtimes: vec![runtime],
+        attached: Mutex::default(),
+        metrics: metrics.clone(),
+    };
+    let run = async move {
+        let local = tokio::task::LocalSet::new();
+        let done = local.run_until(runtime::run(parts)).await;
+        // As the thread does: attempts that outlived the time to drain end here.
+        drop(local);
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    };
+    (dispatcher, run)
+}
+
+/// What is decided about an attempt, or what a deliberate defect makes of it.
+pub(super) fn with_defect(disposition: Disposition, outcome: &Outcome) -> Disposition {
+    let failed = matches!(outcome, Outcome::Response { status: 500, .. });
+    let wrong = failed && defects::on(Defect::FailureIsDelivered);
+    if wrong { Disposition::Delivered } else { disposition }
 }

@@ -59,6 +59,9 @@ pub(super) struct Shared {
 pub(super) enum Listener {
     Tcp(TcpListener, Door),
     Unix(UnixListener, Arc<[u32]>),
+    /// Streams that a test hands in.
+    #[cfg(test)]
+    Memory(super::testing::Arrivals),
 }
 
 /// When and how fast to stop.
@@ -157,6 +160,10 @@ impl Listener {
                     (Stream::Unix(TokioIo::new(stream)), Door::Unix { allowed })
                 })
             }
+            #[cfg(test)]
+            Listener::Memory(arrivals) => arrivals
+                .poll_next(cx)
+                .map(|pipe| Ok((Stream::Memory(TokioIo::new(pipe)), Door::Loopback))),
         }
     }
 }

@@ -81,6 +81,8 @@ impl Progress {
 pub(super) enum Stream {
     Tcp(TokioIo<TcpStream>),
     Unix(TokioIo<UnixStream>),
+    #[cfg(test)]
+    Memory(TokioIo<super::testing::Pipe>),
 }
 
 /// See the module.
@@ -136,6 +138,8 @@ impl Socket {
         match self.stream {
             Stream::Tcp(stream) => close(stream.into_inner(), last, linger, limit).await,
             Stream::Unix(stream) => close(stream.into_inner(), last, linger, limit).await,
+            #[cfg(test)]
+            Stream::Memory(stream) => close(stream.into_inner(), last, linger, limit).await,
         }
     }
 
@@ -204,6 +208,8 @@ impl Read for Socket {
         let read = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(test)]
+            Stream::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         match read {
             Poll::Pending => self.read_blocked(cx),
@@ -229,6 +235,8 @@ impl Write for Socket {
         let written = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(test)]
+            Stream::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if written.is_ready() {
             self.writes = self.writes.wrapping_add(1);
@@ -244,6 +252,8 @@ impl Write for Socket {
         let flushed = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(test)]
+            Stream::Memory(stream) => Pin::new(stream).poll_flush(cx),
         };
         if flushed.is_ready() && self.progress.phase.get() == Phase::Answering {
             self.progress.enter(Phase::Idle);

@@ -46,6 +46,10 @@ pub enum Defect {
     RunNotSynced,
     /// A run that is used up is removed before a snapshot without it is durable.
     RunRemovedFirst,
+    /// Retries are handed out a minute before they are due.
+    RetryBeforeDue,
+    /// A 500 settles a delivery as delivered (in delivery).
+    FailureIsDelivered,
 }
 
 thread_local! {

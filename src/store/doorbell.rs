@@ -18,6 +18,9 @@ const GATHERING: u8 = 2;
 pub struct Doorbell {
     state: AtomicU8,
     unparker: Unparker,
+    /// Wakes a sleeper that is a task, in the simulation.
+    #[cfg(test)]
+    rung: tokio::sync::Notify,
 }
 
 /// What the sleeper wants to be woken for.
@@ -34,7 +37,13 @@ impl Doorbell {
     pub fn new() -> (std::sync::Arc<Doorbell>, Parker) {
         let parker = Parker::new();
         let unparker = parker.unparker().clone();
-        (std::sync::Arc::new(Doorbell { state: AtomicU8::new(AWAKE), unparker }), parker)
+        let bell = Doorbell {
+            state: AtomicU8::new(AWAKE),
+            unparker,
+            #[cfg(test)]
+            rung: tokio::sync::Notify::new(),
+        };
+        (std::sync::Arc::new(bell), parker)
     }
 
     /// Something has arrived.
@@ -45,6 +54,8 @@ impl Doorbell {
             && self.state.swap(AWAKE, Ordering::SeqCst) != AWAKE
         {
             self.unparker.unpark();
+            #[cfg(test)]
+            self.rung.notify_one();
         }
     }
 
@@ -74,6 +85,23 @@ impl Doorbell {
                 Some(timeout) => parker.park_timeout(timeout),
                 None => parker.park(),
             }
+        }
+        self.state.store(AWAKE, Ordering::SeqCst);
+    }
+
+    /// As [`Doorbell::sleep`], for a task.
+    #[cfg(test)]
+    pub async fn sleep_as_task(
+        &self,
+        what: SleepFor,
+        timeout: Option<Duration>,
+        nothing_waits: impl FnOnce() -> bool,
+    ) {
+        let state = if what == SleepFor::Anything { ASLEEP } else { GATHERING };
+        self.state.store(state, Ordering::SeqCst);
+        if nothing_waits() {
+            let timeout = timeout.unwrap_or(Duration::from_secs(365 * 24 * 3600));
+            let _ = tokio::time::timeout(timeout, self.rung.notified()).await;
         }
         self.state.store(AWAKE, Ordering::SeqCst);
     }

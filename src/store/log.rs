@@ -69,9 +69,11 @@ impl StateLog {
         // Left by a stop between this and the next step; no snapshot or mark refers to it yet.
         let _ = disk.remove(&name);
         let file = disk.create(&name)?;
-        file.allocate(capacity)?;
-        let file = StoreFile::start(file, new_header(FileKind::StateLog, number, nonce, wall_ms))?;
-        disk.sync_dir()?;
+        let header = new_header(FileKind::StateLog, number, nonce, wall_ms);
+        let started = file.allocate(capacity).and_then(|()| StoreFile::start(file, header));
+        let started = started.and_then(|file| disk.sync_dir().map(|()| file));
+        // Else each try would leave a file of this size, and the next start would set it aside as damaged, for ever.
+        let file = started.inspect_err(|_| drop(disk.remove(&name)))?;
         let appender = Appender { file, end: FILE_HEADER };
         Ok(StateLog {
             appender,

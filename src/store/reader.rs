@@ -87,22 +87,26 @@ pub(super) type ReadQueue = Sender<ReadRequest>;
 
 /// Serves requests until all askers are gone.
 pub(super) fn run(requests: &Receiver<ReadRequest>, files: &Files, shared: &Shared) {
-    let mut items = Vec::new();
     while let Ok(request) = requests.recv() {
-        match request {
-            ReadRequest::Load(port, deliveries) => {
-                for delivery in deliveries {
-                    let event = load(files, shared, &delivery);
-                    items.push(FeedItem::Loaded(delivery, event));
-                }
-                port.send(&mut items);
-            }
-            ReadRequest::Find { segment, entries, id, reply } => {
-                let _ = reply.send(files.find(segment, &entries, id));
-            }
-            ReadRequest::Show(id, size, reply) => {
-                let _ = reply.send(files.load(id, size));
-            }
+        serve(request, files, shared);
+    }
+}
+
+/// One request: a step that the simulation takes as well as the thread.
+pub(super) fn serve(request: ReadRequest, files: &Files, shared: &Shared) {
+    match request {
+        ReadRequest::Load(port, deliveries) => {
+            let loaded = deliveries.into_iter().map(|delivery| {
+                let event = load(files, shared, &delivery);
+                FeedItem::Loaded(delivery, event)
+            });
+            port.send(&mut loaded.collect());
+        }
+        ReadRequest::Find { segment, entries, id, reply } => {
+            let _ = reply.send(files.find(segment, &entries, id));
+        }
+        ReadRequest::Show(id, size, reply) => {
+            let _ = reply.send(files.load(id, size));
         }
     }
 }

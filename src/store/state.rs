@@ -14,7 +14,7 @@
 //! A snapshot has the bits of what is over, so that a delivery which is found on no shelf at a start, whatever the reason,
 //! is one that waits.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,8 +37,8 @@ pub struct State {
     pub segments: BTreeMap<u32, Segment>,
     /// By connection id; ids are dense.
     pub streams: Vec<Stream>,
-    /// Ids by name.
-    pub names: HashMap<String, ConnectionId>,
+    /// Ids by name; in order, so that the same state makes the same snapshot.
+    pub names: BTreeMap<String, ConnectionId>,
     /// What waits for a time or, its time come, for its connection.
     pub schedule: Shelf<Scheduled>,
     /// Dead letters.
@@ -128,7 +128,7 @@ pub struct Stream {
     /// Whether the writer looks at it before its turn ends.
     pub touched: bool,
     /// Later attempts handed out.
-    pub handed: HashMap<Place, Scheduled>,
+    pub handed: BTreeMap<Place, Scheduled>,
     /// Later attempts handed out whose delivery was cancelled meanwhile.
     pub cancelled: HashSet<Place>,
     /// First attempts that the egress gave back.
@@ -354,7 +354,7 @@ impl Stream {
             waiting: 0,
             out: [0; 3],
             touched: false,
-            handed: HashMap::new(),
+            handed: BTreeMap::new(),
             cancelled: HashSet::new(),
             returned: VecDeque::new(),
         }

@@ -22,7 +22,7 @@ mod kept;
 mod keys;
 mod known;
 mod model;
-pub(super) mod model_disk;
+pub(crate) mod model_disk;
 mod sweep;
 mod world;
 

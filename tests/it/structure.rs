@@ -28,6 +28,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("delivery", &["client", "connection", "store"]),
     ("fuzzing", &["config", "connection", "ingress", "store"]),
     ("ingress", &["connection", "problem", "store"]),
+    // Tests only: the whole relay in one thread.
+    ("sim", &["client", "connection", "delivery", "ingress", "store"]),
     ("store", &[]),
 ];
 const LEAVES: &[&str] = &["clock", "event", "listener", "metrics", "process", "secret", "units"];

@@ -12,6 +12,8 @@ use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
 use crate::delivery::status::LastFailure;
+#[cfg(test)]
+use crate::delivery::testing;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition, Outcome};
 use crate::store::feed::{Delivery, Settlement};
@@ -52,6 +54,8 @@ impl Outbox {
         };
         let rng = &mut *self.shared.rng.borrow_mut();
         let disposition = connection.retry.decide(facts, &ended.outcome, rng);
+        #[cfg(test)]
+        let disposition = testing::with_defect(disposition, &ended.outcome);
         let failed = match disposition {
             Disposition::Delivered => None,
             _ => Some(ended.code),

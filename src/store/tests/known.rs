@@ -140,3 +140,26 @@ fn an_index_that_cannot_be_read_holds_nothing_back_that_can() {
     assert!(handing > 1, "{handing}");
     world.finish().unwrap();
 }
+
+/// Found by the simulation (seed 17): each start that could not write left the log that it had begun, as long as a whole one,
+/// and the next start set it aside as damaged, for ever.
+#[test]
+fn a_start_that_fails_leaves_no_log_behind() {
+    let mut world = World::new(1);
+    assert!(world.start().unwrap());
+    world.stop().unwrap();
+    let before = world.disk.files().len();
+    for _ in 0..5 {
+        let failure = Failure::Io;
+        world.disk.set_fault(Some(Fault {
+            kind: Some(Kind::Write),
+            after: 0,
+            failure,
+            for_good: true,
+        }));
+        assert!(!world.start().unwrap());
+    }
+    world.disk.set_fault(None);
+    assert_eq!(world.disk.files().len(), before, "{:?}", world.disk.files().keys());
+    world.finish().unwrap();
+}

@@ -9,6 +9,7 @@
 //! it. Space is counted against a capacity.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -94,6 +95,10 @@ struct Inner {
     calls: u64,
     failures: u64,
     power_off: bool,
+    /// Writes of which a crash kept a part.
+    torn: u64,
+    /// Over every call and every byte written, in order.
+    digest: DefaultHasher,
     rng: fastrand::Rng,
 }
 
@@ -161,6 +166,8 @@ impl ModelDisk {
             calls: 0,
             failures: 0,
             power_off: false,
+            torn: 0,
+            digest: DefaultHasher::new(),
             rng: fastrand::Rng::with_seed(seed),
         })))
     }
@@ -177,6 +184,16 @@ impl ModelDisk {
     /// Calls that failed because a test wanted it.
     pub fn failures(&self) -> u64 {
         self.inner().failures
+    }
+
+    /// Writes of which a crash or the kernel's write-back kept a part.
+    pub fn torn(&self) -> u64 {
+        self.inner().torn
+    }
+
+    /// A number over every call so far, in order, and every byte written.
+    pub fn digest(&self) -> u64 {
+        self.inner().digest.finish()
     }
 
     /// Whether the power went off, and no crash has followed yet.
@@ -286,6 +303,7 @@ impl Inner {
             return Err(Failure::PowerOff);
         }
         self.calls += 1;
+        self.digest.write_u8(kind as u8);
         let Some(fault) = &mut self.fault else {
             return Ok(());
         };
@@ -355,6 +373,7 @@ impl Inner {
         }
         file.cache[offset..end].copy_from_slice(bytes);
         file.dirty.push(offset..end);
+        (offset, bytes).hash(&mut self.digest);
     }
 
     /// Any part of what is not synced reaches the platter; what does not stays unsynced.
@@ -369,7 +388,7 @@ impl Inner {
         }
         let luck = Luck::draw(rng);
         for file in &mut self.inodes {
-            file.write_back(luck, rng);
+            self.torn += file.write_back(luck, rng);
         }
     }
 
@@ -417,13 +436,19 @@ impl Inode {
         }
     }
 
-    fn write_back(&mut self, luck: Luck, rng: &mut fastrand::Rng) {
+    /// Returns how many writes were torn.
+    fn write_back(&mut self, luck: Luck, rng: &mut fastrand::Rng) -> u64 {
+        let mut torn = 0;
         for range in self.dirty.clone() {
             match (luck, rng.u8(..4)) {
                 (Luck::None, _) | (Luck::Some, 0) => {}
                 (Luck::All, _) | (Luck::Some, 1) => self.keep(range),
-                (Luck::Some, 2) => self.keep(range.start..range.start + rng.usize(..=range.len())),
+                (Luck::Some, 2) => {
+                    torn += 1;
+                    self.keep(range.start..range.start + rng.usize(..=range.len()));
+                }
                 (Luck::Some, _) => {
+                    torn += 1;
                     let mut at = range.start;
                     while at < range.end {
                         let next = ((at / SECTOR + 1) * SECTOR).min(range.end);
@@ -438,5 +463,6 @@ impl Inode {
         if self.resized && luck.keeps(rng) {
             self.platter.resize(self.cache.len(), 0);
         }
+        torn
     }
 }

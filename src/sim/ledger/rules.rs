@@ -1,0 +1,131 @@
+//! What must hold of every attempt, at the moment when a target sees it.
+
+use super::*;
+
+impl Ledger {
+    /// Nothing spurious, nothing altered: it was posted, to this connection, with these bytes, and was not refused.
+    pub(super) fn check_content(&mut self, attempt: &Attempt, content: &[u8]) {
+        let Key { event, connection } = attempt.key;
+        let number = content.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+        let Some(post) = self.posts.get(&number).cloned() else {
+            return self.fail(format!("{event} was never posted"));
+        };
+        self.ensure(content == body(number, post.size), || {
+            format!("event {number} was altered: {} bytes of {}", content.len(), post.size)
+        });
+        let routed = post.tries.iter().any(|one| one.may.contains(&connection));
+        self.ensure(routed, || format!("event {number} was not for c{connection}"));
+        self.ensure(post.may_be_stored(attempt.life), || {
+            format!("event {number} was refused by the process that delivers it: {post:?}")
+        });
+        self.note_id(number, event);
+    }
+
+    /// No attempt before its due time: since the last one that is known, at least the waits between have passed. The store's
+    /// time may leap in a reboot, as the wall clock does.
+    pub(super) fn check_due(&mut self, attempt: &Attempt, at: u64) {
+        let earlier = self.receipts.get(&attempt.key).into_iter().flatten().rev();
+        let mut earlier = earlier.filter(|receipt| {
+            receipt.attempt.number < attempt.number && receipt.attempt.replay == attempt.replay
+        });
+        let Some(last) = earlier.next().copied() else {
+            return;
+        };
+        if self.reboots.iter().any(|reboot| (last.at..=at).contains(reboot)) {
+            return;
+        }
+        let connection = &self.connections[attempt.key.connection];
+        let waits =
+            (last.attempt.number..attempt.number).map(|n| millis(least_wait(connection, n)));
+        let mut least: u64 = waits.sum();
+        if let Act::Throttle(_, seconds) = last.act {
+            least = least.max((seconds * 1000).min(millis(RETRY_AFTER_MAX)));
+        }
+        self.ensure(at >= last.at + least, || {
+            format!(
+                "{:?} attempt {} came {} ms after attempt {}, and not {least}",
+                attempt.key,
+                attempt.number,
+                at - last.at,
+                last.attempt.number
+            )
+        });
+    }
+
+    /// What a target took is delivered again only if the process ended before the mark was durable, or by a replay.
+    pub(super) fn check_duplicate(&mut self, attempt: &Attempt, at: u64) {
+        let receipts = self.receipts.get(&attempt.key).into_iter().flatten();
+        let mut taken = receipts.filter_map(|receipt| Some((*receipt, receipt.clear_at?)));
+        let Some((last, clear_at)) = taken.next_back() else {
+            return;
+        };
+        let excused = self
+            .ends
+            .range(last.attempt.life..attempt.life)
+            .any(|(_, end)| end.trouble || end.at.saturating_sub(clear_at) <= end.how.loses_ms());
+        if !excused {
+            let (from, to) = (last.attempt.life, attempt.life);
+            self.fail(format!(
+                "{:?} was taken at {clear_at} in life {from} and came again at {at} in life {to}: {:?}",
+                attempt.key, self.ends
+            ));
+        }
+    }
+
+    /// What was cancelled durably does not come back. Dead letters are not cancelled, and come by a replay.
+    pub(super) fn check_cancelled(&mut self, attempt: &Attempt, at: u64) {
+        let Key { event, connection } = attempt.key;
+        let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
+        let accepted_at = post.and_then(|post| Some(post.accepted()?.1));
+        let Some(accepted_at) = accepted_at.filter(|_| !attempt.replay) else {
+            return;
+        };
+        let cancelled = self.discards.iter().find(|discard| {
+            discard.durable
+                && discard.connection == connection
+                && accepted_at < discard.at
+                && discard.life < attempt.life
+        });
+        let broken = cancelled.map(|discard| {
+            format!("{:?} was cancelled at {} and came at {at}", attempt.key, discard.at)
+        });
+        broken.into_iter().for_each(|what| self.fail(what));
+    }
+
+    /// First attempts are made in order of acceptance, where one is made at a time and nothing has to be read from the disk
+    /// first: no order is promised, but this is what the store hands out.
+    ///
+    /// Once there is `ordering`, its keys get a frontier each, over all attempts: this is the place.
+    pub(super) fn check_order(&mut self, attempt: &Attempt) {
+        let Key { event, connection } = attempt.key;
+        let one_by_one = self.connections[connection].max_in_flight == 1;
+        let seen = self.receipts.get(&attempt.key).is_some_and(|receipts| {
+            receipts.iter().any(|receipt| receipt.attempt.life == attempt.life)
+        });
+        if !self.all_hot || !one_by_one || seen || attempt.replay || attempt.number > 1 {
+            return;
+        }
+        let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
+        let Some((posted, told)) = post.and_then(|post| {
+            post.tries.iter().find_map(|one| match one.answer {
+                Answer::Accepted { at, .. } => Some((one.at, (at, one.life))),
+                _ => None,
+            })
+        }) else {
+            return;
+        };
+        let (accepted_at, life) = told;
+        if life != attempt.life {
+            return;
+        }
+        let place = (connection, attempt.life);
+        let frontier = self.frontier.entry(place).or_default();
+        let (before, key) = (*frontier, attempt.key);
+        *frontier = before.max(posted);
+        self.ensure(accepted_at >= before, || {
+            format!(
+                "{key:?}, accepted at {accepted_at}, comes after one that was posted at {before}"
+            )
+        });
+    }
+}
