@@ -46,6 +46,8 @@ pub enum Defect {
     RunNotSynced,
     /// A run that is used up is removed before a snapshot without it is durable.
     RunRemovedFirst,
+    /// What a start finds at the end of a segment is believed to be on the disk.
+    TailNotSynced,
     /// Retries are handed out a minute before they are due.
     RetryBeforeDue,
     /// A 500 settles a delivery as delivered (in delivery).

@@ -91,6 +91,8 @@ pub struct ScanReport {
     pub gaps: usize,
     /// How many of them the disk does not give.
     pub unreadable: usize,
+    /// Records of which no later one says that they had been synced: start and bytes, those that follow each other as one.
+    pub unproven: Vec<(u64, u64)>,
 }
 
 /// Gives every record of the file that validates to `visit`, with its offset, in order. Never fails on content: what does
@@ -102,7 +104,7 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
     let length = file.file.length()?;
     let mut window =
         Window { file, length, start: FILE_HEADER, bytes: Vec::new(), unreadable: Vec::new() };
-    let mut report = ScanReport { end: FILE_HEADER, damaged: Vec::new(), gaps: 0, unreadable: 0 };
+    let mut report = ScanReport { end: FILE_HEADER, ..ScanReport::default() };
     let mut gaps: Vec<(u64, u64)> = Vec::new();
     let mut at = FILE_HEADER;
     let mut last_commit = 0;
@@ -122,6 +124,13 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
                     !was_synced
                 });
                 visit(at, &record);
+                report.unproven.retain(|(start, _)| *start >= record.stamp.durable_upto);
+                match report.unproven.last_mut() {
+                    Some((start, bytes)) if *start + *bytes == at && *bytes < CHUNK as u64 => {
+                        *bytes += record.length as u64;
+                    }
+                    _ => report.unproven.push((at, record.length as u64)),
+                }
                 report.end = at + record.length as u64;
                 record.length as u64
             }
@@ -136,6 +145,21 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
     report.unreadable = unreadable.len();
     report.damaged.extend(unreadable);
     Ok(report)
+}
+
+/// Writes places of a file again, as they are, and syncs them. What is read after a start may have been written by a
+/// process that was killed before it could sync, or whose sync failed: then it is in memory alone, and a sync without a
+/// write would do nothing.
+///
+/// # Errors
+/// As the disk says.
+pub fn make_durable(file: &StoreFile, places: &[(u64, u64)]) -> io::Result<()> {
+    for (start, bytes) in places {
+        let mut piece = vec![0; usize::try_from(*bytes).unwrap_or(0)];
+        file.file.read_exact_at(&mut piece, *start)?;
+        file.file.write_all_at(&piece, *start)?;
+    }
+    if places.is_empty() { Ok(()) } else { file.file.sync_data() }
 }
 
 /// A piece of the file in memory.

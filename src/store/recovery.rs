@@ -14,8 +14,8 @@ use super::bits::Bits;
 use super::disk::Disk;
 use super::feed::Lane;
 use super::file::{
-    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, new_header,
-    run_name, scan, segment_name, snapshot_name,
+    FileError, Named, StoreFile, classify, index_name, key_log_name, log_name, make_durable,
+    new_header, run_name, scan, segment_name, snapshot_name,
 };
 use super::key_log::KeyFile;
 use super::keys::{KeyRecord, Newest};
@@ -697,9 +697,14 @@ fn rebuild(
     name: &str,
     recovered: &mut Recovered,
 ) -> Result<(SegmentIndex, Entries), OpenError> {
-    let (index, damaged) =
+    let (index, report) =
         SegmentIndex::rebuild(file).map_err(|error| OpenError::Io("scan a segment", error))?;
-    note_damage(disk, file, name, &damaged, recovered);
+    note_damage(disk, file, name, &report.damaged, recovered);
+    // Its keys are answered for, its deliveries are handed out: first they must be certain to stay.
+    if !defect!(TailNotSynced) {
+        make_durable(file, &report.unproven)
+            .map_err(|error| OpenError::Io("sync the end of a segment", error))?;
+    }
     let written = index.write(disk, file);
     let read = written.ok().and_then(|_| SegmentIndex::read(disk, file));
     let entries = match read {

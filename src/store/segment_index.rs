@@ -21,7 +21,7 @@ use std::io;
 
 use super::ConnectionId;
 use super::disk::Disk;
-use super::file::{StoreFile, index_name, new_header, scan};
+use super::file::{ScanReport, StoreFile, index_name, new_header, scan};
 use super::key_log::{decode_keys, encode_keys};
 use super::keys::KeyRecord;
 use super::record::{
@@ -321,7 +321,7 @@ impl SegmentIndex {
     ///
     /// # Errors
     /// As the disk says.
-    pub fn rebuild(segment: &StoreFile) -> io::Result<(SegmentIndex, Vec<(u64, u64)>)> {
+    pub fn rebuild(segment: &StoreFile) -> io::Result<(SegmentIndex, ScanReport)> {
         let mut index = SegmentIndex::default();
         let slots = slots_at_most(segment.file.length()?);
         let report = scan(segment, |offset, record| match record.kind {
@@ -340,7 +340,7 @@ impl SegmentIndex {
             _ => {}
         })?;
         index.end = report.end;
-        Ok((index, report.damaged))
+        Ok((index, report))
     }
 }
 
