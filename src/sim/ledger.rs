@@ -61,7 +61,8 @@ impl Ending {
     /// in the simulation. After a stop: an answer that arrives as the drain ends.
     fn loses_ms(self) -> u64 {
         match self {
-            Ending::Stop => 10,
+            // Attempts that outlive the drain are cut; then the store is closed, on a disk that may be slow.
+            Ending::Stop => 100,
             Ending::Kill => 20 + 100,
             Ending::Crash => 1000 + 200,
         }

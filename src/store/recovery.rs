@@ -61,6 +61,8 @@ struct Marked {
     names: BTreeMap<ConnectionId, String>,
     /// What is over.
     over: HashMap<(u32, ConnectionId), Bits>,
+    /// What is over in segments that are gone: from the first to before the last slot. A run may still speak of it.
+    over_and_gone: HashMap<(u32, ConnectionId), Vec<(u32, u32)>>,
     /// What waits for a time or is dead, by marks.
     latest: HashMap<Place, Latest>,
     /// The runs that the snapshot speaks of.
@@ -109,8 +111,11 @@ pub(super) fn recover(
     };
     let mut marked = read_marks(disk, &listed, &mut recovered)?;
     recovered.stamp = marked.stamp;
-    recovered.corrupt +=
-        strays::put_right(disk, &mut listed.segments, |number| marked.knows(number))?;
+    let strays = strays::put_right(disk, &mut listed.segments, |number| marked.knows(number))?;
+    if strays > 0 {
+        recovered.corrupt += strays;
+        marked.make_room(&Listed::new(disk)?.room);
+    }
     recovered.log_number = listed.logs.iter().chain(&listed.snapshots).copied().max().unwrap_or(0);
     let (cold, hot): (Vec<u32>, Vec<u32>) =
         listed.segments.iter().partition(|number| **number < FIRST_HOT);
@@ -168,10 +173,7 @@ impl Listed {
                     *room = slots_at_most(bytes).max(*room);
                 }
                 Named::Index(number) => {
-                    indexes.push(number);
-                    // A segment that was cut may have fewer bytes than its index speaks of.
-                    let room = listed.room.entry(number).or_default();
-                    *room = slots_of_index(bytes).max(*room);
+                    indexes.push((number, bytes));
                 }
                 Named::Log(number) => listed.logs.push(number),
                 Named::Snapshot(number) => listed.snapshots.push(number),
@@ -197,9 +199,12 @@ impl Listed {
         ] {
             list.sort_unstable();
         }
-        for number in indexes.iter().filter(|number| listed.segments.binary_search(number).is_err())
-        {
-            let _ = disk.remove(&index_name(*number));
+        for (number, bytes) in indexes {
+            match listed.room.get_mut(&number) {
+                // A segment that was cut may have fewer bytes than its index speaks of.
+                Some(room) => *room = slots_of_index(bytes).max(*room),
+                None => drop(disk.remove(&index_name(number))),
+            }
         }
         Ok(listed)
     }
@@ -396,7 +401,26 @@ fn note_damage(
 impl Marked {
     /// Whether a mark or the snapshot speaks of a segment.
     fn knows(&self, segment: u32) -> bool {
-        self.sealed.contains_key(&segment) || self.over.keys().any(|(number, _)| *number == segment)
+        let bits = self.over.keys().chain(self.over_and_gone.keys());
+        self.sealed.contains_key(&segment) || bits.into_iter().any(|(number, _)| *number == segment)
+    }
+
+    /// Segments are there that were not known by their names.
+    fn make_room(&mut self, room: &BTreeMap<u32, u32>) {
+        for (segment, room) in room {
+            let known = self.room.entry(*segment).or_default();
+            *known = (*known).max(*room);
+        }
+        for (key, ended) in std::mem::take(&mut self.over_and_gone) {
+            let Some(room) = self.room.get(&key.0) else {
+                self.over_and_gone.insert(key, ended);
+                continue;
+            };
+            let over = self.over.entry(key).or_default();
+            for (first, end) in ended {
+                over.insert_range(first, end.min(*room));
+            }
+        }
     }
 
     fn apply_record(&mut self, record: &Record<'_>) {
@@ -421,7 +445,6 @@ impl Marked {
         let (Some(slots), Some(_)) = (reader.u32(), reader.u32()) else {
             return;
         };
-        let slots = slots.min(self.room(segment));
         self.covered.insert((segment, ConnectionId(connection)), slots);
         let words = std::iter::from_fn(|| reader.u64()).collect();
         self.over.insert((segment, ConnectionId(connection)), Bits::from_words(words));
@@ -450,22 +473,38 @@ impl Marked {
 
     /// The last mark of a delivery is all that counts: forget the earlier ones.
     fn end(&mut self, place: Place) {
-        self.latest.remove(&place);
-        self.moved.remove(&place);
-        // A slot that its segment cannot have takes no memory. A segment that is gone has none.
-        if place.slot < self.room(place.segment) {
-            self.over.entry((place.segment, place.connection)).or_default().insert(place.slot);
-        }
+        self.end_run(Run { first: place, count: 1 });
     }
 
     fn end_run(&mut self, run: Run) {
         let Place { segment, connection, slot } = run.first;
-        let end = run.first.slot.saturating_add(run.count).min(self.room(segment));
+        let end = slot.saturating_add(run.count);
+        match self.room.get(&segment) {
+            // A slot that its segment cannot have takes no memory.
+            Some(room) => {
+                let over = self.over.entry((segment, connection)).or_default();
+                over.insert_range(slot, end.min(*room));
+            }
+            None => self.over_and_gone.entry((segment, connection)).or_default().push((slot, end)),
+        }
         if self.latest.is_empty() && self.moved.is_empty() {
-            // By whole words: most deliveries end without any other mark.
-            self.over.entry((segment, connection)).or_default().insert_range(slot, end);
+            return;
+        }
+        let within = |place: &Place| {
+            (place.segment, place.connection) == (segment, connection)
+                && (slot..end).contains(&place.slot)
+        };
+        if run.count == 1 {
+            self.latest.remove(&run.first);
+            self.moved.remove(&run.first);
+        } else if (end.saturating_sub(slot) as usize) < self.latest.len() + self.moved.len() {
+            for slot in slot..end {
+                self.latest.remove(&Place { segment, connection, slot });
+                self.moved.remove(&Place { segment, connection, slot });
+            }
         } else {
-            (slot..end).for_each(|slot| self.end(Place { segment, connection, slot }));
+            self.latest.retain(|place, _| !within(place));
+            self.moved.retain(|place| !within(place));
         }
     }
 
@@ -505,11 +544,11 @@ impl Marked {
 
     /// Whether a run's entry is what counts: no mark after the snapshot speaks of its delivery.
     fn is_current(&self, place: Place) -> bool {
-        !self.latest.contains_key(&place)
-            && !self
-                .over
-                .get(&(place.segment, place.connection))
-                .is_some_and(|over| over.contains(place.slot))
+        let key = (place.segment, place.connection);
+        let over = self.over.get(&key).is_some_and(|over| over.contains(place.slot));
+        let mut gone = self.over_and_gone.get(&key).into_iter().flatten();
+        let gone = gone.any(|(first, end)| (*first..*end).contains(&place.slot));
+        !over && !gone && !self.latest.contains_key(&place)
     }
 }
 

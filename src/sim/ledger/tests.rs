@@ -84,7 +84,7 @@ fn duplicates_are_noticed_unless_the_marks_may_be_lost() {
         })
     };
     for (how, within, too_late) in
-        [(Ending::Crash, 900, 1500), (Ending::Kill, 15, 900), (Ending::Stop, 0, 15)]
+        [(Ending::Crash, 900, 1500), (Ending::Kill, 15, 900), (Ending::Stop, 50, 150)]
     {
         assert_eq!(again(how, within), "", "{how:?}");
         assert!(again(how, too_late).contains("came again"), "{how:?}");
