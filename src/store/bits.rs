@@ -55,6 +55,16 @@ impl Bits {
         }
     }
 
+    /// Adds all that `other` has.
+    pub fn insert_all(&mut self, other: &Bits) {
+        if other.words.len() > self.words.len() {
+            self.words.resize(other.words.len(), 0);
+        }
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+    }
+
     /// Takes `index` out.
     pub fn remove(&mut self, index: u32) {
         if let Some(word) = self.words.get_mut(index as usize / 64) {

@@ -163,3 +163,19 @@ fn a_start_that_fails_leaves_no_log_behind() {
     assert_eq!(world.disk.files().len(), before, "{:?}", world.disk.files().keys());
     world.finish().unwrap();
 }
+
+/// It was dead from the start, replayed, and then cancelled while its entry stood in a run.
+#[test]
+fn a_replay_that_was_cancelled_is_not_dead_again_after_a_start() {
+    let mut world = World::new(1);
+    let steps = [
+        Op::Post { sizes: vec![0, 0], to: 7, dead: true },
+        Op::SettleAll(Ending::Retry(0)),
+        Op::Replay(0, 2),
+        Op::Kill,
+        Op::Discard(0),
+        Op::Kill,
+    ];
+    do_all(&mut world, &steps).unwrap();
+    world.finish().unwrap();
+}
