@@ -2,8 +2,8 @@
 //! this one. One binary, own ports and own temporary directories for each test, no order, no test that waits by sleeping.
 //!
 //! `POSTHASTE_LONG=1` runs the full figures; `POSTHASTE_SEED=n` repeats a run of the random ones;
-//! `POSTHASTE_BINARY=target/release/posthaste` tests another build. A test that needs a
-//! program which is missing fails, unless `POSTHASTE_SKIP=1` is set: then it says `skipped`.
+//! `POSTHASTE_BINARY=target/release/posthaste` tests another build. A test that lacks a program
+//! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
 mod capacity;

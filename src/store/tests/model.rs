@@ -190,7 +190,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
 
 /// How many cases a run has.
 pub fn cases() -> u32 {
-    if std::env::var_os("POSTHASTE_LONG").is_some() { 100_000 } else { 400 }
+    if std::env::var_os("POSTHASTE_LONG").is_some() { 100_000 } else { 2000 }
 }
 
 #[test]

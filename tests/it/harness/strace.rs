@@ -33,7 +33,7 @@ pub(crate) struct Strace {
     child: Option<Child>,
 }
 
-/// Whether strace is there. Where it is not the test fails, unless `POSTHASTE_SKIP=1` says that it may be left out.
+/// Whether strace is there; where it is not, the test is left out, and says so.
 pub(crate) fn available() -> bool {
     super::has_program("strace", "-V")
 }
