@@ -154,8 +154,11 @@ pub fn scan(file: &StoreFile, mut visit: impl FnMut(u64, &Record<'_>)) -> io::Re
 /// # Errors
 /// As the disk says.
 pub fn make_durable(file: &StoreFile, places: &[(u64, u64)]) -> io::Result<()> {
+    let length = file.file.length()?;
     for (start, bytes) in places {
-        let mut piece = vec![0; usize::try_from(*bytes).unwrap_or(0)];
+        // The padding of the last one may be missing.
+        let bytes = (*bytes).min(length.saturating_sub(*start));
+        let mut piece = vec![0; usize::try_from(bytes).unwrap_or(0)];
         file.file.read_exact_at(&mut piece, *start)?;
         file.file.write_all_at(&piece, *start)?;
     }

@@ -81,7 +81,10 @@ pub(super) fn recover(
     recovered.log_number = listed.logs.iter().chain(&listed.snapshots).copied().max().unwrap_or(0);
     let (cold, hot): (Vec<u32>, Vec<u32>) =
         listed.segments.iter().partition(|number| **number < FIRST_HOT);
-    recovered.next_segment = hot.last().map_or(FIRST_HOT, |last| last.saturating_add(1));
+    // Beyond the spares' numbers too: a spare that was begun as a new segment, and whose header did not reach the disk, is
+    // told by its old number, which is lower.
+    let numbers = hot.last().into_iter().chain(listed.spares.last());
+    recovered.next_segment = numbers.max().map_or(FIRST_HOT, |last| last.saturating_add(1));
     recovered.next_cold = cold.last().map_or(1, |last| last.saturating_add(1));
     recovered.next_run = listed.runs.last().map_or(1, |last| last.saturating_add(1));
     register_names(&mut recovered.state, &marked.names);
