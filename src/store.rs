@@ -410,15 +410,16 @@ impl Store {
         self.ask(|reply| Command::Dead { connection, after, limit, reply }).await
     }
 
-    /// Sends dead letters on a new run. Returns how many of them were dead letters, and whether that is durable: if not, they
-    /// run, but after a crash they may be dead letters again.
+    /// Sends dead letters on a new run. Returns which of them, and whether that is durable: if not, they run, but after a
+    /// crash they may be dead letters again. Left out are those that are none any more, those whose record was moved since
+    /// they were listed, and all from the first on that cannot be read just now.
     ///
     /// # Errors
     /// [`Closed`].
     pub async fn replay(
         &self,
         letters: Vec<DeadLetter>,
-    ) -> Result<(usize, Result<(), DiskTrouble>), Closed> {
+    ) -> Result<(Vec<DeliveryId>, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::Replay { letters, reply }).await
     }
 

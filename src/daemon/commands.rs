@@ -207,15 +207,21 @@ impl Daemon {
     }
 
     pub(super) async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
-        let (letter, _) = match self.dead_event(connection, event).await {
-            Err(Refusal::NoSuchDeadLetter { .. }) if self.is_live(connection, event).await? => {
-                return Err(Refusal::StillLive(event));
+        // Its record may be moved, or somebody else may replay it, between the two steps.
+        for _ in 0..REPLAY_TRIES {
+            let (letter, _) = match self.dead_event(connection, event).await {
+                Err(Refusal::NoSuchDeadLetter { .. })
+                    if self.is_live(connection, event).await? =>
+                {
+                    return Err(Refusal::StillLive(event));
+                }
+                found => found?,
+            };
+            if self.replay_letters(connection, vec![letter]).await? == 1 {
+                return Ok(());
             }
-            found => found?,
-        };
-        let replayed = self.replay_letters(connection, vec![letter]).await?;
-        // Somebody else may have replayed it in between.
-        if replayed == 1 { Ok(()) } else { Err(Refusal::StillLive(event)) }
+        }
+        Err(Refusal::StillLive(event))
     }
 
     async fn is_live(&self, connection: &str, event: EventId) -> Result<bool, Refusal> {
@@ -231,11 +237,23 @@ impl Daemon {
     ) -> Result<ReplayedPage, Refusal> {
         let after = after.as_deref().map(cursor).transpose()?;
         let id = self.id_of(connection).await?;
-        let page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
+        let mut page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
+        let dead_before = page.total;
         let next =
             page.letters.last().filter(|_| page.more).map(|letter| letter.cursor().to_text());
-        let replayed = self.replay_letters(connection, page.letters).await?;
-        Ok(ReplayedPage { replayed, dead_before: page.total, next })
+        let mut replayed = 0;
+        for _ in 0..REPLAY_TRIES {
+            let wanted = page.letters.len() as u64;
+            let done = self.replay_letters(connection, std::mem::take(&mut page.letters)).await?;
+            replayed += done;
+            if done == wanted {
+                break;
+            }
+            // Records of the others were moved after they were listed: they are listed anew.
+            let left = usize::try_from(wanted - done).unwrap_or(0);
+            page = self.store.dead(id, after, left).await.map_err(closed)?;
+        }
+        Ok(ReplayedPage { replayed, dead_before, next })
     }
 
     async fn replay_letters(
@@ -244,7 +262,7 @@ impl Daemon {
         letters: Vec<DeadLetter>,
     ) -> Result<u64, Refusal> {
         let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
-        let replayed = replayed as u64;
+        let replayed = replayed.len() as u64;
         self.count_replayed(connection, replayed);
         durable.map_err(|error| Refusal::Store(error.to_string()))?;
         Ok(replayed)
@@ -256,6 +274,9 @@ impl Daemon {
         }
     }
 }
+
+/// How often a replay is tried of what was found, and not there any more a moment later.
+const REPLAY_TRIES: usize = 3;
 
 fn cursor(text: &str) -> Result<DeadCursor, Refusal> {
     DeadCursor::from_text(text).ok_or(Refusal::BadCursor)

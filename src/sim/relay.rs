@@ -307,6 +307,7 @@ impl Relay {
         let closed = |error: store::Closed| error.to_string();
         let page = store.dead(live.id, None, count).await.map_err(closed)?;
         let (replayed, durable) = store.replay(page.letters).await.map_err(closed)?;
+        let replayed = replayed.len();
         live.metrics.replayed.increment(replayed as u64);
         if let Some(most) = self.most.borrow_mut().get_mut(&number) {
             *most += replayed as u64;

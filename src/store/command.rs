@@ -38,7 +38,7 @@ pub(super) enum Command {
     },
     Replay {
         letters: Vec<DeadLetter>,
-        reply: oneshot::Sender<(usize, Result<(), DiskTrouble>)>,
+        reply: oneshot::Sender<(Vec<DeliveryId>, Result<(), DiskTrouble>)>,
     },
     Status {
         reply: oneshot::Sender<StoreStatus>,

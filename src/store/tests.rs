@@ -373,7 +373,8 @@ fn a_dead_letter_survives_a_crash_and_can_be_replayed() {
     let causes: Vec<_> = page.letters.iter().map(|dead| (dead.cause, dead.status)).collect();
     assert_eq!(causes, [(Cause::HttpStatus, 400), (Cause::QueueFull, 0)]);
     let letters = page.letters.clone();
-    assert_eq!(rig.ask(|reply| Command::Replay { letters, reply }), (2, Ok(())));
+    let answer = rig.ask(|reply| Command::Replay { letters, reply });
+    assert_eq!((answer.0.len(), answer.1), (2, Ok(())));
     assert_eq!(rig.dead(id).total, 0);
     assert_eq!(queue.live.load(Ordering::Relaxed), 2);
     drop(rig);

@@ -230,15 +230,15 @@ impl Writer {
         read.ok()
     }
 
-    /// Sends dead letters on a new run, up to the first that cannot be read just now; how many were dead letters.
-    fn replay(&mut self, letters: &[DeadLetter]) -> usize {
-        let mut replayed = 0;
+    /// Sends dead letters on a new run, up to the first that cannot be read just now; which of them.
+    fn replay(&mut self, letters: &[DeadLetter]) -> Vec<DeliveryId> {
+        let mut replayed = Vec::new();
         for letter in letters {
             let removed = self.state.dead.remove(letter.id.connection.0, letter.key());
             match self.readable(removed) {
                 Some(Some(dead)) => {
                     self.queue_replay(dead.id, dead.size);
-                    replayed += 1;
+                    replayed.push(dead.id);
                 }
                 Some(None) => {}
                 None => break,

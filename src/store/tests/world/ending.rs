@@ -99,15 +99,20 @@ impl World {
             ensure(now == Some(Status::Dead(letter.cause)), || {
                 format!("{key:?} is {now:?}, but a dead letter says {letter:?}")
             })?;
-            keys.push(key);
+            keys.push((letter.id, key));
         }
         let letters = page.letters;
         let wanted = letters.len();
         let failures = self.disk.failures();
         let answer = self.ask(|reply| Command::Replay { letters, reply })?;
-        let unread = answer.0 < wanted && self.disk.failures() > failures;
-        // It goes on up to the first that cannot be read.
-        for key in keys.into_iter().take(answer.0) {
+        let unread = self.disk.failures() > failures;
+        // The asking took a turn of the writer, in which records may have been moved.
+        let moved = answer.0.len() < wanted && {
+            let (after, limit) = (None, usize::MAX);
+            let page = self.ask(|reply| Command::Dead { connection: id, after, limit, reply })?;
+            page.total >= (wanted - answer.0.len()) as u64
+        };
+        for (_, key) in keys.into_iter().filter(|(letter, _)| answer.0.contains(letter)) {
             let tracked = self.tracked.get_mut(&key).ok_or("gone")?;
             tracked.become_(Status::Later { due: 0, attempts: 0, replay: true });
             if answer.1.is_ok() {
@@ -115,7 +120,7 @@ impl World {
                 tracked.possible = vec![tracked.now];
             }
         }
-        ensure(answer.0 == wanted || unread, || {
+        ensure(answer.0.len() == wanted || unread || moved, || {
             format!("{answer:?} of {wanted} dead letters were replayed")
         })?;
         self.turn()
