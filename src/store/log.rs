@@ -187,8 +187,29 @@ pub fn write_snapshot(
     stamp: TimeStamp,
 ) -> io::Result<u64> {
     let temporary = format!("{}.tmp", snapshot_name(number));
-    let _ = disk.remove(&temporary);
-    let file = disk.create(&temporary)?;
+    let written = write_snapshot_as(disk, &temporary, state, number, nonce, stamp);
+    let placed = written.and_then(|bytes| {
+        disk.rename(&temporary, &snapshot_name(number))?;
+        disk.sync_dir()?;
+        Ok(bytes)
+    });
+    if placed.is_err() {
+        // The next try has another number: what this one wrote would stay until the next start.
+        let _ = disk.remove(&temporary);
+    }
+    placed
+}
+
+fn write_snapshot_as(
+    disk: &dyn Disk,
+    name: &str,
+    state: &State,
+    number: u32,
+    nonce: u64,
+    stamp: TimeStamp,
+) -> io::Result<u64> {
+    let _ = disk.remove(name);
+    let file = disk.create(name)?;
     let file =
         StoreFile::start(file, new_header(FileKind::Snapshot, number, nonce, stamp.wall_ms))?;
     let mut out =
@@ -198,8 +219,6 @@ pub fn write_snapshot(
     if !defect!(SnapshotNotSynced) {
         appender.file.file.sync_data()?;
     }
-    disk.rename(&temporary, &snapshot_name(number))?;
-    disk.sync_dir()?;
     Ok(appender.end)
 }
 

@@ -178,9 +178,11 @@ impl SegmentIndex {
         let _ = disk.remove(&temporary);
         let file = disk.create(&temporary)?;
         let bytes = self.encode(segment);
-        file.write_all_at(&bytes, 0)?;
-        disk.rename(&temporary, &name)?;
-        Ok(bytes.len() as u64)
+        let written = file.write_all_at(&bytes, 0).and_then(|()| disk.rename(&temporary, &name));
+        if written.is_err() {
+            let _ = disk.remove(&temporary);
+        }
+        written.map(|()| bytes.len() as u64)
     }
 
     fn encode(&self, segment: &StoreFile) -> Vec<u8> {

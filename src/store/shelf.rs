@@ -279,7 +279,7 @@ impl<T: Item> Shelf<T> {
     /// Writes the later half of each queue to a run. Returns the bytes written.
     ///
     /// # Errors
-    /// As the disk says; everything stays in memory then.
+    /// As the disk says; nothing is lost, and it can be tried again.
     pub fn spill(&mut self, disk: &dyn Disk, run_number: u32, nonce: u64) -> io::Result<u64> {
         let mut queues = BTreeMap::new();
         for (number, queue) in &self.queues {
@@ -372,8 +372,22 @@ impl<T: Item> Shelf<T> {
         }
         advance(run, number, next);
         self.set_head(number);
+        if block.damaged {
+            self.forget_damaged(number);
+        }
         self.retire();
         Ok(())
+    }
+
+    /// A queue of which nothing is left to be read counts nothing, whatever a damaged block held.
+    fn forget_damaged(&mut self, number: u32) {
+        if let Some(queue) = self.queues.get_mut(&number)
+            && queue.near.is_empty()
+            && queue.head.is_none()
+        {
+            self.total_bytes = self.total_bytes.saturating_sub(queue.bytes);
+            (queue.count, queue.bytes, queue.ripe) = (0, 0, 0);
+        }
     }
 
     /// Finds the run whose next item of a queue comes first.

@@ -14,6 +14,7 @@ use super::*;
 use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod clock;
+mod compaction;
 mod damage;
 mod defects;
 mod expiry;

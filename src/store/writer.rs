@@ -385,7 +385,10 @@ impl Writer {
             at_least(Age(due).since(self.clock.age()));
         }
         if let Some(expiry) = self.times.next_expiry {
-            at_least(expiry.saturating_sub(now));
+            at_least(expiry.max(self.times.expiry_retry).saturating_sub(now));
+        }
+        if self.holding_back {
+            at_least(self.times.spill.saturating_sub(now).max(MARKS_WRITE));
         }
         if self.waiting_appends() == 0 {
             return Wake { what: SleepFor::Anything, after };

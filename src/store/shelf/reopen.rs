@@ -111,7 +111,7 @@ impl<T: Item> Shelf<T> {
         let (first, count) = (slice.first, slice.count);
         let queue = self.queues.entry(number).or_default();
         let mut index = slice.cursor;
-        let mut next = None;
+        let (mut next, mut last) = (None, None);
         while index < count {
             let block = run.block(number, index)?;
             found.damaged += u64::from(block.damaged);
@@ -120,6 +120,7 @@ impl<T: Item> Shelf<T> {
                     run.gone.insert(first + at);
                 }
             }
+            last = block.items.last().map(Item::key).or(last);
             for (index, item) in (index..).zip(&block.items) {
                 if run.gone.contains(first + index) {
                     continue;
@@ -140,6 +141,7 @@ impl<T: Item> Shelf<T> {
             slice.ripe = slice.cursor;
             slice.next = next.map(|(_, key)| key);
             slice.next_ripe = slice.next;
+            slice.last = last;
         }
         ripen_slice(run, number, 0, &mut queue.ripe)?;
         let next = run.slices.get(&number).and_then(|slice| slice.next_ripe);

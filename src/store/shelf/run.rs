@@ -94,6 +94,8 @@ pub struct Slice<T> {
     pub ripe: u32,
     /// The item that ripens next.
     pub next_ripe: Option<Key>,
+    /// The last of its items.
+    pub last: Option<Key>,
     /// Of all of its items, the one that stands first in the log.
     pub oldest: T,
 }
@@ -140,6 +142,7 @@ impl<T: Item> Run<T> {
             if let Some(slice) = run.slices.get_mut(queue) {
                 slice.next = items.first().map(Item::key);
                 slice.next_ripe = slice.next;
+                slice.last = items.last().map(Item::key);
             }
         }
         Ok(run)
@@ -170,8 +173,17 @@ impl<T: Item> Run<T> {
         let mut first = 0u32;
         let mut slices = BTreeMap::new();
         for (queue, count, oldest) in directory.queues {
-            let slice =
-                Slice { at, first, count, cursor: 0, next: None, ripe: 0, next_ripe: None, oldest };
+            let slice = Slice {
+                at,
+                first,
+                count,
+                cursor: 0,
+                next: None,
+                ripe: 0,
+                next_ripe: None,
+                last: None,
+                oldest,
+            };
             slices.insert(queue, slice);
             at += slice_bytes(count, directory.block_items);
             first = first.saturating_add(count);
@@ -187,7 +199,7 @@ impl<T: Item> Run<T> {
         }
     }
 
-    /// The items of the block that holds number `index` of a queue, from there on. `None`: the block is damaged.
+    /// The items of the block that holds number `index` of a queue, from there on.
     ///
     /// # Errors
     /// As the disk says.

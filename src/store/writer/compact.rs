@@ -77,9 +77,12 @@ impl Writer {
 
     /// Moves a piece of what is left in a sparse segment, if it is time.
     pub(super) fn compact(&mut self, now: Duration) {
-        if self.times.look_for_sparse.is_none_or(|at| now < at)
-            || self.trouble.is_some_and(|trouble| !trouble.full)
-        {
+        if self.times.look_for_sparse.is_none_or(|at| now < at) {
+            return;
+        }
+        if self.trouble.is_some_and(|trouble| !trouble.full) {
+            // Planned anew, or the writer would wake for it without end.
+            self.times.look_for_sparse = Some(now + LOOK_AFTER);
             return;
         }
         let moving = self.moving.take().or_else(|| self.sparse_segment());
@@ -147,9 +150,7 @@ impl Writer {
             let Some(first) = part.left.first_absent(0, part.slots) else {
                 continue;
             };
-            if stream.cursor > (number, first)
-                || self.would_overtake(*connection, stream.cursor, number)
-            {
+            if stream.cursor > (number, first) || self.would_overtake(*connection, number) {
                 return None;
             }
             let entries = segment.entries(*connection, first, part.slots - first).ok()?;
@@ -182,16 +183,12 @@ impl Writer {
 
     /// Whether something of a connection would come after what it should come before, were this segment's moved to the end
     /// of the cold ones: for a hot segment, what waits in hot ones before it; for a cold one, what waits in cold ones after.
-    fn would_overtake(&self, connection: ConnectionId, cursor: (u32, u32), number: u32) -> bool {
+    /// What is with the egress counts too: the cursor goes back to what is moved, and must not come past it again.
+    fn would_overtake(&self, connection: ConnectionId, number: u32) -> bool {
         let between = if number < FIRST_HOT { number + 1..FIRST_HOT } else { FIRST_HOT..number };
-        self.state.segments.range(between).any(|(other, segment)| {
-            let from = match other.cmp(&cursor.0) {
-                std::cmp::Ordering::Less => return false,
-                std::cmp::Ordering::Equal => cursor.1,
-                std::cmp::Ordering::Greater => 0,
-            };
+        self.state.segments.range(between).any(|(_, segment)| {
             let part = segment.parts.get(&connection);
-            part.is_some_and(|part| part.left.first_absent(from, part.slots).is_some())
+            part.is_some_and(|part| part.left.first_absent(0, part.slots).is_some())
         })
     }
 
@@ -253,7 +250,7 @@ impl Writer {
                 part.is_some_and(|part| !part.left.contains(id.slot))
                     && stream.is_some_and(|stream| {
                         stream.cursor <= (id.segment, id.slot)
-                            && !self.would_overtake(id.connection, stream.cursor, id.segment)
+                            && !self.would_overtake(id.connection, id.segment)
                     })
             }
         }

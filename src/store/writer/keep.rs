@@ -3,13 +3,14 @@
 use std::io;
 use std::time::Duration;
 
+use super::super::disk::Disk;
 use super::super::file::{StoreFile, index_name, log_name, new_header, run_name, segment_name};
 use super::super::intake::AppendError;
 use super::super::log::{StateLog, write_snapshot};
 use super::super::marks::Mark;
 use super::super::record::{FILE_HEADER, FileKind};
 use super::super::segment_index::SegmentIndex;
-use super::super::state::{Entries, Segment};
+use super::super::state::{Entries, Segment, State};
 use super::super::{FIRST_HOT, RESERVE_FILE, spare_name};
 use super::commit::is_full;
 use super::compact::LOOK_AFTER;
@@ -163,28 +164,42 @@ impl Writer {
     }
 
     fn write_runs(&mut self, now: Duration) {
-        while self.state.schedule.is_full() || self.state.dead.is_full() {
+        let written = self.write_run_while(
+            |state| state.schedule.is_full(),
+            |state, disk, number, nonce| state.schedule.spill(disk, number, nonce),
+        );
+        let written = written.and_then(|()| {
+            self.write_run_while(
+                |state| state.dead.is_full(),
+                |state, disk, number, nonce| state.dead.spill(disk, number, nonce),
+            )
+        });
+        if let Err(error) = written {
+            self.shared.metrics.errors.increment(1);
+            tracing::warn!(%error, "Could not write scheduled or dead deliveries to a file; they stay in memory and it is tried again");
+            self.times.spill = now + TROUBLE_RETRY;
+        }
+    }
+
+    fn write_run_while(
+        &mut self,
+        full: impl Fn(&State) -> bool,
+        spill: impl Fn(&mut State, &dyn Disk, u32, u64) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        while full(&self.state) {
             let (number, nonce) = (self.next_run, self.rng.u64(..));
             self.next_run += 1;
-            let spilled = match self.state.schedule.is_full() {
-                true => self.state.schedule.spill(&*self.disk, number, nonce),
-                false => self.state.dead.spill(&*self.disk, number, nonce),
-            };
+            let written = spill(&mut self.state, &*self.disk, number, nonce)?;
             if defect!(RunRemovedFirst) {
                 self.forget_older(self.log_number);
             }
-            match spilled {
+            if written == 0 {
                 // So many connections have one each that there is no later half.
-                Ok(0) => break,
-                Ok(written) => self.shared.metrics.written_bytes.increment(written),
-                Err(error) => {
-                    self.shared.metrics.errors.increment(1);
-                    tracing::warn!(%error, "Could not write scheduled or dead deliveries to a file; they stay in memory and it is tried again");
-                    self.times.spill = now + TROUBLE_RETRY;
-                    return;
-                }
+                break;
             }
+            self.shared.metrics.written_bytes.increment(written);
         }
+        Ok(())
     }
 
     /// Makes sure that the active segment has room for `bytes`.

@@ -63,11 +63,15 @@ impl Writer {
             self.state.segments.get(&id.segment).and_then(|segment| {
                 segment.entries(id.connection, id.slot, 1).ok()?.first().copied()
             });
-        if entry != Some(Entry { offset: id.offset, size }) || self.standing(id).1 != Standing::Over
-        {
+        let place = Place::from(id);
+        // One that was cancelled may still be out: what becomes of that attempt must not count for the replay.
+        let stream = self.state.streams.get(id.connection.0 as usize);
+        let out = stream.is_some_and(|stream| stream.handed.contains_key(&place));
+        let there = entry == Some(Entry { offset: id.offset, size });
+        if out || !there || self.standing(id).1 != Standing::Over {
             return false;
         }
-        self.state.revive(Place::from(id));
+        self.state.revive(place);
         self.keep_no_longer(id.segment);
         self.queue_replay(id, size);
         true

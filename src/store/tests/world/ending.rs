@@ -69,6 +69,14 @@ impl World {
         let keys: Vec<_> = self.tracked.iter().filter(live).map(|(k, _)| *k).collect();
         let failures = self.disk.failures();
         let (ended, _) = self.ask(|reply| Command::Discard { connection: id, reply })?;
+        // A crash may lose the mark of a death, and keep the later one of the discard: then it was cancelled while it waited.
+        for ((_, to), tracked) in &mut self.tracked {
+            let not_durable = tracked.possible.iter().any(|status| status.is_live());
+            if *to == connection && !tracked.now.is_live() && not_durable {
+                let now = tracked.possible.len() - 1;
+                tracked.possible.insert(now, Status::Over);
+            }
+        }
         if ended == 0 && self.disk.failures() > failures {
             return self.turn();
         }
