@@ -152,7 +152,12 @@ impl<T: Item> Shelf<T> {
     /// Bytes of the run files.
     pub fn file_bytes(&self) -> u64 {
         let used: u64 = self.runs.values().map(|run| run.bytes).sum();
-        used + self.retired.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        used + self.retired_bytes()
+    }
+
+    /// Bytes of run files that wait for a snapshot to be removed.
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Puts an item in its queue. Whether its time has come already.

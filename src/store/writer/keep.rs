@@ -37,8 +37,7 @@ impl Writer {
         }
         self.expire_dead(now);
         self.spill(now);
-        let unsaved = self.state.schedule.unsaved() + self.state.dead.unsaved();
-        if (self.log.needs_successor() || unsaved >= UNSAVED_RUNS) && self.trouble_is_over(now) {
+        if (self.log.needs_successor() || self.runs_need_snapshot()) && self.trouble_is_over(now) {
             self.begin_log(now);
         }
         let may_try =
@@ -139,6 +138,13 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Whether a start would have much to hold in memory without a snapshot, or files of runs wait for one to be removed.
+    fn runs_need_snapshot(&self) -> bool {
+        let State { schedule, dead, .. } = &self.state;
+        schedule.unsaved() + dead.unsaved() >= UNSAVED_RUNS
+            || schedule.retired_bytes() + dead.retired_bytes() >= 4 * self.options.log_bytes()
     }
 
     /// Snapshot `number` is durable: what it replaces, and runs that it does not speak of, can go.
