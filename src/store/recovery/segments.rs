@@ -144,6 +144,11 @@ pub(super) fn recover_part(
     let mut over = marked.over.remove(&(number, connection)).unwrap_or_default();
     let shelved = marked.shelved.remove(&(number, connection)).unwrap_or_default();
     let slots = index.slots(connection);
+    if state.stream(connection).is_none() {
+        // Its name stands in the same segment, before it. Where not even that was synced, nothing was acknowledged; and the
+        // number will be another connection's.
+        over.insert_range(0, slots);
+    }
     let end = |over: &mut Bits, slot| {
         if !shelved.contains(slot) {
             over.insert(slot);
