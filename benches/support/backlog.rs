@@ -20,7 +20,7 @@ use super::sink::Sink;
 use super::wire::BODY_BYTES;
 
 /// Attempts a second that fail, at the least: what the retry interval is made of.
-const FAILURES_PER_SECOND: u64 = 10_000;
+const FAILURES_PER_SECOND: u64 = 20_000;
 /// The shortest retry interval, in seconds.
 const INTERVAL_MIN: u64 = 10;
 /// After so long without posts or attempts the memory is taken as steady.
