@@ -614,7 +614,12 @@ impl Ends {
             attempts_bytes: AtomicU64::new(0),
             metrics: StoreMetrics::new(metrics),
         });
-        let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
+        let mut recovered = recovery::recover(
+            &*disk,
+            options.keys.max_keys,
+            options.shelf,
+            options.seed.rotate_left(48),
+        )?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = clock.boot_id();

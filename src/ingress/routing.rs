@@ -150,7 +150,12 @@ impl Group {
             if let Fate::Dead(cause) = fate {
                 plan.dead.push((at, cause));
             }
-            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate });
+            plan.routes.push(Route {
+                connection: *id,
+                queue: Arc::clone(queue),
+                fate,
+                delay: std::time::Duration::ZERO,
+            });
         }
         match self.refusal(&plan, rejected) {
             None => Ok(plan),

@@ -5,6 +5,7 @@
 //! its own, and a task of that runtime ([`AckLane::run`]) hands the answers out locally.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Notify, oneshot};
@@ -28,6 +29,8 @@ pub struct Route {
     pub queue: Arc<QueueCounters>,
     /// Whether it waits for delivery or is dead from the start.
     pub fate: Fate,
+    /// How long it waits from acceptance, in whole milliseconds; zero: it is due at once.
+    pub delay: Duration,
 }
 
 /// What becomes of a new delivery.
@@ -109,6 +112,11 @@ impl Intake {
 }
 
 impl Append {
+    /// Whether one of its deliveries waits for a time.
+    pub(super) fn is_delayed(&self) -> bool {
+        self.routes.iter().any(|route| !route.delay.is_zero())
+    }
+
     /// Undoes the reservations of ingress.
     pub(super) fn give_back_room(&self) {
         for route in &self.routes {

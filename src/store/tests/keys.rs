@@ -31,7 +31,12 @@ fn append(rig: &mut Rig, key: &str, body: &[u8], to: &Queue) -> KeyRecord {
     let event = Event { id, accepted_ms: id.unix_ms(), accepted_age: rig.clock.age(), content };
     let print = Fingerprint::of(&event.content).unwrap();
     let record = KeyRecord::new(print, id, event.accepted_age, 1);
-    let route = Route { connection: to.0, queue: Arc::clone(&to.1), fate: Fate::Queued };
+    let route = Route {
+        connection: to.0,
+        queue: Arc::clone(&to.1),
+        fate: Fate::Queued,
+        delay: Duration::ZERO,
+    };
     let (intake, lane) = rig.ends.intakes[0].clone();
     let writer = &mut rig.writer;
     let answer = rig.runtime.block_on(async {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::super::feed::{Delivery, Settlement};
+use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::intake::{Append, AppendError, Fate, Route};
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
@@ -37,7 +37,7 @@ pub enum Status {
     Later {
         due: u64,
         attempts: u32,
-        replay: bool,
+        lane: Lane,
     },
     Dead(Cause),
     Over,
@@ -54,6 +54,8 @@ impl Status {
 struct Posted {
     size: usize,
     routes: Vec<(usize, Fate)>,
+    /// When it is due, if it came with a delay.
+    due: Option<u64>,
     acknowledged: bool,
     /// The process that refused it.
     refused_by: Option<u32>,
@@ -335,6 +337,10 @@ impl World {
 
     /// Posts an event; it is answered in a later turn.
     pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
+        self.post_delayed(size, to, 0);
+    }
+
+    pub fn post_delayed(&mut self, size: usize, to: &[(usize, Fate)], delay: u64) {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
@@ -347,7 +353,8 @@ impl World {
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
             assert!(*fate != Fate::Queued || queue.try_reserve(bytes, u64::MAX, u64::MAX));
-            Route { connection: process.ids[*connection], queue, fate: *fate }
+            let delay = Duration::from_millis(delay);
+            Route { connection: process.ids[*connection], queue, fate: *fate, delay }
         });
         let (reply, answer) = oneshot::channel();
         let append = Append {
@@ -368,6 +375,7 @@ impl World {
         self.posted.push(Posted {
             size,
             routes: to.to_vec(),
+            due: (delay > 0).then_some(self.time + delay),
             acknowledged: false,
             refused_by: None,
         });
@@ -384,7 +392,7 @@ impl World {
                 posted[*number].acknowledged = true;
                 for (connection, fate) in &posted[*number].routes {
                     let now = match fate {
-                        Fate::Queued => Status::Waiting,
+                        Fate::Queued => posted[*number].first_status(),
                         Fate::Dead(cause) => Status::Dead(*cause),
                     };
                     tracked.insert((*number, *connection), Tracked::new(now));
@@ -478,6 +486,15 @@ impl World {
 fn idle(process: &Process) -> bool {
     let log = &process.writer.log;
     process.waiting.is_empty() && !log.has_pending() && !log.has_unsynced()
+}
+
+impl Posted {
+    fn first_status(&self) -> Status {
+        match self.due {
+            Some(due) => Status::Later { due, attempts: 0, lane: Lane::New },
+            None => Status::Waiting,
+        }
+    }
 }
 
 impl Tracked {

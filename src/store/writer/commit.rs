@@ -11,11 +11,12 @@ use super::super::record::{
     KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
     encode_record,
 };
+use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId};
 use super::{Active, Writer};
-use crate::clock::Age;
+use crate::clock::{Age, millis};
 use crate::event::Event;
 
 /// Events in one commit, at the most: bounds how long the first of them waits.
@@ -73,6 +74,11 @@ impl Writer {
             else {
                 break;
             };
+            if append.is_delayed() && self.state.schedule.is_overfull() {
+                // What is scheduled cannot be written out just now: memory stays bounded.
+                self.refuse_one(append, AppendError::Full);
+                continue;
+            }
             let more = bytes_at_most(&append);
             if bytes > 0 && bytes + more > most {
                 self.buffers.put_off = Some(append);
@@ -82,6 +88,14 @@ impl Writer {
             batch.appends.push(append);
         }
         bytes
+    }
+
+    /// Answers an append that is in no batch.
+    fn refuse_one(&self, append: Append, error: AppendError) {
+        append.give_back_room();
+        if let Some(lane) = self.intake.lanes.get(append.lane) {
+            lane.send(&mut vec![(append.reply, Err(error))]);
+        }
     }
 
     fn write_batch(&mut self, batch: &mut Batch, now: Duration) -> Result<(), AppendError> {
@@ -152,7 +166,8 @@ impl Writer {
                     Fate::Dead(cause) => Some(cause),
                 };
                 let slot = stream.take_slot(active.number);
-                batch.routes.push(RecordedRoute { connection: stream.id, slot, dead });
+                let delay_ms = if dead.is_none() { millis(route.delay) } else { 0 };
+                batch.routes.push(RecordedRoute { connection: stream.id, slot, dead, delay_ms });
             }
             let offset = active.end + batch.bytes.len() as u64;
             let routes = batch.routes.get(first..).unwrap_or_default().iter().copied();
@@ -226,6 +241,7 @@ impl Writer {
             if let Some(cause) = route.dead {
                 index.born_dead.push((route.connection, route.slot, cause));
             }
+            index.note_delay(route, event.accepted_age);
             let part = segment.parts.entry(route.connection).or_default();
             part.slots = part.slots.max(route.slot + 1);
             segment.live += 1;
@@ -263,6 +279,10 @@ impl Writer {
         let extra =
             u64::from(entry.size).saturating_sub(append.event.content.as_bytes().len() as u64);
         stream.counters.grow(extra);
+        if route.delay_ms > 0 {
+            self.delay(id, entry.size, append.event.accepted_age, route.delay_ms);
+            return;
+        }
         let next = stream.waiting == 0 && stream.returned.is_empty() && stream.room(Lane::New) > 0;
         let Some(feed) = stream.feed.filter(|_| next) else {
             stream.waiting += 1;
@@ -286,6 +306,20 @@ impl Writer {
         }
     }
 
+    /// A new delivery that waits for its time. No mark says so: its record does.
+    fn delay(&mut self, id: DeliveryId, size: u32, accepted: Age, delay_ms: u64) {
+        self.state.leave(Place::from(id));
+        self.state.schedule.insert(Scheduled {
+            due: accepted.after(Duration::from_millis(delay_ms)),
+            id,
+            size,
+            attempts: 0,
+            first_attempt: Age(0),
+            lane: Lane::New,
+        });
+        self.touch(id.connection);
+    }
+
     /// The batch is not on the disk: nobody gets a 202, nothing of it is delivered by this process.
     fn refuse(&mut self, batch: &mut Batch, error: AppendError) {
         let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
@@ -303,7 +337,7 @@ impl Writer {
 
 fn bytes_at_most(append: &Append) -> usize {
     // Fixed part, padding, and per route the longest varints, plus its name's record once per segment.
-    let per_route = 11 + RECORD_HEADER + 4 + 155 + 8;
+    let per_route = 21 + RECORD_HEADER + 4 + 155 + 8;
     RECORD_HEADER
         + 24
         + 10
