@@ -143,7 +143,7 @@ pub static ROOT: &[Field] = &[
     field("limits", Table(LIMITS), Toml("{}"), "What the daemon takes at most."),
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
-    field("defaults", Defaults, Toml("{}"), "Any connection field but name and env: what connections use that do not say otherwise."),
+    field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
 ];
 
 /// `[ingress]`
@@ -242,6 +242,8 @@ pub static CONNECTION: &[Field] = &[
     field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
     field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
+    field("delay", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"0s\""), "From an event's acceptance to its first attempt, by the value in force at acceptance."),
+    field("renamed_from", Name, Standard::None("\"orders\""), "The name it had: its queue, dead letters and history come along. May stay once that is done."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
     field("env", Overlays, Toml("{}"), "[connection.env.NAME]: what is different in one environment."),
 ];
@@ -297,8 +299,8 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
-    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
+    "archived", "auth", "breaker", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
+    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "security", "sign", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];
 

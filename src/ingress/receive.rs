@@ -193,7 +193,7 @@ impl Peer {
         // Looked up again: what counts is the configuration in force now, not when the head came in.
         let group = Arc::clone(self.shared.routing.load().find(target)?);
         let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content)?;
+        let mut plan = group.decide(body, content, None)?;
         let (id, json) = (event.id, answer_json(&group, &plan, event.id));
         let key = print.map(|print| KeyRecord::new(print, id, event.accepted_age, plan.queued()));
         let key = key.filter(|_| !plan.routes.is_empty());

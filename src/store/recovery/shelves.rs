@@ -99,6 +99,9 @@ pub(super) fn damage_of(
 
 /// Runs that the snapshot does not speak of: what they held is in the log.
 pub(super) fn remove_other_runs(disk: &dyn Disk, listed: &Listed, marked: &Marked) {
+    if marked.uncertain {
+        return;
+    }
     for number in &listed.runs {
         if !marked.runs.iter().any(|run| run.number == *number) {
             let _ = disk.remove(&run_name(*number));

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Age;
+use crate::store::DeliveryId;
 use crate::store::record::Reader;
 use crate::store::schedule::{self, LANES, Scheduled};
 use crate::store::tests::model_disk::ModelDisk;
-use crate::store::DeliveryId;
 
 const LIMITS: ShelfLimits = ShelfLimits { items: 8, block_items: 3 };
 

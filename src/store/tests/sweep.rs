@@ -27,13 +27,13 @@ fn script() -> Vec<Op> {
         ops.push(Op::Advance(2));
     }
     ops.extend([
-        Op::Post { sizes: vec![60; 7], to: 2, dead: false, delay: 3000 },
+        Op::Post { sizes: vec![60; 3], to: 2, dead: false, delay: 3000 },
         Op::Suspend(0, Some(SuspensionKind::Gone)),
         Op::Settle(0, Ending::Delivered),
         Op::Advance(1100),
         Op::Replay(0, 1),
         Op::Discard(1),
-        Op::Post { sizes: vec![60; 7], to: 5, dead: false, delay: 1000 },
+        Op::Post { sizes: vec![60; 3], to: 5, dead: false, delay: 2500 },
         Op::Suspend(0, None),
         Op::SettleAll(Ending::Retry(10)),
     ]);
