@@ -86,6 +86,7 @@ pub mod keys;
 mod log;
 mod lookup;
 mod marks;
+pub mod outcomes;
 pub mod queue;
 mod reader;
 mod record;
@@ -239,6 +240,7 @@ struct StoreMetrics {
     kept_given_up: Counter,
     attempts_bytes: Gauge,
     corrupt_records: Counter,
+    relaxed_lost: Counter,
     errors: Counter,
 }
 
@@ -258,6 +260,7 @@ impl StoreMetrics {
             kept_given_up: metrics.counter("posthaste_store_kept_given_up_total", &[]),
             attempts_bytes: metrics.gauge("posthaste_store_attempts_bytes", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
+            relaxed_lost: metrics.counter("posthaste_store_relaxed_lost_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }
     }

@@ -21,6 +21,8 @@ use super::routing::{Group, Plan, Target, too_large};
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
+
+use crate::store::intake::Durability;
 use crate::store::keys::{Fingerprint, KeyRecord};
 
 /// The header that names an event's type.
@@ -200,7 +202,7 @@ impl Peer {
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
             let (intake, event) = (&self.shared.intake, Arc::new(event));
-            intake.append_with(event, routes, key.map(Box::new)).await?;
+            intake.append_with(event, routes, key.map(Box::new), Durability::Disk).await?;
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
         group.count(&plan.dead);

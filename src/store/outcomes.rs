@@ -121,12 +121,6 @@ impl Board {
             self.complete.notify_one();
         }
     }
-
-    /// The connections of its deliveries.
-    #[cfg(test)]
-    pub(super) fn connections(&self) -> Vec<ConnectionId> {
-        self.lock().iter().map(|(id, _)| *id).collect()
-    }
 }
 
 /// The writer's end: which deliveries are waited for.

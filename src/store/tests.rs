@@ -25,7 +25,9 @@ mod keys;
 mod known;
 mod model;
 pub(crate) mod model_disk;
+mod relaxed;
 mod suspensions;
+
 mod sweep;
 mod world;
 

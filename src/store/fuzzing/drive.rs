@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::super::command::Command;
 use super::super::feed::{Delivery, FeedItem, Settlement};
-use super::super::intake::{Fate, Route};
+use super::super::intake::{Durability, Fate, Route};
 use super::super::keys::{Fingerprint, KeyLimits, KeyRecord};
 use super::super::marks::Place;
 use super::super::suspension::{Suspension, SuspensionKind};
@@ -271,7 +271,7 @@ impl Relay {
         let event = Event { id, accepted_ms: id.unix_ms(), accepted_age, content };
         let routes = vec![Route { connection, queue, fate: Fate::Queued, delay }];
         let (intake, lane) = self.ends.intakes.first()?.clone();
-        let mut append = pin!(intake.append_with(Arc::new(event), routes, key));
+        let mut append = pin!(intake.append_with(Arc::new(event), routes, key, Durability::Disk));
         let mut context = Context::from_waker(Waker::noop());
         let asked = append.as_mut().poll(&mut context);
         assert!(asked.is_pending(), "answered before it was written: {asked:?}");

@@ -41,7 +41,8 @@ fn append(rig: &mut Rig, key: &str, body: &[u8], to: &Queue) -> KeyRecord {
     let writer = &mut rig.writer;
     let answer = rig.runtime.block_on(async {
         let key = Some(Box::new(record));
-        let append = intake.append_with(Arc::new(event), vec![route], key);
+        let append =
+            intake.append_with(Arc::new(event), vec![route], key, intake::Durability::Disk);
         tokio::pin!(append);
         assert!(futures_poll(append.as_mut()).await.is_none());
         writer.turn();

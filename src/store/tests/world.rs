@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::super::feed::{Delivery, Lane, Settlement};
-use super::super::intake::{Append, AppendError, Fate, Route};
+use super::super::intake::{Append, AppendError, Durability, Fate, Route};
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
 use super::super::*;
@@ -311,15 +311,17 @@ impl World {
 
     fn writer_turn(&mut self) {
         if let Some(process) = &mut self.process {
+            let lost = process.writer.relaxed_lost;
             process.writer.turn();
             poll_once(process.lane.run());
+            let lost = process.writer.relaxed_lost > lost;
+            self.take_answers(lost);
         }
     }
 
     /// One turn of the writer, and a look at all that it says.
     pub fn turn(&mut self) -> Verdict {
         self.writer_turn();
-        self.take_answers();
         self.check_counters()?;
         self.note_durable();
         self.take_handed_out()
@@ -337,10 +339,10 @@ impl World {
 
     /// Posts an event; it is answered in a later turn.
     pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
-        self.post_delayed(size, to, 0);
+        self.post_with(size, to, 0, false);
     }
 
-    pub fn post_delayed(&mut self, size: usize, to: &[(usize, Fate)], delay: u64) {
+    pub fn post_with(&mut self, size: usize, to: &[(usize, Fate)], delay: u64, relaxed: bool) {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
@@ -367,7 +369,9 @@ impl World {
             }),
             lane: 0,
             key: None,
-            reply,
+            durability: if relaxed { Durability::Relaxed } else { Durability::Disk },
+            board: None,
+            reply: Some(reply),
         };
         process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));
@@ -381,14 +385,15 @@ impl World {
         });
     }
 
-    fn take_answers(&mut self) {
+    /// `lost`: the sync after the answers failed, so what was answered before it counts as refused.
+    fn take_answers(&mut self, lost: bool) {
         let Some(process) = &mut self.process else {
             return;
         };
         let lives = self.lives;
         let (posted, tracked) = (&mut self.posted, &mut self.tracked);
         process.waiting.retain_mut(|(number, answer)| match answer.try_recv() {
-            Ok(Ok(())) => {
+            Ok(Ok(())) if !lost => {
                 posted[*number].acknowledged = true;
                 for (connection, fate) in &posted[*number].routes {
                     let now = match fate {
@@ -399,7 +404,7 @@ impl World {
                 }
                 false
             }
-            Ok(Err(_)) => {
+            Ok(_) => {
                 posted[*number].refused_by = Some(lives);
                 false
             }

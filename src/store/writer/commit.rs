@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::super::feed::{Delivery, FeedItem, Lane};
-use super::super::intake::{Append, AppendError, Fate};
+use super::super::intake::{Append, AppendError, Durability, Fate};
 use super::super::marks::{DeadLetter, Place};
+use super::super::outcomes::Ended;
 use super::super::record::{
     KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
     encode_record,
@@ -36,6 +37,8 @@ pub struct Batch {
     placed: Vec<(Entry, Range<usize>)>,
     /// Connections whose name this batch writes into the segment.
     names: Vec<ConnectionId>,
+    /// Appends that are answered before the sync.
+    relaxed: usize,
 }
 
 impl Batch {
@@ -45,6 +48,7 @@ impl Batch {
         self.routes.clear();
         self.placed.clear();
         self.names.clear();
+        self.relaxed = 0;
     }
 }
 
@@ -85,6 +89,7 @@ impl Writer {
                 break;
             }
             bytes += more;
+            batch.relaxed += usize::from(append.durability == Durability::Relaxed);
             batch.appends.push(append);
         }
         bytes
@@ -94,7 +99,19 @@ impl Writer {
     fn refuse_one(&self, append: Append, error: AppendError) {
         append.give_back_room();
         if let Some(lane) = self.intake.lanes.get(append.lane) {
-            lane.send(&mut vec![(append.reply, Err(error))]);
+            lane.send(&mut append.reply.into_iter().map(|reply| (reply, Err(error))).collect());
+        }
+    }
+
+    /// The batch is written: answers those who do not wait for its sync.
+    fn answer_relaxed(&self, batch: &mut Batch) {
+        for (number, lane) in self.intake.lanes.iter().enumerate() {
+            let relaxed = batch
+                .appends
+                .iter_mut()
+                .filter(|append| append.durability == Durability::Relaxed && append.lane == number);
+            let mut answers = relaxed.filter_map(|append| Some((append.reply.take()?, Ok(()))));
+            lane.send(&mut answers.by_ref().collect());
         }
     }
 
@@ -105,11 +122,15 @@ impl Writer {
         self.encode(batch, &mut active);
         let began = self.clock.monotonic();
         let written = active.file.file.write_all_at(&batch.bytes, active.end);
+        if batch.relaxed > 0 && written.is_ok() {
+            self.answer_relaxed(batch);
+        }
         let synced = written.and_then(|()| match defect!(AcknowledgeBeforeSync) {
             true => Ok(()),
             false => active.file.file.sync_data(),
         });
-        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
+        let believed = defect!(SyncErrorIgnored) || (batch.relaxed > 0 && defect!(RelaxedBelieved));
+        let synced = synced.or_else(|error| match believed {
             true => Ok(()),
             false => Err(error),
         });
@@ -197,10 +218,14 @@ impl Writer {
             }
             self.hot.insert(number, entry.offset, append.event.clone());
             for route in routes {
+                if let Some(board) = &append.board {
+                    let RecordedRoute { connection, slot, .. } = *route;
+                    self.watched.watch(Place { segment: number, connection, slot }, board);
+                }
                 self.admit(number, *route, entry, &append);
             }
             if let Some(lane) = answers.get_mut(append.lane) {
-                lane.push((append.reply, Ok(())));
+                lane.extend(append.reply.map(|reply| (reply, Ok(()))));
             }
         }
         for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
@@ -268,6 +293,7 @@ impl Writer {
                 died: self.clock.age(),
             };
             self.state.leave(Place::from(id));
+            self.watched.end(Place::from(id), Ended::Dead { cause, status: 0, attempts: 0 });
             self.keep_dead(dead);
             self.state.publish(route.connection);
             return;
@@ -323,11 +349,21 @@ impl Writer {
     /// The batch is not on the disk: nobody gets a 202, nothing of it is delivered by this process.
     fn refuse(&mut self, batch: &mut Batch, error: AppendError) {
         let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
+        let mut lost = 0;
         for append in batch.appends.drain(..) {
             append.give_back_room();
+            lost += u64::from(append.reply.is_none());
             if let Some(lane) = answers.get_mut(append.lane) {
-                lane.push((append.reply, Err(error)));
+                lane.extend(append.reply.map(|reply| (reply, Err(error))));
             }
+        }
+        if lost > 0 {
+            self.relaxed_lost += lost;
+            self.shared.metrics.relaxed_lost.increment(lost);
+            tracing::error!(
+                events = lost,
+                "Lost events that were answered before their sync, because their source's durability is relaxed"
+            );
         }
         for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
             lane.send(answers);

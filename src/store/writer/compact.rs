@@ -384,6 +384,7 @@ impl Writer {
     fn rename(&mut self, survivor: &Survivor, to: DeliveryId, size: u32) {
         let from = Place::from(survivor.id);
         self.log.note(&Mark::Moved { from, to });
+        self.watched.moved(from, Place::from(to));
         self.state.leave(from);
         match survivor.state {
             State::FirstAttempt => {

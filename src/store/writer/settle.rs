@@ -3,6 +3,7 @@
 use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
+use super::super::outcomes::Ended;
 use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::Item;
 use super::super::state::{NotOver, Segment};
@@ -35,6 +36,7 @@ impl Writer {
         match settlement.disposition {
             Disposition::Delivered => {
                 self.log.note_delivered(place);
+                self.watched.end(place, Ended::Delivered { attempts: settlement.attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.end(place);
             }
@@ -57,6 +59,8 @@ impl Writer {
                     died: self.clock.age(),
                 };
                 self.log.note(&Mark::Dead(dead));
+                let attempts = settlement.attempts;
+                self.watched.end(place, Ended::Dead { cause, status, attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.keep_dead(dead);
             }
@@ -296,6 +300,7 @@ impl Writer {
         for lane in LANES {
             self.state.schedule.clear(schedule::queue(connection, lane));
         }
+        self.watched.cancel(connection);
         let stream = self.state.stream(connection)?;
         stream.waiting = 0;
         stream.returned.clear();
