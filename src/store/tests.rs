@@ -26,6 +26,7 @@ mod known;
 mod model;
 pub(crate) mod model_disk;
 mod relaxed;
+mod renaming;
 mod suspensions;
 
 mod sweep;

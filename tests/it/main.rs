@@ -32,6 +32,8 @@ mod lifecycle;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod renaming;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod stalls;
