@@ -23,6 +23,7 @@ use super::request::Particulars;
 use super::timer::Deadline;
 use crate::client::DialError;
 use crate::clock::Age;
+use crate::connection::breaker::Ticket;
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
@@ -42,11 +43,17 @@ pub(super) struct Job {
     size: u64,
     attempt: u32,
     first_attempt: Age,
+    ticket: Ticket,
 }
 
 impl Job {
     /// The bytes of the payload must be taken.
-    pub(super) fn new(outbox: &Rc<Outbox>, delivery: Delivery, event: Arc<Event>) -> Job {
+    pub(super) fn new(
+        outbox: &Rc<Outbox>,
+        delivery: Delivery,
+        event: Arc<Event>,
+        ticket: Ticket,
+    ) -> Job {
         let now = || outbox.shared.clock.age();
         Job {
             outbox: Rc::clone(outbox),
@@ -56,6 +63,7 @@ impl Job {
             first_attempt: delivery.first_attempt.unwrap_or_else(now),
             delivery: Some(delivery),
             event,
+            ticket,
         }
     }
 
@@ -66,6 +74,11 @@ impl Job {
     /// The number of this attempt, from 1.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// When it started, as the breaker counts.
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     /// Whether the run is a replay.
@@ -93,6 +106,9 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        if self.delivery.is_some() {
+            self.outbox.abandon(self.ticket);
+        }
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
@@ -230,10 +246,12 @@ impl Worker {
         let response = match self.exchange(&settings, &job).await {
             Ok(response) => response,
             Err(error) => {
+                let at = Instant::now();
                 let ended = Ended {
                     outcome: Outcome::Failed(error.cause),
+                    at,
                     code: error.cause,
-                    took: started.elapsed(),
+                    took: at - started,
                     detail: Some(error.detail),
                     phase: error.phase,
                     connect: self.dialled,
@@ -245,10 +263,12 @@ impl Worker {
             }
         };
         let status = response.status().as_u16();
+        let at = Instant::now();
         let mut ended = Ended {
             outcome: Outcome::Response { status, retry_after: None },
+            at,
             code: cause_of_status(status),
-            took: started.elapsed(),
+            took: at - started,
             detail: None,
             phase: Phase::Response,
             connect: self.dialled,
