@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use notice::{Notice, Why};
+pub use notice::Notice;
 pub use status::{LastFailure, Status};
 
 use crate::client::{Client, ClientError};

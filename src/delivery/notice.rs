@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::connection::Connection;
 use crate::store::ConnectionId;
+use crate::store::suspension::SuspensionKind;
 
 /// Notices that may wait for the control loop. A connection whose notice finds no room holds itself and asks again.
 pub(super) const NOTICES: usize = 64;
@@ -16,16 +17,5 @@ pub struct Notice {
     /// The settings under which it happened: when they are not in force any more, the notice means nothing.
     pub connection: Arc<Connection>,
     /// Why.
-    pub why: Why,
-}
-
-/// Why a connection is to be held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The target said 410: there is nothing here, and there will be nothing.
-    Gone,
-    /// Nothing but failure for `disable_after`.
-    Failing,
-    /// The head of a strict order is dead, and `on_dead` says halt.
-    Halted,
+    pub why: SuspensionKind,
 }

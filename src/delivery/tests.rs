@@ -6,6 +6,7 @@ mod health;
 mod history;
 mod lifecycle;
 mod peers;
+mod politeness;
 mod targets;
 
 use std::collections::BTreeSet;

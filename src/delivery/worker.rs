@@ -29,8 +29,8 @@ use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
 use crate::store::history::{EXCERPT_BYTES, Phase};
 
-/// Characters of a redirect's target that are logged.
-const LOCATION_MAX: usize = 200;
+/// Characters of a redirect's target that are kept.
+const LOCATION_MAX: usize = 1000;
 
 /// A delivery in a worker's hands. Dropped before it is settled, it goes back to the store.
 #[derive(Debug)]
@@ -290,6 +290,9 @@ impl Worker {
             outbox.hold(wait, &settings.connection);
         }
         let mut excerpt = Vec::with_capacity(EXCERPT_BYTES);
+        if let Some(location) = ended.detail.as_ref().filter(|_| ended.code == Cause::Redirect) {
+            excerpt.extend(location.bytes().chain(*b"\n\n").take(EXCERPT_BYTES / 2));
+        }
         match self.finish_response(response, &mut excerpt).await {
             Drained::TooLarge => (ended.code, ended.phase) = (Cause::ResponseTooLarge, Phase::Body),
             Drained::Late => (ended.code, ended.phase) = (Cause::BodyTimeout, Phase::Body),
@@ -392,9 +395,10 @@ fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.as_bytes(), wall_ms)
 }
 
-/// Where a redirect points, for the log: it is not followed.
+/// Where a redirect points, without control characters: it is kept and not followed.
 fn location(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?;
     let text = String::from_utf8_lossy(location.as_bytes());
-    Some(format!("location: {}", text.chars().take(LOCATION_MAX).collect::<String>()))
+    let clean = |character: char| if character.is_control() { '\u{fffd}' } else { character };
+    Some(format!("location: {}", text.chars().take(LOCATION_MAX).map(clean).collect::<String>()))
 }

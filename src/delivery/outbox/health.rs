@@ -10,10 +10,11 @@ use super::{Ended, Inner, Outbox, WARN_EVERY};
 use crate::connection::Connection;
 use crate::connection::breaker::{Breaker, Change, Gate, Phase, Ticket, Verdict};
 use crate::delivery::lanes::Candidate;
-use crate::delivery::notice::{Notice, Why};
+use crate::delivery::notice::Notice;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition};
 use crate::store::feed::{Delivery, Settlement};
+use crate::store::suspension::SuspensionKind;
 
 /// How soon a notice that found no room is sent again.
 const NOTICE_AGAIN: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ pub(super) struct Health {
     failing_since: Option<Instant>,
     /// When an opening was last logged.
     said_at: Option<Instant>,
-    /// The last opening was logged, so the end of it is, too.
+    /// It was logged that it is open, so the end of that is, too.
     said: bool,
 }
 
@@ -139,13 +140,13 @@ impl Outbox {
             } else if verdict != Verdict::Silent {
                 let since = *inner.health.failing_since.get_or_insert(ended.at);
                 if ended.at.saturating_duration_since(since) >= limit {
-                    self.suspend(&mut inner, connection, Why::Failing);
+                    self.suspend(&mut inner, connection, SuspensionKind::FailingTooLong);
                 }
             }
         }
         let gone = matches!(disposition, Disposition::Dead { cause: Cause::Gone, .. });
         if gone && connection.disable_on_gone && current {
-            self.suspend(&mut inner, connection, Why::Gone);
+            self.suspend(&mut inner, connection, SuspensionKind::Gone);
         }
     }
 
@@ -168,9 +169,8 @@ impl Outbox {
             Some(Change::Opened(open_for)) => {
                 self.metrics.breaker_opened.increment(1);
                 self.alarm.arm(ended.at + open_for);
-                health.said = health.said_at.is_none_or(|at| ended.at >= at + WARN_EVERY);
-                if health.said {
-                    health.said_at = Some(ended.at);
+                if health.said_at.is_none_or(|at| ended.at >= at + WARN_EVERY) {
+                    (health.said, health.said_at) = (true, Some(ended.at));
                     tracing::warn!(
                         connection = connection.name,
                         code = %ended.code,
@@ -179,7 +179,7 @@ impl Outbox {
                     );
                 }
             }
-            Some(Change::Closed) if health.said => {
+            Some(Change::Closed) if std::mem::take(&mut health.said) => {
                 tracing::info!(
                     connection = connection.name,
                     "The target answers again; the breaker is closed"
@@ -206,7 +206,12 @@ impl Outbox {
     }
 
     /// Holds the connection from now on, and asks the control loop to make that last.
-    pub(super) fn suspend(&self, inner: &mut Inner, connection: &Arc<Connection>, why: Why) {
+    pub(super) fn suspend(
+        &self,
+        inner: &mut Inner,
+        connection: &Arc<Connection>,
+        why: SuspensionKind,
+    ) {
         if !std::mem::replace(&mut inner.health.suspended, true) {
             let notice = Notice { id: self.id, connection: Arc::clone(connection), why };
             self.tell(inner, notice);

@@ -5,9 +5,9 @@ use super::*;
 use crate::clock::Age;
 use crate::connection::State;
 use crate::connection::breaker::{BreakerPolicy, Phase};
-use crate::delivery::notice::Why;
 use crate::delivery::testing::connection;
 use crate::event::EventId;
+use crate::store::suspension::SuspensionKind;
 use std::cell::Cell;
 use std::rc::Rc;
 use tokio::io::AsyncWriteExt;
@@ -229,7 +229,7 @@ fn gone_holds_the_connection_and_says_so_once() {
         rig.send(1, 10);
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
         let notice = rig.notices.recv().await.unwrap();
-        assert_eq!((notice.id, notice.why), (ConnectionId(1), Why::Gone));
+        assert_eq!((notice.id, notice.why), (ConnectionId(1), SuspensionKind::Gone));
         assert_eq!(*notice.connection, connection);
         sleep(Duration::from_secs(60)).await;
         rig.receive();
@@ -244,7 +244,7 @@ fn gone_holds_the_connection_and_says_so_once() {
         assert_eq!(peer.requests(), 1);
         rig.command(Command::Suspend(ConnectionId(1), false)).await;
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
-        assert_eq!(rig.notices.recv().await.unwrap().why, Why::Gone);
+        assert_eq!(rig.notices.recv().await.unwrap().why, SuspensionKind::Gone);
     });
 }
 
@@ -322,7 +322,7 @@ fn nothing_but_failure_for_long_enough_holds_the_connection() {
         sleep(Duration::from_secs(1)).await;
         rig.send(1, 1);
         rig.settle(1).await;
-        assert_eq!(rig.notices.recv().await.unwrap().why, Why::Failing);
+        assert_eq!(rig.notices.recv().await.unwrap().why, SuspensionKind::FailingTooLong);
         rig.send(1, 1);
         sleep(Duration::from_secs(60)).await;
         rig.receive();
