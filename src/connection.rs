@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 pub mod auth;
+pub mod breaker;
 pub mod part;
 pub mod rate_limit;
 pub mod retry;
@@ -17,6 +18,7 @@ pub mod sign;
 pub mod status;
 
 use auth::Auth;
+use breaker::BreakerPolicy;
 use retry::RetryPolicy;
 use sign::Sign;
 use status::StatusSet;
@@ -70,6 +72,14 @@ pub struct Connection {
     pub tls: Tls,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// When the target is left alone; `None` never.
+    pub breaker: Option<BreakerPolicy>,
+    /// Whether a 410 disables the connection.
+    pub disable_on_gone: bool,
+    /// After so long of nothing but failure the connection is disabled.
+    pub disable_after: Option<Duration>,
+    /// An event that was accepted longer ago is not sent any more.
+    pub expire_after: Option<Duration>,
 }
 
 impl Connection {
@@ -81,6 +91,11 @@ impl Connection {
     /// Whether HTTP connections that `other` opened may go on being used under these settings.
     pub fn shares_transport_with(&self, other: &Connection) -> bool {
         self.target.origin() == other.target.origin() && self.tls == other.tls
+    }
+
+    /// Whether what is known of the target's health under `other` is still true under these settings.
+    pub fn shares_health_with(&self, other: &Connection) -> bool {
+        self.target == other.target && self.shares_transport_with(other)
     }
 }
 

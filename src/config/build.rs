@@ -12,6 +12,7 @@ use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
 mod auth;
+mod breaker;
 mod connection;
 mod daemon;
 mod headers;

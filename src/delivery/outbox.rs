@@ -1,10 +1,11 @@
 //! One connection inside its runtime: what is due, the gates it must pass, and the workers it has.
 //!
-//! The gates, in order: state, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
+//! The gates, in order: state, breaker, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
 //! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
 //! HTTP connection; one timer per connection opens those that open by time.
 
 mod ending;
+mod health;
 mod memory;
 
 use std::borrow::Cow;
@@ -28,12 +29,14 @@ use super::tokens::Tokens;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
 use crate::connection::auth::redact::Redactor;
+use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
 use crate::metrics::ConnectionMetrics;
 use crate::store::feed::Delivery;
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
+use health::{Health, Pass};
 
 /// A warning of one connection is logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(30);
@@ -95,6 +98,7 @@ struct Inner {
     /// Workers with a delivery.
     busy: u32,
     closed: bool,
+    health: Health,
     hold_until: Option<Instant>,
     limiter: Option<Limiter>,
     /// A rate token is waited for; the alarm is armed.
@@ -127,6 +131,7 @@ impl Outbox {
             workers: 0,
             busy: 0,
             closed: false,
+            health: Health::new(&prepared.connection, Instant::now()),
             hold_until: None,
             limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
             rate_wait: false,
@@ -207,6 +212,8 @@ impl Outbox {
                 None => Limiter::new(rate, &self.shared.clock),
             });
         }
+        inner.health.replace(&old.connection, &self.settings().connection, Instant::now());
+        self.status.set_breaker(inner.health.phase());
         if resumed {
             inner.ramp = 1;
         }
@@ -250,6 +257,7 @@ impl Outbox {
         let settings = self.settings();
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
+        self.tend(&mut inner, now);
         while let Some(job) = self.take(&mut inner, &settings.connection, now) {
             match inner.idle.pop() {
                 Some(slot) => slot.give(job),
@@ -317,17 +325,23 @@ impl Outbox {
         if inner.closed || inner.lanes.len() == 0 {
             return None;
         }
-        if !is_active(connection) || self.is_held(inner, now) {
+        let Some(most) = self.most_in_flight(inner, connection, now) else {
             inner.gated_at = now;
             self.give_bytes(inner.lanes.unload());
             return None;
-        }
-        if inner.busy >= connection.max_in_flight.min(inner.ramp) {
+        };
+        if inner.busy >= most {
             self.note_no_worker(inner, connection, now);
             return None;
         }
         self.load_ahead(inner, connection);
-        let candidate = self.candidate(inner, connection, now)?;
+        let candidate = loop {
+            let candidate = self.candidate(inner, connection, now)?;
+            if !self.is_expired(&candidate, connection) {
+                break candidate;
+            }
+            self.bury(inner, &candidate, connection);
+        };
         if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
             self.wait_for_token(inner, now, wait);
             return None;
@@ -337,7 +351,27 @@ impl Outbox {
             self.take_bytes(candidate.size);
         }
         inner.busy += 1;
-        Some(Job::new(self, entry.delivery, candidate.event))
+        let ticket = inner.health.start();
+        Some(Job::new(self, entry.delivery, candidate.event, ticket))
+    }
+
+    /// How many attempts may be under way now; `None` when none may start: state, breaker or hold say no.
+    fn most_in_flight(
+        &self,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<u32> {
+        if !is_active(connection) || inner.health.is_suspended() {
+            return None;
+        }
+        let pass = self.pass(inner, now);
+        if pass == Pass::No || self.is_held(inner, now) {
+            return None;
+        }
+        // A probe does not wait for attempts that hang since before.
+        let ramp = if pass == Pass::Probe { u32::MAX } else { inner.ramp };
+        Some(connection.max_in_flight.min(ramp))
     }
 
     /// The next delivery that has its byte permit or gets one. Where the one in turn gets none, one that was loaded goes
@@ -447,6 +481,15 @@ impl Outbox {
 }
 
 impl Inner {
+    /// A success allows one more attempt at one time. What succeeds during a hold or while the breaker is open was sent
+    /// before it and says nothing.
+    fn ramp_up(&mut self, connection: &Connection) {
+        let open = self.health.phase() != Phase::Closed;
+        if self.ramp < connection.max_in_flight && self.hold_until.is_none() && !open {
+            self.ramp += 1;
+        }
+    }
+
     /// Whether it is time for a warning again; takes the chance.
     fn may_warn(&mut self, now: Instant) -> bool {
         let may = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);

@@ -24,6 +24,7 @@ mod keys;
 mod known;
 mod model;
 pub(crate) mod model_disk;
+mod suspensions;
 mod sweep;
 mod world;
 
