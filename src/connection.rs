@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod ordering;
 pub mod part;
 pub mod path;
 pub mod rate_limit;
 pub mod retry;
 pub mod status;
 
+use ordering::Ordering;
 use retry::RetryPolicy;
 use status::StatusSet;
 
@@ -53,6 +55,8 @@ pub struct Connection {
     pub rate_limit: Option<RateLimit>,
     /// What happens after a failure.
     pub retry: RetryPolicy,
+    /// In which order its events go out, if that matters.
+    pub ordering: Option<Ordering>,
     /// How much may wait.
     pub queue: QueueLimits,
     /// The largest body this connection takes, in bytes.

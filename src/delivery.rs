@@ -13,6 +13,7 @@
 mod budget;
 mod http1;
 mod lanes;
+mod order;
 mod outbox;
 mod request;
 mod runtime;

@@ -175,6 +175,7 @@ pub struct ConnectionMetrics {
     pub pool_exhausted: Counter,
     /// Times that the queue waited for a rate token.
     pub rate_limit_waits: Counter,
+    unordered: OnceLock<Counter>,
 }
 
 impl ConnectionMetrics {
@@ -202,6 +203,7 @@ impl ConnectionMetrics {
             connections_opened: counter("posthaste_connections_opened_total"),
             pool_exhausted: counter("posthaste_pool_exhausted_total"),
             rate_limit_waits: counter("posthaste_rate_limit_waits_total"),
+            unordered: OnceLock::new(),
             metrics: metrics.clone(),
             name: name.to_owned(),
         };
@@ -230,6 +232,13 @@ impl ConnectionMetrics {
         self.latency_seconds
             .get_or_init(|| self.histogram("posthaste_delivery_latency_seconds"))
             .record(seconds);
+    }
+
+    /// Events that went out in no order, because they have no ordering key. Connections that have no order have none.
+    pub fn unordered(&self) -> &Counter {
+        let labels = [("connection", self.name.as_str())];
+        self.unordered
+            .get_or_init(|| self.metrics.counter("posthaste_unordered_events_total", &labels))
     }
 
     /// A gauge of this connection with one more label, such as `state`.
@@ -286,6 +295,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
+    (C, "posthaste_unordered_events_total", None, "Events that went out in no order, because they have no ordering key."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),
     (G, "posthaste_queue_bytes", None, "Payload bytes of the deliveries that are not over."),
     (G, "posthaste_queue_oldest_event_age_seconds", None, "Age of the oldest delivery that is not over."),

@@ -14,6 +14,7 @@ use crate::secret::{Secret, SecretRef};
 mod connection;
 mod daemon;
 mod headers;
+mod ordering;
 mod retry;
 
 /// Everything that building needs besides the drafts.

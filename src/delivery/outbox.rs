@@ -6,6 +6,7 @@
 
 mod ending;
 mod memory;
+mod ordered;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::Prepared;
 use super::budget::Room;
 use super::lanes::{Candidate, Lanes};
+use super::order::Order;
 use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
@@ -73,6 +75,8 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 struct Inner {
     lanes: Lanes,
+    /// Which deliveries may come to the lanes, if the connection has an order.
+    order: Option<Box<Order>>,
     /// Workers without a delivery, the last one used at the end.
     idle: Vec<Rc<Slot>>,
     workers: u32,
@@ -107,6 +111,7 @@ impl Outbox {
         let rate = prepared.connection.rate_limit;
         let inner = Inner {
             lanes: Lanes::default(),
+            order: ordered::order(shared, id, (&prepared.connection, &metrics)),
             idle: Vec::new(),
             workers: 0,
             busy: 0,
@@ -187,7 +192,8 @@ impl Outbox {
         if resumed {
             inner.ramp = 1;
         }
-        if !is_active(&self.settings().connection) {
+        let reordered = self.reorder(&mut inner, &old.connection);
+        if reordered || !is_active(&self.settings().connection) {
             self.release_waiting(&mut inner);
         }
         if !keep_sockets {
@@ -215,11 +221,16 @@ impl Outbox {
         let unloaded = inner.lanes.unload();
         self.give_bytes(unloaded);
         inner.lanes.drain().for_each(|delivery| self.shared.feed.release(delivery));
+        self.release_order(inner);
     }
 
     /// A delivery is due. [`Outbox::pump`] starts it.
     pub(super) fn push(&self, delivery: Delivery, now: Instant) {
-        self.inner.borrow_mut().lanes.push(delivery, now);
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.order {
+            None => inner.lanes.push(delivery, now),
+            Some(_) => self.push_ordered(inner, delivery, now),
+        }
     }
 
     /// Starts as much as the gates let through.
@@ -257,7 +268,7 @@ impl Outbox {
         };
         // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
         let most = settings.connection.max_in_flight.min(inner.ramp);
-        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.lanes.len() > 0;
+        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.has_work();
         drop(inner);
         if more {
             self.pump();
@@ -276,7 +287,7 @@ impl Outbox {
         inner.workers = inner.workers.saturating_sub(1);
         inner.busy = inner.busy.saturating_sub(u32::from(was_busy));
         inner.idle.retain(|idle| !Rc::ptr_eq(idle, slot));
-        let more = !inner.closed && inner.lanes.len() > 0;
+        let more = !inner.closed && inner.has_work();
         drop(inner);
         self.show();
         if more {
@@ -291,7 +302,7 @@ impl Outbox {
         connection: &Connection,
         now: Instant,
     ) -> Option<Job> {
-        if inner.closed || inner.lanes.len() == 0 {
+        if inner.closed || !inner.has_work() {
             return None;
         }
         if !is_active(connection) || self.is_held(inner, now) {
@@ -302,6 +313,9 @@ impl Outbox {
         if inner.busy >= connection.max_in_flight.min(inner.ramp) {
             self.note_no_worker(inner, connection, now);
             return None;
+        }
+        if inner.order.is_some() {
+            self.keep_order(inner, now);
         }
         self.load_ahead(inner, connection);
         let candidate = self.candidate(inner, connection, now)?;
@@ -417,13 +431,19 @@ impl Outbox {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
         store(&self.status.idle, inner.idle.len());
-        store(&self.status.waiting, inner.lanes.len() + inner.loading.len());
+        let ordered = inner.order.as_ref().map_or(0, |order| order.waiting());
+        store(&self.status.waiting, inner.lanes.len() + inner.loading.len() + ordered);
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
         self.status.open.store(inner.workers, Ordering::Relaxed);
     }
 }
 
 impl Inner {
+    /// Whether there is anything that the gates might let through, or bring forward.
+    fn has_work(&self) -> bool {
+        self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
+    }
+
     /// Whether it is time for a warning again; takes the chance.
     fn may_warn(&mut self, now: Instant) -> bool {
         let may = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);

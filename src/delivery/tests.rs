@@ -4,6 +4,7 @@
 mod gates;
 mod history;
 mod lifecycle;
+mod ordering;
 mod peers;
 mod targets;
 

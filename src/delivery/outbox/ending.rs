@@ -11,6 +11,7 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
+use crate::delivery::order::End;
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
@@ -172,5 +173,6 @@ impl Outbox {
             attempts: delivery.attempts,
             first_attempt: delivery.first_attempt.unwrap_or_else(|| self.shared.clock.age()),
         });
+        self.note_end(delivery.id, End::Over);
     }
 }
