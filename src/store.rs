@@ -85,7 +85,7 @@ pub mod keys;
 mod log;
 mod lookup;
 mod marks;
-mod order;
+pub mod order;
 pub mod queue;
 mod reader;
 mod record;

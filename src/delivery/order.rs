@@ -26,6 +26,7 @@ use super::lanes::Lanes;
 use crate::connection::ordering::{By, LineKey};
 use crate::event::{Event, EventId};
 use crate::store::feed::{Delivery, Lane};
+use crate::store::order::Parked;
 use crate::store::{DeliveryId, PARKED_EVENTS, WINDOW_NEW};
 
 /// Lines at one time; without a retry in it, a line lasts no longer than an attempt.
@@ -51,10 +52,10 @@ pub(super) struct Order {
     lines: BTreeMap<LineKey, Line>,
     /// The lines of the deliveries that were let go: they start as soon as the gates let them, or are under way.
     started: BTreeMap<DeliveryId, LineKey>,
-    /// First attempts and retries that stand behind others.
-    parked: [usize; 2],
+    /// How many stand behind others.
+    parked: Parked,
     /// What the store was told of that.
-    reported: [usize; 2],
+    reported: Parked,
     /// A delivery was given back on its own: all must be asked for anew.
     lost: bool,
     /// First attempts that had no key, not counted yet.
@@ -134,8 +135,8 @@ impl Order {
             shown: 0,
             lines: BTreeMap::new(),
             started: BTreeMap::new(),
-            parked: [0; 2],
-            reported: [0; 2],
+            parked: Parked::default(),
+            reported: Parked::default(),
             lost: false,
             unkeyed: 0,
             limits: Limits { lines: LINES_MAX, parked: PARKED_EVENTS },
@@ -321,7 +322,7 @@ impl Order {
         }
         if let Some(member) = line.get_mut(place) {
             member.waiting = Some(delivery);
-            self.parked[1] += 1;
+            self.parked.retry += 1;
         }
         None
     }
@@ -331,7 +332,7 @@ impl Order {
         match known {
             None => true,
             Some((key, _)) if self.lines.contains_key(&key) => {
-                self.parked.iter().sum::<usize>() < self.limits.parked
+                self.parked.total() < self.limits.parked
             }
             Some(_) => self.lines.len() < self.limits.lines,
         }
@@ -353,8 +354,8 @@ impl Order {
             line.push_back(member);
             return Some(delivery);
         }
-        self.parked[0] += 1;
-        if self.parked[0] > WINDOW_NEW {
+        self.parked.new += 1;
+        if self.parked.new > WINDOW_NEW {
             // Of many, ids alone: even a dead reference takes memory.
             delivery.hot = std::sync::Weak::new();
         }
@@ -394,7 +395,7 @@ impl Order {
                     // `None`: the store brings it when it is due.
                     Some(next) => {
                         if let Some(delivery) = next.waiting.take() {
-                            self.parked[usize::from(delivery.lane == Lane::Retry)] -= 1;
+                            *self.parked.of(delivery.lane) -= 1;
                             self.started.insert(delivery.id, key);
                             lanes.push(delivery, now);
                         }
@@ -414,7 +415,7 @@ impl Order {
     pub(super) fn waiting(&self) -> usize {
         let asked = |incoming: &&Incoming| incoming.known != Known::Asked;
         let incoming = self.later.iter().chain(&self.new).filter(asked).count();
-        incoming + self.parked.iter().sum::<usize>()
+        incoming + self.parked.total()
     }
 
     /// Whether all must be asked for anew.
@@ -428,11 +429,11 @@ impl Order {
     }
 
     /// How many stand behind others, if the store has to know.
-    pub(super) fn report(&mut self) -> Option<[usize; 2]> {
+    pub(super) fn report(&mut self) -> Option<Parked> {
         let (now, told) = (self.parked, self.reported);
-        let more = now.iter().zip(&told).any(|(now, told)| now > told);
-        let (now_all, told_all): (usize, usize) = (now.iter().sum(), told.iter().sum());
-        let less = now_all + REPORT_LESS <= told_all || (now_all == 0 && told_all > 0);
+        let more = now.new > told.new || now.retry > told.retry;
+        let (all, all_told) = (now.total(), told.total());
+        let less = all + REPORT_LESS <= all_told || (all == 0 && all_told > 0);
         if !more && !less {
             return None;
         }

@@ -177,7 +177,7 @@ fn edit(world: &World, number: usize, change: u8) {
     let original = &world.plan.connections[number];
     let target = world.draw(|rng| rng.usize(..world.plan.targets()));
     let rate = world.draw(|rng| rng.bool().then(|| draw_rate(rng)));
-    let ordering = world.draw(|rng| draw_ordering(rng));
+    let ordering = world.draw(draw_ordering);
     let removed = !world.config.borrow().contains_key(&number);
     if removed {
         world.reach("put back");

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
 use super::history::History;
+use super::order::Parked;
 use super::reader::{ReadQueue, ReadRequest};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
@@ -104,8 +105,8 @@ pub(super) enum Returned {
     Released(Delivery),
     /// Hand out in order from now on, and say so with this number; `None`: no longer.
     Order(ConnectionId, Option<u64>),
-    /// So many first attempts and retries stand behind others and take no place in their windows.
-    Parked(ConnectionId, [usize; 2]),
+    /// So many stand behind others and take no place in their windows.
+    Parked(ConnectionId, Parked),
 }
 
 /// The egress's end.
@@ -125,6 +126,10 @@ enum Loads {
     Kept(Arc<Mutex<Vec<Delivery>>>),
 }
 
+/// What was asked by one call of [`Feed::order`].
+#[cfg(test)]
+pub type Asked = (ConnectionId, Option<u64>);
+
 /// The store's end.
 #[derive(Clone, Debug)]
 pub struct FeedPort {
@@ -136,9 +141,9 @@ pub struct FeedPort {
     noted: Option<(History, crossbeam::channel::Receiver<super::history::Message>)>,
     /// What was asked by [`Feed::order`], and said by [`Feed::parked`] last, for tests.
     #[cfg(test)]
-    orders: Arc<Mutex<Vec<(ConnectionId, Option<u64>)>>>,
+    orders: Arc<Mutex<Vec<Asked>>>,
     #[cfg(test)]
-    parked: Arc<Mutex<[usize; 2]>>,
+    parked: Arc<Mutex<Parked>>,
 }
 
 #[derive(Debug)]
@@ -221,9 +226,9 @@ impl Feed {
         self.shared.doorbell.ring();
     }
 
-    /// Says how many first attempts and retries of a connection stand behind others, so that the store hands out as
+    /// Says how many of a connection stand behind others, so that the store hands out as
     /// many more; at most [`super::PARKED_EVENTS`] together.
-    pub fn parked(&self, connection: ConnectionId, parked: [usize; 2]) {
+    pub fn parked(&self, connection: ConnectionId, parked: Parked) {
         self.give_back(Returned::Parked(connection, parked));
     }
 
@@ -291,7 +296,7 @@ impl FeedPort {
 
     /// What was asked by [`Feed::order`] since the last call, and what [`Feed::parked`] said last.
     #[cfg(test)]
-    pub fn orders_for_test(&self) -> (Vec<(ConnectionId, Option<u64>)>, [usize; 2]) {
+    pub fn orders_for_test(&self) -> (Vec<Asked>, Parked) {
         (std::mem::take(&mut lock(&self.orders)), *lock(&self.parked))
     }
 

@@ -26,8 +26,29 @@ pub enum Ordered {
     Settling(u64),
     /// Step 3: what waits for a retry is shown up to this key of its queue.
     Showing(Option<Key>),
-    /// Step 4, with so many first attempts and retries that stand behind others and take no place in the windows.
-    Yes([usize; 2]),
+    /// Step 4, with so many that stand behind others and take no place in the windows.
+    Yes(Parked),
+}
+
+/// Deliveries of a connection that stand behind others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parked {
+    /// First attempts.
+    pub new: usize,
+    /// Retries.
+    pub retry: usize,
+}
+
+impl Parked {
+    /// All of them.
+    pub fn total(self) -> usize {
+        self.new + self.retry
+    }
+
+    /// Those of a lane, to be changed; replays stand behind nobody.
+    pub fn of(&mut self, lane: Lane) -> &mut usize {
+        if lane == Lane::New { &mut self.new } else { &mut self.retry }
+    }
 }
 
 impl Ordered {
@@ -35,8 +56,8 @@ impl Ordered {
     pub fn parked(&self, lane: Lane) -> Option<usize> {
         match (self, lane) {
             (Ordered::No, _) | (_, Lane::Replay) => Some(0),
-            (Ordered::Yes([new, _]), Lane::New) => Some(*new),
-            (Ordered::Yes([_, retry]), Lane::Retry) => Some(*retry),
+            (Ordered::Yes(parked), Lane::New) => Some(parked.new),
+            (Ordered::Yes(parked), Lane::Retry) => Some(parked.retry),
             (Ordered::Settling(_) | Ordered::Showing(_), _) => None,
         }
     }

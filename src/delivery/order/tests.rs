@@ -25,7 +25,7 @@ enum Told {
     Settled(usize, Stands),
     Released(usize),
     Order(u64),
-    Parked([usize; 2]),
+    Parked(Parked),
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ enum Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Settling(u64),
-    Yes([usize; 2]),
+    Yes(Parked),
 }
 
 /// First attempts, and retries, that the store hands out.
@@ -172,11 +172,11 @@ impl World {
                 self.out.insert((number, true));
                 self.feed.push_back(Item::Shown(number, Lane::Retry));
             }
-            self.phase = Phase::Yes([0, 0]);
+            self.phase = Phase::Yes(Parked::default());
         }
         let Phase::Yes(parked) = self.phase else { return };
         let retries = |world: &World| world.out.iter().filter(|(_, retry)| *retry).count();
-        while retries(self) < WINDOW.1 + parked[1] {
+        while retries(self) < WINDOW.1 + parked.retry {
             let out = |number: &usize| self.out.contains(&(*number, true));
             let Some(number) = self.due.iter().find(|number| !out(number)).copied() else { break };
             self.due.remove(&number);
@@ -185,7 +185,8 @@ impl World {
                 self.feed.push_back(Item::Due(number, Lane::Retry));
             }
         }
-        while self.out.len() - retries(self) < WINDOW.0 + parked[0] && self.next < self.keys.len() {
+        while self.out.len() - retries(self) < WINDOW.0 + parked.new && self.next < self.keys.len()
+        {
             let number = self.next;
             self.next += 1;
             if self.stands[number] == Stands::Waits && !self.out.contains(&(number, false)) {
@@ -431,7 +432,7 @@ proptest! {
                 Step::Abandon => world.abandon(),
                 Step::Kill(lost) => world.kill(lost),
             }
-            prop_assert!(world.order.parked.iter().sum::<usize>() <= parked + WINDOW.1 + 4);
+            prop_assert!(world.order.parked.total() <= parked + WINDOW.1 + 4);
         }
         world.run_dry();
     }
@@ -459,11 +460,11 @@ fn a_blocked_key_blocks_itself_alone() {
         |key: usize| (0..200).filter(|n| n % 4 == key && world.stands[*n] == Stands::Over).count();
     assert_eq!([0, 1, 2, 3].map(over), [0, 50, 50, 50]);
     assert_eq!(world.started.iter().filter(|number| *number % 4 == 0).count(), 1, "only its first");
-    assert_eq!(world.order.parked, [49, 0]);
+    assert_eq!(world.order.parked, Parked { new: 49, retry: 0 });
     world.let_time_pass();
     run(&mut world, |_| false);
     assert!(world.stands.iter().all(|stands| *stands == Stands::Over));
-    assert_eq!(world.order.parked, [0, 0]);
+    assert_eq!(world.order.parked, Parked { new: 0, retry: 0 });
 }
 
 #[test]
@@ -471,7 +472,7 @@ fn what_stands_behind_others_is_bounded_and_then_all_are_taken_in_order() {
     let keys: Vec<_> = (0..40).map(|number| Some(u8::from(number % 2 == 1))).collect();
     let mut world = World::new(&keys, false, Limits { lines: 100, parked: 5 });
     run(&mut world, |number| number % 2 == 0);
-    assert_eq!(world.order.parked, [5, 0]);
+    assert_eq!(world.order.parked, Parked { new: 5, retry: 0 });
     let over = world.stands.iter().filter(|stands| **stands == Stands::Over).count();
     assert_eq!(over, 6, "1, 3, 5, 7, 9 and 11 went; 12 waits, and what is behind it");
     world.run_dry();
@@ -524,7 +525,7 @@ fn several_retries_of_one_key_keep_their_order_whatever_their_times() {
     run(&mut world, |_| false);
     assert_eq!(
         (world.started.len(), world.order.parked),
-        (0, [2, 1]),
+        (0, Parked { new: 2, retry: 1 }),
         "its time alone is not enough"
     );
     world.due.insert(0);
@@ -563,7 +564,8 @@ fn the_store_is_told_of_each_growth_and_of_large_shrinking() {
         ([0, 0], Some([0, 0])),
         ([0, 0], None),
     ] {
-        order.parked = parked;
-        assert_eq!(order.report(), told, "{parked:?}");
+        let both = |[new, retry]: [usize; 2]| Parked { new, retry };
+        order.parked = both(parked);
+        assert_eq!(order.report(), told.map(both), "{parked:?}");
     }
 }

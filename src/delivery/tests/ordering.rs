@@ -8,6 +8,7 @@ use crate::connection::State;
 use crate::connection::ordering::{By, OnDead, Ordering};
 use crate::connection::path::Path;
 use crate::event::EventId;
+use crate::store::order::Parked;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -212,7 +213,7 @@ fn many_cold_ones_behind_a_blocked_key_leave_room_for_others() {
         }
         assert_eq!((loaded, bodies(&peer)), (31, vec![BAD.to_owned(), B.to_owned()]));
         let (_, parked) = rig.port.orders_for_test();
-        assert_eq!(parked, [30, 0], "the store may hand out as many more");
+        assert_eq!(parked, Parked { new: 30, retry: 0 }, "the store may hand out as many more");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Handing out so that an order can be kept: the four steps of [`super::super::order`].
 
+use super::super::order::{Ordered, Parked};
 use super::*;
 
 type Queue = (ConnectionId, Arc<QueueCounters>);
@@ -111,14 +112,14 @@ fn parked_ones_make_the_window_larger_within_a_bound() {
     append(&mut rig, &crm, 0..3000);
     let mut out = sent(&mut rig).1.len();
     assert_eq!(out, WINDOW_NEW);
-    rig.ends.feeds[0].parked(crm.0, [300, 0]);
+    rig.ends.feeds[0].parked(crm.0, Parked { new: 300, retry: 0 });
     out += sent(&mut rig).1.len();
     assert_eq!(out, WINDOW_NEW + 300);
-    rig.ends.feeds[0].parked(crm.0, [usize::MAX, usize::MAX]);
+    rig.ends.feeds[0].parked(crm.0, Parked { new: usize::MAX, retry: usize::MAX });
     rig.writer.turn();
     assert_eq!(
         rig.writer.state.stream(crm.0).unwrap().order,
-        super::super::order::Ordered::Yes([PARKED_EVENTS, 0])
+        Ordered::Yes(Parked { new: PARKED_EVENTS, retry: 0 })
     );
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::feed::{FeedItem, Lane};
 use super::super::marks::Place;
-use super::super::order::Ordered;
+use super::super::order::{Ordered, Parked};
 use super::super::schedule;
 use super::super::shelf::{Item, Key};
 use super::super::{ConnectionId, PARKED_EVENTS, WINDOW_RETRY};
@@ -21,12 +21,12 @@ impl Writer {
     }
 
     /// The egress says how many first attempts and retries stand behind others.
-    pub(super) fn parked(&mut self, id: ConnectionId, [new, retry]: [usize; 2]) {
+    pub(super) fn parked(&mut self, id: ConnectionId, told: Parked) {
         if let Some(stream) = self.state.stream(id)
             && let Ordered::Yes(parked) = &mut stream.order
         {
-            let new = new.min(PARKED_EVENTS);
-            *parked = [new, retry.min(PARKED_EVENTS - new)];
+            let new = told.new.min(PARKED_EVENTS);
+            *parked = Parked { new, retry: told.retry.min(PARKED_EVENTS - new) };
         }
         self.touch(id);
     }
@@ -73,7 +73,7 @@ impl Writer {
             }
             let page = self.state.schedule.page(queue, after, room)?;
             if page.is_empty() {
-                stream.order = Ordered::Yes([0, 0]);
+                stream.order = Ordered::Yes(Parked::default());
                 return Ok(());
             }
             for scheduled in page {
