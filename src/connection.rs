@@ -11,7 +11,9 @@ use http::{HeaderName, HeaderValue, Method};
 
 pub mod auth;
 pub mod breaker;
+pub mod ordering;
 pub mod part;
+pub mod path;
 pub mod rate_limit;
 pub mod retry;
 pub mod sign;
@@ -19,6 +21,7 @@ pub mod status;
 
 use auth::Auth;
 use breaker::BreakerPolicy;
+use ordering::Ordering;
 use retry::RetryPolicy;
 use sign::Sign;
 use status::StatusSet;
@@ -62,6 +65,8 @@ pub struct Connection {
     pub rate_limit: Option<RateLimit>,
     /// What happens after a failure.
     pub retry: RetryPolicy,
+    /// In which order its events go out, if that matters.
+    pub ordering: Option<Ordering>,
     /// How much may wait.
     pub queue: QueueLimits,
     /// The largest body this connection takes, in bytes.

@@ -14,6 +14,7 @@ mod budget;
 mod http1;
 mod lanes;
 mod notice;
+mod order;
 mod outbox;
 mod request;
 mod runtime;

@@ -16,6 +16,7 @@ mod breaker;
 mod connection;
 mod daemon;
 mod headers;
+mod ordering;
 mod retry;
 
 /// Everything that building needs besides the drafts.

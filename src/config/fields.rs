@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::connection::path::PATH_BYTES_MAX;
 use crate::connection::status::Purpose;
 
 mod auth;
@@ -240,6 +241,9 @@ pub static CONNECTION: &[Field] = &[
     field("max_in_flight", Integer(1, POOL_MAX), Computed("24"), "Attempts at one time; the smaller of the pool's two limits."),
     field("rate_limit", Table(RATE_LIMIT), Standard::None("{ limit = 100, per = \"second\", burst = 10 }"), "Sends per time."),
     field("retry", Table(RETRY), Toml("{}"), "What happens after a failure."),
+    field("ordering", Choice(&["none", "strict", "key"]), Toml("\"none\""), "strict: one after the other, in order of acceptance; key: the same among events with one ordering_key."),
+    field("ordering_key", Text(PATH_BYTES_MAX), Standard::None("\"body.order.id\""), "Where an event's key is, for ordering = \"key\": body.a.b, headers.x, query.x or event.type."),
+    field("on_dead", Choice(&["skip", "halt"]), Toml("\"skip\""), "With ordering, when an event becomes a dead letter: skip goes on with the next, halt holds the connection until it is resumed."),
     field("queue", Table(QUEUE), Toml("{}"), "How much may wait."),
     field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
@@ -317,7 +321,7 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "delay", "dedupe", "durability", "egress", "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "tokens", "transform",
+    "archived", "delay", "dedupe", "durability", "egress", "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "proxy", "renamed_from", "security", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];
 

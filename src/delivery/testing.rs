@@ -50,6 +50,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(3600),
         },
+        ordering: None,
         queue: QueueLimits {
             max_events: 1_000_000,
             max_bytes: 1 << 30,

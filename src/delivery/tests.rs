@@ -6,6 +6,7 @@ mod gates;
 mod health;
 mod history;
 mod lifecycle;
+mod ordering;
 mod peers;
 mod politeness;
 mod signatures;

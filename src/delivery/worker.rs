@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http1::{Drained, Http, SendError};
+use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
@@ -101,6 +102,11 @@ impl Job {
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
             });
+            let end = match disposition {
+                Disposition::RetryAfter(_) => End::Retry(self.event.id),
+                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
+            };
+            self.outbox.note_end(delivery.id, end);
         }
     }
 }
@@ -117,6 +123,7 @@ impl Drop for Job {
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
+            self.outbox.note_end(delivery.id, End::Released);
             self.outbox.shared.feed.release(delivery);
         }
         self.outbox.give_bytes(self.size);

@@ -67,6 +67,7 @@ pub(super) fn connection(name: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(60),
         },
+        ordering: None,
         queue: QueueLimits { max_events: 10, max_bytes: 1 << 20, when_full: WhenFull::DeadLetter },
         max_body: 1024,
         success_status: StatusSet::success(),
