@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use super::bits::Bits;
 use super::feed::{Delivery, Lane};
 use super::marks::{DeadLetter, Place};
+use super::order::Ordered;
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
 use super::schedule::{self, LANES, Scheduled};
@@ -139,6 +140,8 @@ pub struct Stream {
     pub delayed_out: usize,
     /// First attempts that the egress gave back.
     pub returned: VecDeque<Delivery>,
+    /// Whether its deliveries are handed out so that an order can be kept.
+    pub order: Ordered,
 }
 
 /// What stands for the name of a connection that has none: no configured name begins like this.
@@ -384,6 +387,7 @@ impl Stream {
             cancelled: HashSet::new(),
             delayed_out: 0,
             returned: VecDeque::new(),
+            order: Ordered::No,
         }
     }
 
@@ -394,6 +398,10 @@ impl Stream {
             Lane::Retry => super::WINDOW_RETRY,
             Lane::Replay => super::WINDOW_REPLAY,
         };
+        let Some(parked) = self.order.parked(lane) else {
+            return 0;
+        };
+        let window = window + parked;
         let used = self.out.get(lane as usize).copied().unwrap_or(0);
         window.saturating_sub(used)
     }

@@ -34,6 +34,7 @@ impl Writer {
     }
 
     fn serve(&mut self, id: ConnectionId) {
+        self.begin_order(id);
         let Some(stream) = self.state.streams.get_mut(id.0 as usize) else {
             return;
         };
@@ -124,7 +125,7 @@ impl Writer {
     }
 }
 
-fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>) -> Delivery {
+pub(super) fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>) -> Delivery {
     Delivery {
         id: scheduled.id,
         lane: scheduled.lane,
