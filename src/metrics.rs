@@ -286,6 +286,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
+    (G, "posthaste_signing_secret_expiry_timestamp_seconds", None, "When the last secret that a connection signs with ends; 0 while one of them never does."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),
     (G, "posthaste_queue_bytes", None, "Payload bytes of the deliveries that are not over."),
     (G, "posthaste_queue_oldest_event_age_seconds", None, "Age of the oldest delivery that is not over."),

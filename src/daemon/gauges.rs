@@ -37,6 +37,8 @@ struct OfConnection {
     dead: Gauge,
     open: Gauge,
     idle: Gauge,
+    /// Where it signs; set when the configuration changes.
+    signing_ends: Option<Gauge>,
 }
 
 /// Deliveries of one connection that are not over, by state.
@@ -77,7 +79,10 @@ impl Gauges {
     pub(super) fn watch(&self, live: &[Live], dispatcher: &Dispatcher) {
         let connections =
             live.iter().map(|live| OfConnection::new(live, dispatcher.status(live.id))).collect();
-        *lock(&self.connections) = connections;
+        let before = std::mem::replace(&mut *lock(&self.connections), connections);
+        // Those that do not sign any more keep their series; nothing of theirs will end.
+        before.iter().filter_map(|old| old.signing_ends.as_ref()).for_each(|gauge| gauge.set(0.0));
+        lock(&self.connections).iter().zip(live).for_each(|(one, live)| one.set_signing_ends(live));
     }
 
     pub(super) fn watch_ingress(&self, memory: Arc<MemoryBudget>, keys: Arc<Idempotency>) {
@@ -142,6 +147,17 @@ impl OfConnection {
             dead: plain("posthaste_dead_letters"),
             open: pool("open"),
             idle: pool("idle"),
+            signing_ends: live
+                .connection
+                .sign
+                .as_ref()
+                .map(|_| plain("posthaste_signing_secret_expiry_timestamp_seconds")),
+        }
+    }
+
+    fn set_signing_ends(&self, live: &Live) {
+        if let (Some(gauge), Some(sign)) = (&self.signing_ends, &live.connection.sign) {
+            gauge.set(sign.ends().map_or(0.0, |ends| ends as f64));
         }
     }
 
