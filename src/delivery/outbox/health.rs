@@ -135,9 +135,9 @@ impl Outbox {
         // What began under other settings says nothing about these.
         let current = ended.generation == self.settings().generation;
         if let Some(limit) = connection.disable_after {
-            if delivered || !current {
+            if delivered {
                 inner.health.failing_since = None;
-            } else if verdict != Verdict::Silent {
+            } else if current && verdict != Verdict::Silent {
                 let since = *inner.health.failing_since.get_or_insert(ended.at);
                 if ended.at.saturating_duration_since(since) >= limit {
                     self.suspend(&mut inner, connection, SuspensionKind::FailingTooLong);
