@@ -14,6 +14,7 @@ mod budget;
 mod http1;
 mod lanes;
 mod notice;
+mod order;
 mod outbox;
 mod request;
 mod runtime;
@@ -23,6 +24,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod tokens;
 mod worker;
 
 use std::collections::HashMap;
@@ -63,6 +65,8 @@ pub struct DispatcherOptions {
 pub struct Prepared {
     connection: Arc<Connection>,
     client: Client,
+    /// Dials the server that tokens come from, where the connection has tokens.
+    token_client: Option<Client>,
     template: Template,
 }
 
@@ -73,6 +77,7 @@ pub struct Prepared {
 pub fn prepare(connection: &Arc<Connection>) -> Result<Prepared, ClientError> {
     Ok(Prepared {
         client: Client::new(connection)?,
+        token_client: tokens::client(connection)?,
         template: Template::new(connection),
         connection: Arc::clone(connection),
     })

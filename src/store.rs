@@ -86,6 +86,7 @@ pub mod keys;
 mod log;
 mod lookup;
 mod marks;
+pub mod order;
 pub mod queue;
 mod reader;
 mod record;
@@ -110,12 +111,15 @@ pub const WINDOW_NEW: usize = 320;
 pub const WINDOW_RETRY: usize = 128;
 /// Replays of them.
 pub const WINDOW_REPLAY: usize = 64;
+/// Deliveries of one connection with ordering that may be handed out on top of that, because they stand behind others.
+pub const PARKED_EVENTS: usize = 10_000;
 
 /// A connection's number inside the store: small, the same over restarts, never used again for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
 
-/// Names one delivery. Opaque outside of the store: nothing may be read from it but its connection.
+/// Names one delivery. Opaque outside of the store: nothing may be read from it but its connection. Those of one connection
+/// compare as they stand in the log: in order of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId {
     /// The connection it goes to.

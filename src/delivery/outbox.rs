@@ -7,7 +7,9 @@
 mod ending;
 mod health;
 mod memory;
+mod ordered;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,12 +22,15 @@ use tokio::time::Instant;
 use super::Prepared;
 use super::budget::Room;
 use super::lanes::{Candidate, Lanes};
+use super::order::Order;
 use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
 use super::timer::Alarm;
+use super::tokens::Tokens;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
+use crate::connection::auth::redact::Redactor;
 use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
@@ -44,9 +49,22 @@ pub(super) struct Settings {
     pub(super) connection: Arc<Connection>,
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
+    /// Where the connection has tokens; the same object as long as they may be kept.
+    pub(super) tokens: Option<Rc<Tokens>>,
     pub(super) template: Template,
     /// The configuration that brought these settings.
     pub(super) generation: u64,
+}
+
+impl Settings {
+    /// Masks what must not be kept of responses.
+    pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
+        let redactor = &self.template.redactor;
+        match &self.tokens {
+            Some(tokens) => Cow::Owned(redactor.with_token(tokens.header().as_ref())),
+            None => Cow::Borrowed(redactor),
+        }
+    }
 }
 
 /// What a worker does next.
@@ -76,6 +94,8 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 struct Inner {
     lanes: Lanes,
+    /// Which deliveries may come to the lanes, if the connection has an order.
+    order: Option<Box<Order>>,
     /// Workers without a delivery, the last one used at the end.
     idle: Vec<Rc<Slot>>,
     workers: u32,
@@ -111,6 +131,7 @@ impl Outbox {
         let rate = prepared.connection.rate_limit;
         let inner = Inner {
             lanes: Lanes::default(),
+            order: ordered::order(shared, id, (&prepared.connection, &metrics)),
             idle: Vec::new(),
             workers: 0,
             busy: 0,
@@ -129,6 +150,7 @@ impl Outbox {
         let settings = Settings {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
+            tokens: prepared.token_client.map(Tokens::new),
             template: prepared.template,
             generation: shared.feed.history().generation(),
         };
@@ -176,9 +198,15 @@ impl Outbox {
             true => Rc::clone(&old.client),
             false => Rc::new(prepared.client),
         };
+        let keep_token = keep_sockets && old.connection.auth == prepared.connection.auth;
+        let tokens = match keep_token {
+            true => old.tokens.clone(),
+            false => prepared.token_client.map(Tokens::new),
+        };
         *self.settings.borrow_mut() = Rc::new(Settings {
             connection: prepared.connection,
             client,
+            tokens,
             template: prepared.template,
             generation: self.shared.feed.history().generation(),
         });
@@ -194,7 +222,8 @@ impl Outbox {
         if resumed {
             inner.ramp = 1;
         }
-        if !is_active(&self.settings().connection) {
+        let reordered = self.reorder(&mut inner, &old.connection);
+        if reordered || !is_active(&self.settings().connection) {
             self.release_waiting(&mut inner);
         }
         if !keep_sockets {
@@ -222,11 +251,16 @@ impl Outbox {
         let unloaded = inner.lanes.unload();
         self.give_bytes(unloaded);
         inner.lanes.drain().for_each(|delivery| self.shared.feed.release(delivery));
+        self.release_order(inner);
     }
 
     /// A delivery is due. [`Outbox::pump`] starts it.
     pub(super) fn push(&self, delivery: Delivery, now: Instant) {
-        self.inner.borrow_mut().lanes.push(delivery, now);
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.order {
+            None => inner.lanes.push(delivery, now),
+            Some(_) => self.push_ordered(inner, delivery, now),
+        }
     }
 
     /// Starts as much as the gates let through.
@@ -265,7 +299,7 @@ impl Outbox {
         };
         // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
         let most = settings.connection.max_in_flight.min(inner.ramp);
-        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.lanes.len() > 0;
+        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.has_work();
         drop(inner);
         if more {
             self.pump();
@@ -284,7 +318,7 @@ impl Outbox {
         inner.workers = inner.workers.saturating_sub(1);
         inner.busy = inner.busy.saturating_sub(u32::from(was_busy));
         inner.idle.retain(|idle| !Rc::ptr_eq(idle, slot));
-        let more = !inner.closed && inner.lanes.len() > 0;
+        let more = !inner.closed && inner.has_work();
         drop(inner);
         self.show();
         if more {
@@ -299,7 +333,7 @@ impl Outbox {
         connection: &Connection,
         now: Instant,
     ) -> Option<Job> {
-        if inner.closed || inner.lanes.len() == 0 {
+        if inner.closed || !inner.has_work() {
             return None;
         }
         let Some(most) = self.most_in_flight(inner, connection, now) else {
@@ -310,6 +344,9 @@ impl Outbox {
         if inner.busy >= most {
             self.note_no_worker(inner, connection, now);
             return None;
+        }
+        if inner.order.is_some() {
+            self.keep_order(inner, now);
         }
         self.load_ahead(inner, connection);
         let candidate = loop {
@@ -451,7 +488,8 @@ impl Outbox {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
         store(&self.status.idle, inner.idle.len());
-        store(&self.status.waiting, inner.lanes.len() + inner.loading.len());
+        let ordered = inner.order.as_ref().map_or(0, |order| order.waiting());
+        store(&self.status.waiting, inner.lanes.len() + inner.loading.len() + ordered);
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
         self.status.open.store(inner.workers, Ordering::Relaxed);
     }
@@ -465,6 +503,11 @@ impl Inner {
         if self.ramp < connection.max_in_flight && self.hold_until.is_none() && !open {
             self.ramp += 1;
         }
+    }
+
+    /// Whether there is anything that the gates might let through, or bring forward.
+    fn has_work(&self) -> bool {
+        self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
     }
 
     /// Whether it is time for a warning again; takes the chance.

@@ -60,6 +60,8 @@ const MUST_REACH: &[&str] = &[
     "marks durable",
     "nowhere to go",
     "ok",
+    "order changed",
+    "order kept",
     "other status",
     "paused",
     "power cut",

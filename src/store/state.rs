@@ -22,6 +22,7 @@ use std::sync::atomic::Ordering;
 use super::bits::Bits;
 use super::feed::{Delivery, Lane};
 use super::marks::{DeadLetter, Place};
+use super::order::Ordered;
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
 use super::schedule::{self, Scheduled};
@@ -136,6 +137,8 @@ pub struct Stream {
     pub cancelled: HashSet<Place>,
     /// First attempts that the egress gave back.
     pub returned: VecDeque<Delivery>,
+    /// Whether its deliveries are handed out so that an order can be kept.
+    pub order: Ordered,
 }
 
 impl State {
@@ -361,6 +364,7 @@ impl Stream {
             handed: BTreeMap::new(),
             cancelled: HashSet::new(),
             returned: VecDeque::new(),
+            order: Ordered::No,
         }
     }
 
@@ -371,6 +375,10 @@ impl Stream {
             Lane::Retry => super::WINDOW_RETRY,
             Lane::Replay => super::WINDOW_REPLAY,
         };
+        let Some(parked) = self.order.parked(lane) else {
+            return 0;
+        };
+        let window = window + parked;
         let used = self.out.get(lane as usize).copied().unwrap_or(0);
         window.saturating_sub(used)
     }

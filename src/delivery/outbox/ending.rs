@@ -11,6 +11,7 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
+use crate::delivery::order::End;
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
@@ -63,7 +64,7 @@ impl Outbox {
             _ => Some(ended.code),
         };
         self.metrics.attempt(failed, ended.took.as_secs_f64());
-        self.note_end(connection, job, ended, disposition);
+        self.judge(connection, job, ended, disposition);
         // A first attempt that succeeds leaves no history.
         if failed.is_some() || attempts > 1 {
             self.record(job, ended, failed);
@@ -163,5 +164,6 @@ impl Outbox {
             "A queued event could not be read back from the store; its delivery became a dead letter"
         );
         self.settle_untried(delivery, Cause::Internal);
+        self.note_end(delivery.id, End::Over);
     }
 }

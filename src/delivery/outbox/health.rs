@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::connection::breaker::{Breaker, Change, Gate, Phase, Ticket, Verdict};
 use crate::delivery::lanes::Candidate;
 use crate::delivery::notice::Notice;
+use crate::delivery::order::End;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition};
 use crate::store::feed::{Delivery, Settlement};
@@ -120,7 +121,7 @@ impl Outbox {
     }
 
     /// An attempt has ended: what that says about the target.
-    pub(super) fn note_end(
+    pub(super) fn judge(
         &self,
         connection: &Arc<Connection>,
         job: &Job,
@@ -267,6 +268,9 @@ impl Outbox {
             Outbox::say_dead(connection, Cause::Expired, 0);
         }
         self.settle_untried(&entry.delivery, Cause::Expired);
+        if let Some(order) = &mut inner.order {
+            order.ended(entry.delivery.id, End::Over, &mut inner.lanes, Instant::now());
+        }
     }
 
     /// Ends a delivery without an attempt.

@@ -140,7 +140,7 @@ impl Relay {
         }
         let due = items.into_iter().filter_map(|item| match item {
             FeedItem::Due(delivery) => Some(delivery),
-            FeedItem::Loaded(..) => None,
+            FeedItem::Loaded(..) | FeedItem::Fresh(..) | FeedItem::Shown(_) => None,
         });
         due.collect()
     }
