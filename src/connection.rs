@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod breaker;
 pub mod ordering;
 pub mod part;
 pub mod path;
@@ -16,6 +17,7 @@ pub mod rate_limit;
 pub mod retry;
 pub mod status;
 
+use breaker::BreakerPolicy;
 use ordering::Ordering;
 use retry::RetryPolicy;
 use status::StatusSet;
@@ -67,6 +69,14 @@ pub struct Connection {
     pub tls: Tls,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// When the target is left alone; `None` never.
+    pub breaker: Option<BreakerPolicy>,
+    /// Whether a 410 disables the connection.
+    pub disable_on_gone: bool,
+    /// After so long of nothing but failure the connection is disabled.
+    pub disable_after: Option<Duration>,
+    /// An event that was accepted longer ago is not sent any more.
+    pub expire_after: Option<Duration>,
 }
 
 impl Connection {
@@ -78,6 +88,11 @@ impl Connection {
     /// Whether HTTP connections that `other` opened may go on being used under these settings.
     pub fn shares_transport_with(&self, other: &Connection) -> bool {
         self.target.origin() == other.target.origin() && self.tls == other.tls
+    }
+
+    /// Whether what is known of the target's health under `other` is still true under these settings.
+    pub fn shares_health_with(&self, other: &Connection) -> bool {
+        self.target == other.target && self.shares_transport_with(other)
     }
 }
 

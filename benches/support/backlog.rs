@@ -77,7 +77,8 @@ impl Backlog<'_> {
             connections: self.connections,
             connection: match self.form {
                 Form::Paused => "state = \"paused\"\n".to_owned(),
-                Form::Refusing => String::new(),
+                // What is measured is the schedule: each delivery is tried, and fails.
+                Form::Refusing => "breaker = { enabled = false }\n".to_owned(),
             } + &self.common(),
             store: "max_bytes = \"1TiB\"\n".to_owned(),
         }
@@ -97,6 +98,7 @@ impl Backlog<'_> {
         let plan = Plan {
             to: relay.ingress,
             path: "/v1/events",
+            paths: &[],
             length_ns: u64::MAX / 2,
             rate: None,
             events: self.events,

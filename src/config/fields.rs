@@ -247,6 +247,10 @@ pub static CONNECTION: &[Field] = &[
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
     field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
+    field("breaker", Table(BREAKER), Toml("{}"), "When the target is left alone because it fails."),
+    field("disable_on_gone", Bool, Computed("true"), "Whether a 410 disables the connection: true for POST to a URL without placeholders, else false."),
+    field("disable_after", Span(secs(1), secs(365 * DAY)), Standard::None("\"5d\""), "Disables the connection after so long of nothing but failure."),
+    field("expire_after", Span(secs(1), secs(365 * DAY)), Standard::None("\"1h\""), "An event that was accepted longer ago is not sent any more: a dead letter, cause expired."),
     field("env", Overlays, Toml("{}"), "[connection.env.NAME]: what is different in one environment."),
 ];
 
@@ -282,6 +286,18 @@ pub static RETRY: &[Field] = &[
     field("retry_after_max", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"1h\""), "The longest Retry-After that is believed."),
 ];
 
+/// `[connection.breaker]`
+#[rustfmt::skip]
+pub static BREAKER: &[Field] = &[
+    field("enabled", Bool, Toml("true"), "false: a failing target is tried with every event, and each failure is scheduled."),
+    field("consecutive_failures", Integer(1, 1000), Toml("5"), "Deliveries that fail in a row (network errors, timeouts, 5xx) until it opens; one delivery counts once."),
+    field("failure_ratio", Number(0.01, 1.0), Toml("0.5"), "The share of failures that opens it, too."),
+    field("min_attempts", Integer(1, 100_000), Toml("20"), "Attempts that must have ended before the share counts."),
+    field("window", Span(secs(1), secs(HOUR)), Toml("\"60s\""), "What the share is counted over."),
+    field("open_for", Span(ms(100), secs(HOUR)), Toml("\"30s\""), "How long nothing is sent; then one probe. Each probe that fails doubles it."),
+    field("open_for_max", Span(ms(100), secs(DAY)), Toml("\"5m\""), "The longest."),
+];
+
 /// `[connection.queue]`
 #[rustfmt::skip]
 pub static QUEUE: &[Field] = &[
@@ -301,7 +317,7 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
+    "archived", "auth", "delay", "dedupe", "durability", "egress",
     "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];

@@ -8,6 +8,7 @@ use crate::secret::Env;
 
 mod docs;
 mod golden;
+mod health;
 mod kinds;
 mod samples;
 mod values;

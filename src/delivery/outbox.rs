@@ -1,10 +1,11 @@
 //! One connection inside its runtime: what is due, the gates it must pass, and the workers it has.
 //!
-//! The gates, in order: state, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
+//! The gates, in order: state, breaker, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
 //! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
 //! HTTP connection; one timer per connection opens those that open by time.
 
 mod ending;
+mod health;
 mod memory;
 mod ordered;
 
@@ -27,12 +28,14 @@ use super::status::Status;
 use super::timer::Alarm;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
+use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
 use crate::metrics::ConnectionMetrics;
-use crate::store::feed::Delivery;
+use crate::store::feed::{Delivery, Settlement};
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
+use health::{Health, Pass};
 
 /// A warning of one connection is logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(30);
@@ -77,12 +80,15 @@ struct Inner {
     lanes: Lanes,
     /// Which deliveries may come to the lanes, if the connection has an order.
     order: Option<Box<Order>>,
+    /// Dead ones that halt the connection: the store learns of them when it knows that the connection is held.
+    halting: Vec<(Delivery, Settlement)>,
     /// Workers without a delivery, the last one used at the end.
     idle: Vec<Rc<Slot>>,
     workers: u32,
     /// Workers with a delivery.
     busy: u32,
     closed: bool,
+    health: Health,
     hold_until: Option<Instant>,
     limiter: Option<Limiter>,
     /// A rate token is waited for; the alarm is armed.
@@ -111,11 +117,13 @@ impl Outbox {
         let rate = prepared.connection.rate_limit;
         let inner = Inner {
             lanes: Lanes::default(),
+            halting: Vec::new(),
             order: ordered::order(shared, id, (&prepared.connection, &metrics)),
             idle: Vec::new(),
             workers: 0,
             busy: 0,
             closed: false,
+            health: Health::new(&prepared.connection, Instant::now()),
             hold_until: None,
             limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
             rate_wait: false,
@@ -189,9 +197,12 @@ impl Outbox {
                 None => Limiter::new(rate, &self.shared.clock),
             });
         }
+        inner.health.replace(&old.connection, &self.settings().connection, Instant::now());
+        self.status.set_breaker(inner.health.phase());
         if resumed {
             inner.ramp = 1;
         }
+        self.settle_halting(&mut inner);
         let reordered = self.reorder(&mut inner, &old.connection);
         if reordered || !is_active(&self.settings().connection) {
             self.release_waiting(&mut inner);
@@ -207,6 +218,9 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.closed = true;
+        // Nobody learns any more that the connection is to be held: they are tried once more, and halt it then.
+        let halting = std::mem::take(&mut inner.halting).into_iter();
+        halting.for_each(|(delivery, _)| self.shared.feed.release(delivery));
         let loading: u64 = inner.loading.drain(..).map(|(_, size)| size).sum();
         self.give_bytes(loading);
         self.release_waiting(&mut inner);
@@ -238,6 +252,7 @@ impl Outbox {
         let settings = self.settings();
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
+        self.tend(&mut inner, now);
         while let Some(job) = self.take(&mut inner, &settings.connection, now) {
             match inner.idle.pop() {
                 Some(slot) => slot.give(job),
@@ -305,12 +320,12 @@ impl Outbox {
         if inner.closed || !inner.has_work() {
             return None;
         }
-        if !is_active(connection) || self.is_held(inner, now) {
+        let Some(most) = self.most_in_flight(inner, connection, now) else {
             inner.gated_at = now;
             self.give_bytes(inner.lanes.unload());
             return None;
-        }
-        if inner.busy >= connection.max_in_flight.min(inner.ramp) {
+        };
+        if inner.busy >= most {
             self.note_no_worker(inner, connection, now);
             return None;
         }
@@ -318,7 +333,13 @@ impl Outbox {
             self.keep_order(inner, now);
         }
         self.load_ahead(inner, connection);
-        let candidate = self.candidate(inner, connection, now)?;
+        let candidate = loop {
+            let candidate = self.candidate(inner, connection, now)?;
+            if !self.is_expired(&candidate, connection) {
+                break candidate;
+            }
+            self.bury(inner, &candidate, connection);
+        };
         if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
             self.wait_for_token(inner, now, wait);
             return None;
@@ -328,7 +349,27 @@ impl Outbox {
             self.take_bytes(candidate.size);
         }
         inner.busy += 1;
-        Some(Job::new(self, entry.delivery, candidate.event))
+        let ticket = inner.health.start();
+        Some(Job::new(self, entry.delivery, candidate.event, ticket))
+    }
+
+    /// How many attempts may be under way now; `None` when none may start: state, breaker or hold say no.
+    fn most_in_flight(
+        &self,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<u32> {
+        if !is_active(connection) || inner.health.is_suspended() {
+            return None;
+        }
+        let pass = self.pass(inner, now);
+        if pass == Pass::No || self.is_held(inner, now) {
+            return None;
+        }
+        // A probe does not wait for attempts that hang since before.
+        let ramp = if pass == Pass::Probe { u32::MAX } else { inner.ramp };
+        Some(connection.max_in_flight.min(ramp))
     }
 
     /// The next delivery that has its byte permit or gets one. Where the one in turn gets none, one that was loaded goes
@@ -442,6 +483,15 @@ impl Inner {
     /// Whether there is anything that the gates might let through, or bring forward.
     fn has_work(&self) -> bool {
         self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
+    }
+
+    /// A success allows one more attempt at one time. What succeeds during a hold or while the breaker is open was sent
+    /// before it and says nothing.
+    fn ramp_up(&mut self, connection: &Connection) {
+        let open = self.health.phase() != Phase::Closed;
+        if self.ramp < connection.max_in_flight && self.hold_until.is_none() && !open {
+            self.ramp += 1;
+        }
     }
 
     /// Whether it is time for a warning again; takes the chance.

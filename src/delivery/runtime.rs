@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Prepared;
 use super::budget::{Budget, Revisits};
+use super::notice::Notice;
 use super::outbox::Outbox;
 use super::status::Status;
 use crate::client::HandshakePace;
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Attach(ConnectionId, Box<Prepared>, Arc<ConnectionMetrics>, Arc<Status>),
     Replace(ConnectionId, Box<Prepared>),
     Detach(ConnectionId),
+    /// Hold it whatever its settings say, or let it go on.
+    Suspend(ConnectionId, bool),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -49,6 +52,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
     pub(super) ticks: Arc<AtomicU64>,
     pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) notices: mpsc::Sender<Notice>,
 }
 
 /// What the connections of one runtime share. Nothing in it can be held: each use is one step.
@@ -62,6 +66,8 @@ pub(super) struct Shared {
     pub(super) pace: Rc<HandshakePace>,
     /// Numbers for [`Feed::order`]: none twice, whichever connection asks.
     orders: Cell<u64>,
+    /// To the control loop.
+    pub(super) notices: mpsc::Sender<Notice>,
     /// Owns the workers and the connections' timers.
     pub(super) tasks: TaskTracker,
     /// The last `webhook-timestamp` and its second.
@@ -69,7 +75,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64) -> Shared {
+    pub(super) fn new(
+        feed: Feed,
+        clock: Clock,
+        payload_bytes: u64,
+        seed: u64,
+        notices: mpsc::Sender<Notice>,
+    ) -> Shared {
         Shared {
             feed,
             clock,
@@ -78,6 +90,7 @@ impl Shared {
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             pace: Rc::default(),
             orders: Cell::new(0),
+            notices,
             tasks: TaskTracker::new(),
             timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
         }
@@ -129,9 +142,9 @@ struct Runtime {
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
 pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
-    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox } = parts;
+    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox, notices } = parts;
     let mut runtime = Runtime {
-        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed, notices)),
         outboxes: BTreeMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);
@@ -182,6 +195,11 @@ impl Runtime {
             Command::Replace(id, prepared) => {
                 if let Some(outbox) = self.outboxes.get(&id) {
                     outbox.replace(*prepared);
+                }
+            }
+            Command::Suspend(id, suspended) => {
+                if let Some(outbox) = self.outboxes.get(&id) {
+                    outbox.set_suspended(suspended);
                 }
             }
             Command::Detach(id) => {

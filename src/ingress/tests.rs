@@ -71,6 +71,10 @@ pub(super) fn connection(name: &str) -> Connection {
         success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
+        breaker: None,
+        disable_on_gone: false,
+        disable_after: None,
+        expire_after: None,
     }
 }
 

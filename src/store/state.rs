@@ -28,6 +28,7 @@ use super::record::FILE_HEADER;
 use super::schedule::{self, Scheduled};
 use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::shelf::Shelf;
+use super::suspension::Suspension;
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 
@@ -116,6 +117,8 @@ pub struct Stream {
     pub name: String,
     /// Shared with ingress and metrics.
     pub counters: Arc<QueueCounters>,
+    /// Why the daemon holds it, if it does: only kept here.
+    pub suspension: Option<Suspension>,
     /// The egress runtime that delivers it; `None` holds it.
     pub feed: Option<usize>,
     /// The next delivery that was never handed out: segment and slot.
@@ -351,6 +354,7 @@ impl Stream {
             id,
             name: name.to_owned(),
             counters: Arc::default(),
+            suspension: None,
             feed: None,
             cursor: (0, 0),
             next_slot: (0, 0),

@@ -25,6 +25,7 @@ mod known;
 mod model;
 pub(crate) mod model_disk;
 mod order;
+mod suspensions;
 mod sweep;
 mod world;
 

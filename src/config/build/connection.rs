@@ -49,6 +49,10 @@ impl Build<'_> {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
             },
+            breaker: self.breaker(draft),
+            disable_on_gone: breaker::disable_on_gone(table),
+            disable_after: breaker::span(table, "disable_after"),
+            expire_after: breaker::span(table, "expire_after"),
             target: target(table)?,
             name: table.text("name")?.to_owned(),
         };

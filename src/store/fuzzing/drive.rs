@@ -183,6 +183,11 @@ impl Relay {
         for (id, size) in self.ask(|reply| Command::Oldest { reply }) {
             drop(self.ends.writer.files.load(id, size));
         }
+        for (connection, _) in self.ask(|reply| Command::Suspensions { reply }) {
+            let cleared =
+                self.ask(|reply| Command::Suspend { connection, suspension: None, reply });
+            assert!(cleared.is_ok(), "a disk that is fine does not keep a suspension");
+        }
         for connection in self.connections() {
             let (mut after, mut letters) = (None, Vec::new());
             loop {
