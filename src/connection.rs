@@ -9,17 +9,21 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod auth;
 pub mod breaker;
 pub mod ordering;
 pub mod part;
 pub mod path;
 pub mod rate_limit;
 pub mod retry;
+pub mod sign;
 pub mod status;
 
+use auth::Auth;
 use breaker::BreakerPolicy;
 use ordering::Ordering;
 use retry::RetryPolicy;
+use sign::Sign;
 use status::StatusSet;
 
 /// One `[[connection]]`, resolved: defaults and overlay merged, secrets read, everything parsed.
@@ -43,6 +47,10 @@ pub struct Connection {
     pub method: Method,
     /// Headers added to each request, in the file's order. Values may be secrets (marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How it says who it is.
+    pub auth: Option<Auth>,
+    /// How its requests are signed.
+    pub sign: Option<Sign>,
     /// TCP and TLS together; 1 s to 60 s.
     pub connect_timeout: Duration,
     /// From the first byte written to the response's head; 1 s to 60 s.

@@ -9,6 +9,7 @@ mod health;
 mod memory;
 mod ordered;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -26,8 +27,10 @@ use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
 use super::timer::Alarm;
+use super::tokens::Tokens;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
+use crate::connection::auth::redact::Redactor;
 use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
@@ -46,9 +49,22 @@ pub(super) struct Settings {
     pub(super) connection: Arc<Connection>,
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
+    /// Where the connection has tokens; the same object as long as they may be kept.
+    pub(super) tokens: Option<Rc<Tokens>>,
     pub(super) template: Template,
     /// The configuration that brought these settings.
     pub(super) generation: u64,
+}
+
+impl Settings {
+    /// Masks what must not be kept of responses.
+    pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
+        let redactor = &self.template.redactor;
+        match &self.tokens {
+            Some(tokens) => Cow::Owned(redactor.with_token(tokens.header().as_ref())),
+            None => Cow::Borrowed(redactor),
+        }
+    }
 }
 
 /// What a worker does next.
@@ -137,6 +153,7 @@ impl Outbox {
         let settings = Settings {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
+            tokens: prepared.token_client.map(Tokens::new),
             template: prepared.template,
             generation: shared.feed.history().generation(),
         };
@@ -184,9 +201,15 @@ impl Outbox {
             true => Rc::clone(&old.client),
             false => Rc::new(prepared.client),
         };
+        let keep_token = keep_sockets && old.connection.auth == prepared.connection.auth;
+        let tokens = match keep_token {
+            true => old.tokens.clone(),
+            false => prepared.token_client.map(Tokens::new),
+        };
         *self.settings.borrow_mut() = Rc::new(Settings {
             connection: prepared.connection,
             client,
+            tokens,
             template: prepared.template,
             generation: self.shared.feed.history().generation(),
         });
@@ -480,11 +503,6 @@ impl Outbox {
 }
 
 impl Inner {
-    /// Whether there is anything that the gates might let through, or bring forward.
-    fn has_work(&self) -> bool {
-        self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
-    }
-
     /// A success allows one more attempt at one time. What succeeds during a hold or while the breaker is open was sent
     /// before it and says nothing.
     fn ramp_up(&mut self, connection: &Connection) {
@@ -492,6 +510,11 @@ impl Inner {
         if self.ramp < connection.max_in_flight && self.hold_until.is_none() && !open {
             self.ramp += 1;
         }
+    }
+
+    /// Whether there is anything that the gates might let through, or bring forward.
+    fn has_work(&self) -> bool {
+        self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
     }
 
     /// Whether it is time for a warning again; takes the chance.

@@ -64,10 +64,10 @@ pub(super) struct Shared {
     pub(super) revisits: Revisits,
     pub(super) rng: RefCell<fastrand::Rng>,
     pub(super) pace: Rc<HandshakePace>,
-    /// Numbers for [`Feed::order`]: none twice, whichever connection asks.
-    orders: Cell<u64>,
     /// To the control loop.
     pub(super) notices: mpsc::Sender<Notice>,
+    /// Numbers for [`Feed::order`]: none twice, whichever connection asks.
+    orders: Cell<u64>,
     /// Owns the workers and the connections' timers.
     pub(super) tasks: TaskTracker,
     /// The last `webhook-timestamp` and its second.
@@ -89,8 +89,8 @@ impl Shared {
             revisits: Revisits::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             pace: Rc::default(),
-            orders: Cell::new(0),
             notices,
+            orders: Cell::new(0),
             tasks: TaskTracker::new(),
             timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
         }
@@ -102,14 +102,14 @@ impl Shared {
         self.orders.get()
     }
 
-    /// Unix seconds now, as a header.
-    pub(super) fn timestamp(&self) -> HeaderValue {
+    /// Unix seconds now, as a number and as a header.
+    pub(super) fn timestamp(&self) -> (u64, HeaderValue) {
         let seconds = self.clock.wall_ms() / 1000;
         let (at, value) = &mut *self.timestamp.borrow_mut();
         if *at != seconds {
             (*at, *value) = (seconds, HeaderValue::from(seconds));
         }
-        value.clone()
+        (seconds, value.clone())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One runtime with real loopback sockets, in paused time: everything runs on one thread, so the loopback is at rest
 //! before the clock moves, and a timeout of a second takes none.
 
+mod auth;
 mod gates;
 mod health;
 mod history;
@@ -8,6 +9,7 @@ mod lifecycle;
 mod ordering;
 mod peers;
 mod politeness;
+mod signatures;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -46,6 +48,7 @@ fn paused<F: Future<Output = ()>>(test: F) {
 /// One runtime, and the store's side of it.
 struct Rig {
     port: FeedPort,
+    clock: Clock,
     notices: mpsc::Receiver<Notice>,
     commands: mpsc::Sender<Command>,
     metrics: Metrics,
@@ -79,14 +82,16 @@ impl Rig {
                 let _ = done.send(());
             }
         });
+        let ticking = clock.clone();
         tokio::task::spawn_local(async move {
             loop {
                 sleep(Duration::from_millis(1)).await;
-                clock.advance(Duration::from_millis(1));
+                ticking.advance(Duration::from_millis(1));
             }
         });
         Rig {
             port,
+            clock,
             notices: heard,
             commands,
             metrics: Metrics::new(),

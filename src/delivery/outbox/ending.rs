@@ -63,7 +63,7 @@ impl Outbox {
             _ => Some(ended.code),
         };
         self.metrics.attempt(failed, ended.took.as_secs_f64());
-        self.note_end(connection, job, ended, disposition);
+        self.judge(connection, job, ended, disposition);
         // A first attempt that succeeds leaves no history.
         if failed.is_some() || attempts > 1 {
             self.record(job, ended, failed);

@@ -119,7 +119,7 @@ impl Outbox {
     }
 
     /// An attempt has ended: what that says about the target.
-    pub(super) fn note_end(
+    pub(super) fn judge(
         &self,
         connection: &Arc<Connection>,
         job: &Job,
