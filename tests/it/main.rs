@@ -39,6 +39,8 @@ mod ordering;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod renaming;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod signatures;
