@@ -59,6 +59,8 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         max_body: 1 << 20,
         success_status: StatusSet::success(),
         tls: Tls::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
         on_remove: OnRemove::Hold,
         breaker: None,
         disable_on_gone: false,
@@ -88,6 +90,7 @@ pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event
         attempts: u32::from(lane == Lane::Retry),
         first_attempt: None,
         size: u32::try_from(event.content.as_bytes().len()).unwrap(),
+        delayed: false,
         hot: Arc::downgrade(event),
     }
 }
