@@ -90,6 +90,7 @@ pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event
         attempts: u32::from(lane == Lane::Retry),
         first_attempt: None,
         size: u32::try_from(event.content.as_bytes().len()).unwrap(),
+        delayed: false,
         hot: Arc::downgrade(event),
     }
 }
