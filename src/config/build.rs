@@ -12,9 +12,11 @@ use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
 mod auth;
+mod breaker;
 mod connection;
 mod daemon;
 mod headers;
+mod ordering;
 mod retry;
 
 /// Everything that building needs besides the drafts.
