@@ -301,6 +301,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
+    (G, "posthaste_signing_secret_expiry_timestamp_seconds", None, "When the last secret that a connection signs with ends; 0 while one of them never does."),
     (C, "posthaste_retry_after_holds_total", None, "Answers of a target that held its whole connection: 429 or 503 with Retry-After."),
     (G, "posthaste_retry_after_hold_seconds", None, "How long a Retry-After goes on holding the connection; 0 when none does."),
     (C, "posthaste_breaker_opened_total", None, "Times that the breaker of a connection opened, failed probes included."),
