@@ -225,6 +225,11 @@ impl ConnectionMetrics {
             .record(seconds);
     }
 
+    /// Notes when the certificate that the target has shown ends, in Unix seconds.
+    pub fn peer_certificate(&self, expires: i64) {
+        self.gauge("posthaste_peer_certificate_expiry_timestamp_seconds", None).set(expires as f64);
+    }
+
     /// Notes the time from acceptance to success.
     pub fn latency(&self, seconds: f64) {
         self.latency_seconds
@@ -284,6 +289,8 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (H, "posthaste_delivery_attempt_duration_seconds", None, "How long attempts took."),
     (H, "posthaste_delivery_latency_seconds", None, "From acceptance to success."),
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
+    (G, "posthaste_connection_tls_verify", None, "Whether the target's certificate is verified: 1, or 0 for tls.verify = false. Not there for http targets."),
+    (G, "posthaste_peer_certificate_expiry_timestamp_seconds", None, "When the certificate ends that the target has shown last."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),

@@ -15,6 +15,7 @@ mod connection;
 mod daemon;
 mod headers;
 mod retry;
+mod transport;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {
@@ -32,7 +33,7 @@ impl Build<'_> {
         let daemon = self.daemon(&drafts);
         let mut connections = Vec::with_capacity(drafts.connections.len());
         for draft in &drafts.connections {
-            connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
+            connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
         Config { daemon, connections }
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Prepared;
 use super::budget::Room;
+use super::http2::Sessions;
 use super::lanes::{Candidate, Lanes};
 use super::request::Template;
 use super::runtime::Shared;
@@ -41,6 +42,8 @@ pub(super) struct Settings {
     pub(super) connection: Arc<Connection>,
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
+    /// The HTTP/2 connections that `client` dialled.
+    pub(super) sessions: Rc<Sessions>,
     pub(super) template: Template,
     /// The configuration that brought these settings.
     pub(super) generation: u64,
@@ -124,9 +127,11 @@ impl Outbox {
         let settings = Settings {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
+            sessions: Rc::default(),
             template: prepared.template,
             generation: shared.feed.history().generation(),
         };
+        show_verification(&metrics, &settings.connection);
         Rc::new(Outbox {
             shared: Rc::clone(shared),
             id,
@@ -167,16 +172,18 @@ impl Outbox {
         let keep_sockets = old.connection.shares_transport_with(&prepared.connection);
         let rate = prepared.connection.rate_limit;
         let resumed = !is_active(&old.connection) && is_active(&prepared.connection);
-        let client = match keep_sockets {
-            true => Rc::clone(&old.client),
-            false => Rc::new(prepared.client),
+        let (client, sessions) = match keep_sockets {
+            true => (Rc::clone(&old.client), Rc::clone(&old.sessions)),
+            false => (Rc::new(prepared.client), Rc::default()),
         };
         *self.settings.borrow_mut() = Rc::new(Settings {
             connection: prepared.connection,
             client,
+            sessions,
             template: prepared.template,
             generation: self.shared.feed.history().generation(),
         });
+        show_verification(&self.metrics, &self.settings().connection);
         let mut inner = self.inner.borrow_mut();
         if old.connection.rate_limit != rate {
             inner.limiter = rate.map(|rate| match inner.limiter.take() {
@@ -431,6 +438,14 @@ impl Inner {
             self.warned_at = Some(now);
         }
         may
+    }
+}
+
+/// Whether the target's certificate is verified, for who watches.
+fn show_verification(metrics: &ConnectionMetrics, connection: &Connection) {
+    if connection.target.tls {
+        let verify = f64::from(u8::from(connection.tls.verify));
+        metrics.gauge("posthaste_connection_tls_verify", None).set(verify);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use super::Prepared;
 use super::budget::{Budget, Revisits};
 use super::outbox::Outbox;
 use super::status::Status;
-use crate::client::HandshakePace;
+use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
@@ -27,9 +28,6 @@ use crate::store::feed::{Delivery, Feed, FeedItem};
 
 /// How often the timers show that they are alive.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Threads for name lookups, which block: one connection uses at most one at a time.
-const LOOKUP_THREADS: usize = 128;
 
 /// What the dispatcher asks of a runtime.
 #[derive(Debug)]
@@ -47,6 +45,7 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) payload_bytes: u64,
     pub(super) seed: u64,
+    pub(super) resolvers: Vec<SocketAddr>,
     pub(super) ticks: Arc<AtomicU64>,
     pub(super) inbox: mpsc::Receiver<Command>,
 }
@@ -59,7 +58,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) revisits: Revisits,
     pub(super) rng: RefCell<fastrand::Rng>,
-    pub(super) pace: Rc<HandshakePace>,
+    pub(super) dialler: Dialler,
     /// Owns the workers and the connections' timers.
     pub(super) tasks: TaskTracker,
     /// The last `webhook-timestamp` and its second.
@@ -67,14 +66,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64) -> Shared {
+    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64, ask: Ask) -> Shared {
         Shared {
             feed,
             clock,
             budget: Budget::new(payload_bytes),
             revisits: Revisits::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
-            pace: Rc::default(),
+            dialler: Dialler::new(ask),
             tasks: TaskTracker::new(),
             timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
         }
@@ -93,17 +92,13 @@ impl Shared {
 
 /// Starts the thread of a runtime.
 pub(super) fn spawn(number: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(LOOKUP_THREADS)
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("egress-{number}")).spawn(move || {
         let local = LocalSet::new();
         let done = local.block_on(&runtime, run(parts));
         // Attempts that outlived the time to drain end here; their deliveries go back to the store.
         drop(local);
-        // A name lookup that hangs cannot be stopped, and is not waited for.
         runtime.shutdown_background();
         if let Some(done) = done {
             let _ = done.send(());
@@ -120,9 +115,10 @@ struct Runtime {
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
 pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
-    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox } = parts;
+    let Parts { feed, clock, payload_bytes, seed, resolvers, ticks, mut inbox } = parts;
+    let ask = client::ask(resolvers);
     let mut runtime = Runtime {
-        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed, ask)),
         outboxes: BTreeMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);

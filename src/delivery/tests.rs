@@ -3,6 +3,7 @@
 
 mod gates;
 mod history;
+mod http2;
 mod lifecycle;
 mod peers;
 mod targets;
@@ -63,6 +64,7 @@ impl Rig {
             feed,
             clock: clock.clone(),
             payload_bytes,
+            resolvers: Vec::new(),
             seed: 1,
             ticks: Arc::default(),
             inbox,
