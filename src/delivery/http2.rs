@@ -38,7 +38,7 @@ mod sessions;
 pub(super) use sessions::{Sessions, Way};
 
 /// Bytes of responses' bodies that all streams together may have under way.
-const WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 128 * 1024;
 /// Bytes of a request's body that one stream may have queued.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Streams that the peer has reset and that are still remembered; more of them end the connection.

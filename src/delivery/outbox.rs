@@ -423,10 +423,13 @@ impl Outbox {
         let store = |gauge: &std::sync::atomic::AtomicU32, value: usize| {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
-        store(&self.status.idle, inner.idle.len());
+        // Workers that share an HTTP/2 connection have one together.
+        let shared = self.settings.borrow().sessions.shared();
+        let open = usize::try_from(inner.workers).unwrap_or(usize::MAX).saturating_sub(shared);
+        store(&self.status.idle, inner.idle.len().min(open));
         store(&self.status.waiting, inner.lanes.len() + inner.loading.len());
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
-        self.status.open.store(inner.workers, Ordering::Relaxed);
+        store(&self.status.open, open);
     }
 }
 

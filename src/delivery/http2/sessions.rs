@@ -92,6 +92,12 @@ impl Sessions {
         }
     }
 
+    /// HTTP connections that workers have over this one's: places on sessions, less the sessions.
+    pub(in crate::delivery) fn shared(&self) -> usize {
+        let open = self.open.borrow();
+        open.iter().map(|session| session.strong_count().saturating_sub(1)).sum()
+    }
+
     fn with_room(&self, max_lifetime: Duration) -> Option<Rc<Session>> {
         let mut open = self.open.borrow_mut();
         open.retain(|session| session.strong_count() > 0);

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -155,7 +156,8 @@ fn all_attempts_share_one_connection_within_the_same_limits() {
         let peer = target(100, |_| Reply::Status(200, Duration::from_millis(20))).await;
         let mut connection = h2c(&peer);
         connection.host_header = Some(http::HeaderValue::from_static("crm.internal:81"));
-        let mut rig = Rig::with(connection).await;
+        let mut rig = Rig::new(1 << 20);
+        let status = rig.attach(1, connection).await;
         rig.send(1, 200);
         for settled in rig.settle(200).await {
             assert_eq!((settled.disposition, settled.attempts), (Disposition::Delivered, 1));
@@ -163,6 +165,8 @@ fn all_attempts_share_one_connection_within_the_same_limits() {
         assert_eq!(peer.notes.accepted.get(), 1);
         assert_eq!(peer.notes.open_most.get(), 4);
         assert!(rig.counts("posthaste_connections_opened_total{connection=\"crm\"} 1"));
+        assert_eq!(status.open.load(Ordering::Relaxed), 1, "four workers share it");
+        assert_eq!(status.idle.load(Ordering::Relaxed), 1);
         let requests = peer.notes.requests.borrow();
         assert_eq!(requests.len(), 200);
         let (head, body) = &requests[0];
@@ -432,5 +436,51 @@ fn a_dial_that_fails_fails_all_who_wait_for_it_and_no_more() {
         assert!(rig.counts(
             "posthaste_delivery_attempts_total{connection=\"crm\",code=\"connect_refused\"} 4"
         ));
+    });
+}
+
+/// A TLS server for 127.0.0.1 that knows none of our certificates, and the authority that signed its own.
+async fn mistrusting(alpn: &str) -> (String, Vec<u8>) {
+    use rustls::server::WebPkiClientVerifier;
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::task::spawn_local(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::task::spawn_local(async move {
+                tcp.set_nodelay(true).unwrap();
+                assert!(acceptor.accept(tcp).await.is_err());
+            });
+        }
+    });
+    (url, own.cert.pem().into_bytes())
+}
+
+/// With TLS 1.3 the peer's refusal comes after the handshake, and HTTP hears it first.
+#[test]
+fn a_refused_client_certificate_is_named_under_both_versions() {
+    paused(async {
+        for alpn in ["h2", "http/1.1"] {
+            let (url, pem) = mistrusting(alpn).await;
+            let mut connection = connection("crm", &url);
+            connection.tls.ca = Some(crate::connection::CaFile { path: "ca.pem".into(), pem });
+            let mut rig = Rig::with(connection).await;
+            check(&mut rig, retry(5), "tls_client_cert").await;
+        }
     });
 }
