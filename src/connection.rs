@@ -9,17 +9,26 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod auth;
+pub mod breaker;
 pub mod egress;
+pub mod ordering;
 pub mod part;
+pub mod path;
 pub mod proxy;
 pub mod rate_limit;
 pub mod retry;
+pub mod sign;
 pub mod status;
 
 use crate::secret::Secret;
+use auth::Auth;
+use breaker::BreakerPolicy;
 use egress::Egress;
+use ordering::Ordering;
 use proxy::Proxy;
 use retry::RetryPolicy;
+use sign::Sign;
 use status::StatusSet;
 
 /// One `[[connection]]`, resolved: defaults and overlay merged, secrets read, everything parsed.
@@ -43,6 +52,10 @@ pub struct Connection {
     pub method: Method,
     /// Headers added to each request, in the file's order. Values may be secrets (marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How it says who it is.
+    pub auth: Option<Auth>,
+    /// How its requests are signed.
+    pub sign: Option<Sign>,
     /// What the Host header says instead of the URL's host.
     pub host_header: Option<HeaderValue>,
     /// Name lookup, TCP, proxy and TLS together; 1 s to 60 s.
@@ -59,6 +72,8 @@ pub struct Connection {
     pub rate_limit: Option<RateLimit>,
     /// What happens after a failure.
     pub retry: RetryPolicy,
+    /// In which order its events go out, if that matters.
+    pub ordering: Option<Ordering>,
     /// How much may wait.
     pub queue: QueueLimits,
     /// The largest body this connection takes, in bytes.
@@ -75,6 +90,14 @@ pub struct Connection {
     pub egress: Egress,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// When the target is left alone; `None` never.
+    pub breaker: Option<BreakerPolicy>,
+    /// Whether a 410 disables the connection.
+    pub disable_on_gone: bool,
+    /// After so long of nothing but failure the connection is disabled.
+    pub disable_after: Option<Duration>,
+    /// An event that was accepted longer ago is not sent any more.
+    pub expire_after: Option<Duration>,
 }
 
 impl Connection {
@@ -90,6 +113,11 @@ impl Connection {
             && self.http2 == other.http2
             && self.proxy == other.proxy
             && self.egress == other.egress
+    }
+
+    /// Whether what is known of the target's health under `other` is still true under these settings.
+    pub fn shares_health_with(&self, other: &Connection) -> bool {
+        self.target == other.target && self.shares_transport_with(other)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::peers::{answering, healthy, hung, read_request};
 use super::*;
 use crate::connection::State;
+use crate::connection::breaker::Ticket;
 use crate::delivery::outbox::Outbox;
 use crate::delivery::runtime::Shared;
 use crate::delivery::testing::connection;
@@ -224,6 +225,7 @@ fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
             Clock::manual(WALL_MS),
             1000,
             1,
+            mpsc::channel(1).0,
             crate::client::ask(Vec::new()),
         ));
         let metrics = Metrics::new().connection("crm");
@@ -231,7 +233,7 @@ fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
         let outbox = Outbox::new(&shared, ConnectionId(1), *settings, metrics, Arc::default());
         let event = testing::event(b"{}");
         let delivery = testing::delivery(1, 7, Lane::New, &event);
-        let job = Job::new(&outbox, delivery, Arc::clone(&event));
+        let job = Job::new(&outbox, delivery, Arc::clone(&event), Ticket::default());
         let worker = tokio::task::spawn_local(async move {
             let _job = job;
             panic!("as a bug would");
