@@ -18,7 +18,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http1::{Drained, Http, SendError};
-use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
@@ -95,18 +94,14 @@ impl Job {
     /// Tells the store what came of it.
     pub(super) fn settle(&mut self, disposition: Disposition) {
         if let Some(delivery) = self.delivery.take() {
-            self.outbox.shared.feed.settle(Settlement {
+            let settlement = Settlement {
                 id: delivery.id,
                 size: delivery.size,
                 disposition,
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
-            });
-            let end = match disposition {
-                Disposition::RetryAfter(_) => End::Retry(self.event.id),
-                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
             };
-            self.outbox.note_end(delivery.id, end);
+            self.outbox.settle(delivery, settlement, self.event.id);
         }
     }
 }
@@ -119,12 +114,10 @@ impl Drop for Job {
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
-            self.outbox.metrics.deliveries.dead.increment(1);
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
-            self.outbox.note_end(delivery.id, End::Released);
-            self.outbox.shared.feed.release(delivery);
+            self.outbox.give_up(delivery);
         }
         self.outbox.give_bytes(self.size);
     }

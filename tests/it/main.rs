@@ -35,6 +35,7 @@ mod isolation;
 mod lifecycle;
 #[cfg(test)]
 mod limits;
+mod ordering;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
