@@ -41,11 +41,7 @@ impl Files {
         self.load_routed(id, size).map(|(event, _)| event)
     }
 
-    fn load_routed(
-        &self,
-        id: DeliveryId,
-        size: u32,
-    ) -> Result<(Event, RecordedRoute), LoadError> {
+    fn load_routed(&self, id: DeliveryId, size: u32) -> Result<(Event, RecordedRoute), LoadError> {
         let file = self.get(id.segment).ok_or(LoadError::Missing)?;
         let bytes = file.read_record(u64::from(id.offset) * 8, size).map_err(LoadError::Io)?;
         let (event, routes) =

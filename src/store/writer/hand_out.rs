@@ -112,8 +112,15 @@ impl Writer {
             stream.hand_out(Lane::New);
             self.handed_out += 1;
             let hot = self.hot.get(id.segment, id.offset).map(Arc::downgrade).unwrap_or_default();
-            let delivery =
-                Delivery { id, lane: Lane::New, attempts: 0, first_attempt: None, size, delayed: false, hot };
+            let delivery = Delivery {
+                id,
+                lane: Lane::New,
+                attempts: 0,
+                first_attempt: None,
+                size,
+                delayed: false,
+                hot,
+            };
             outbox.push(FeedItem::Due(delivery));
         }
         let left = stream.waiting;
