@@ -5,7 +5,7 @@
 //! `cargo bench --bench relay` prints one table. `-- --quick` takes about two seconds a case. `-- --bin PATH` measures
 //! another build, `-- --connections 8` and `-- --only saturated` (or `open-loop`) a part of the table, for a profiler.
 //! `-- --only backlog --events 1000000` measures a backlog instead (see `support/backlog.rs`), in both forms or in one
-//! (`backlog-paused`, `backlog-refusing`).
+//! (`backlog-paused`, `backlog-refusing`, `backlog-held`).
 //! `-- --only isolation` runs a hundred connections with and without five bad ones, `-- --only outage` an endpoint that is
 //! down for 20 s at 1,000 events a second.
 //! It fails when something was lost or nothing went through, never because of a time.
@@ -79,6 +79,7 @@ impl Part {
             "backlog" => Part::Backlog(None),
             "backlog-paused" => Part::Backlog(Some(Form::Paused)),
             "backlog-refusing" => Part::Backlog(Some(Form::Refusing)),
+            "backlog-held" => Part::Backlog(Some(Form::Held)),
             "isolation" => Part::Isolation,
             "outage" => Part::Outage,
             other => bail!("--only does not know {other}"),
@@ -161,7 +162,7 @@ fn options() -> anyhow::Result<Options> {
             "--only" => only = Some(Part::named(&words.next().context("--only what?")?)?),
             other => bail!(
                 "unknown argument {other}; known are --quick, --bin PATH, --connections N, --events N, \
-                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing|isolation|outage"
+                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing|backlog-held|isolation|outage"
             ),
         }
     }
@@ -181,7 +182,7 @@ impl Options {
 
 /// Each form of the backlog for each number of connections, line by line.
 fn backlogs(options: &Options, place: &Path, only: Option<Form>) -> anyhow::Result<()> {
-    for form in [Form::Paused, Form::Refusing] {
+    for form in [Form::Paused, Form::Refusing, Form::Held] {
         if only.is_some_and(|only| only != form) {
             continue;
         }

@@ -128,7 +128,7 @@ impl Daemon {
         let kept = *self.suspensions.get(&id)?;
         let (name, cause) = (&connection.name, kept.kind.as_str());
         if kept.settings == fingerprint(connection) {
-            tracing::warn!(connection = name, cause, "The connection is held since an earlier run");
+            tracing::warn!(connection = name, cause, "The connection is still held");
             return Some(kept);
         }
         tracing::info!(connection = name, cause, "The connection was edited, so it goes on");

@@ -21,7 +21,7 @@ use super::http1::{Drained, Http, SendError};
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
-use super::tokens::{self, Token};
+use super::tokens::{self, Token, Tokens};
 use crate::client::DialError;
 use crate::clock::Age;
 use crate::connection::breaker::Ticket;
@@ -306,16 +306,26 @@ impl Worker {
         outbox.conclude(&mut job, &ended);
     }
 
-    /// Sends the request and waits for the head of its response. One that is refused with 401 is sent once more with a new
-    /// token, where the connection has tokens; that is the same attempt.
+    /// Sends the request and waits for the head of its response.
     async fn exchange(
         &mut self,
         settings: &Rc<Settings>,
         job: &Job,
     ) -> Result<Response<Incoming>, SendError> {
-        let Some(tokens) = &settings.tokens else {
-            return self.send(settings, job, None).await;
-        };
+        match &settings.tokens {
+            None => self.send(settings, job, None).await,
+            // In a box, so that workers that need no token do not carry it about.
+            Some(tokens) => Box::pin(self.exchange_with_token(tokens, settings, job)).await,
+        }
+    }
+
+    /// The same with a token. What is refused with 401 is sent once more with a new one; that is the same attempt.
+    async fn exchange_with_token(
+        &mut self,
+        tokens: &Rc<Tokens>,
+        settings: &Rc<Settings>,
+        job: &Job,
+    ) -> Result<Response<Incoming>, SendError> {
         let outbox = Rc::clone(&self.seat.outbox);
         let token = tokens.get(settings, &outbox.shared).await?;
         let response = self.send(settings, job, Some(&token)).await?;

@@ -98,7 +98,10 @@ impl Outbox {
         };
         match breaker.gate(now) {
             Gate::All => Pass::All,
-            Gate::Probe => Pass::Probe,
+            Gate::Probe => {
+                self.status.set_breaker(Phase::HalfOpen);
+                Pass::Probe
+            }
             Gate::Probing => Pass::No,
             Gate::Until(until) => {
                 self.alarm.arm(until);
@@ -111,7 +114,6 @@ impl Outbox {
     pub(super) fn tend(&self, inner: &mut Inner, now: Instant) {
         if inner.health.phase() == Phase::Open {
             self.pass(inner, now);
-            self.status.set_breaker(inner.health.phase());
         }
         if let Some(notice) = inner.health.untold.take() {
             self.tell(inner, notice);
