@@ -328,6 +328,8 @@ impl Bench {
                     let (_, place) = place.context("loaded, and was not due")?;
                     *place = Some(event.context("a record cannot be read")?);
                 }
+                // No order is asked for.
+                FeedItem::Fresh(..) | FeedItem::Shown(_) => {}
             }
         }
         for deliveries in cold.into_values() {
@@ -405,7 +407,8 @@ impl Producer {
         let bytes = event.content.as_bytes().len() as u64;
         let routes = self.connections.iter().map(|(connection, queue)| {
             queue.try_reserve(bytes, u64::MAX, u64::MAX);
-            Route { connection: *connection, queue: Arc::clone(queue), fate: Fate::Queued }
+            let (queue, fate) = (Arc::clone(queue), Fate::Queued);
+            Route { connection: *connection, queue, fate, delay: Duration::ZERO }
         });
         routes.collect()
     }
