@@ -9,9 +9,12 @@ use tokio::sync::mpsc;
 use super::order::End;
 use super::{COMMANDS, Dispatcher, DispatcherOptions, runtime};
 use crate::clock::{Age, Clock};
+use crate::connection::egress::Egress;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
-use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
+use crate::connection::{
+    Connection, Http2, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull,
+};
 use crate::event::{ContentBuilder, Disposition, Event, EventId, Outcome};
 use crate::metrics::Metrics;
 use crate::store::defects::{self, Defect};
@@ -30,6 +33,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        host_header: None,
         auth: None,
         sign: None,
         connect_timeout: Duration::from_secs(1),
@@ -62,6 +66,9 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         tls: Tls::default(),
         delay: Duration::ZERO,
         renamed_from: None,
+        http2: Http2::default(),
+        proxy: None,
+        egress: Egress::default(),
         on_remove: OnRemove::Hold,
         breaker: None,
         disable_on_gone: false,
@@ -111,6 +118,7 @@ pub(crate) fn local(
         clock: clock.clone(),
         payload_bytes: options.payload_bytes,
         seed: options.seed,
+        resolvers: options.resolvers,
         ticks: Arc::clone(&ticks),
         inbox,
         notices,
