@@ -60,6 +60,12 @@ pub enum Defect {
     RetryBeforeDue,
     /// A 500 settles a delivery as delivered (in delivery).
     FailureIsDelivered,
+    /// What waits for a retry is not shown when an order begins.
+    RetriesNotShown,
+    /// What was handed out before is not waited for when an order begins.
+    OrderNotSettled,
+    /// A failed delivery frees its line (in delivery).
+    LineFreedByFailure,
 }
 
 thread_local! {

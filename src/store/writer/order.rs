@@ -40,7 +40,7 @@ impl Writer {
             let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
                 return;
             };
-            if new + retry > 0 {
+            if new + retry > 0 && !defect!(OrderNotSettled) {
                 return;
             }
             // All between the first of them and the cursor has left or is here.
@@ -71,7 +71,7 @@ impl Writer {
                 return Ok(());
             }
             let page = self.state.schedule.page(queue, after, room)?;
-            if page.is_empty() {
+            if page.is_empty() || defect!(RetriesNotShown) {
                 stream.order = Ordered::Yes(Parked::default());
                 return Ok(());
             }
