@@ -157,11 +157,12 @@ impl Daemon {
         self.suspensions.insert(id, suspension);
         // What the egress gives back is not to be handed out again.
         self.store.detach(id);
-        self.dispatcher.suspend(id, true).await;
-        self.publish_live();
+        // Before the egress says which delivery halted it: no crash may leave a dead one and no halt.
         if let Err(error) = self.keep(id, Some(suspension)).await {
             tracing::error!(%error, "Could not keep that a connection is held; a restart ends it");
         }
+        self.dispatcher.suspend(id, true).await;
+        self.publish_live();
         self.live.get(at)
     }
 

@@ -72,6 +72,8 @@ pub(super) fn connection(name: &str) -> Connection {
         max_body: 1024,
         success_status: StatusSet::success(),
         tls: Tls::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
         on_remove: OnRemove::Hold,
         breaker: None,
         disable_on_gone: false,

@@ -115,9 +115,9 @@ fn draw_connection(number: usize, rng: &mut fastrand::Rng) -> Connection {
     };
     drawn.on_remove = if rng.bool() { OnRemove::Discard } else { OnRemove::Hold };
     drawn.rate_limit = (rng.u8(..4) == 0).then(|| draw_rate(rng));
-    drawn.ordering = draw_ordering(rng);
-    // From a copy, so that the seeds of before go on meaning what they did.
+    // From copies, so that the seeds of before go on meaning what they did.
     drawn.breaker = draw_breaker(&mut rng.clone());
+    drawn.ordering = draw_ordering(rng);
     drawn
 }
 
@@ -134,8 +134,9 @@ fn draw_breaker(rng: &mut fastrand::Rng) -> Option<BreakerPolicy> {
 }
 
 /// A third has an order by the event's type, a sixth a strict one.
-pub(super) fn draw_ordering(rng: &mut fastrand::Rng) -> Option<Ordering> {
-    match rng.u8(..6) {
+pub(super) fn draw_ordering(rng: &fastrand::Rng) -> Option<Ordering> {
+    // Not what is drawn next from the copied one.
+    match rng.clone().u64(..) >> 32 & 7 {
         0 | 1 => Some(by_type()),
         2 => Some(strict()),
         _ => None,

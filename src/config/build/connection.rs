@@ -50,6 +50,8 @@ impl Build<'_> {
             max_body: self.max_body(draft, limits),
             success_status: statuses(table, "success_status")?,
             tls: self.tls(draft),
+            delay: table.span("delay"),
+            renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,

@@ -238,10 +238,12 @@ impl Outbox {
         let mut inner = self.inner.borrow_mut();
         if suspended {
             (inner.health.suspended, inner.health.untold) = (true, None);
+            self.settle_halting(&mut inner);
             self.release_waiting(&mut inner);
         } else {
             inner.health = Health::new(&settings.connection, Instant::now());
             inner.ramp = 1;
+            self.settle_halting(&mut inner);
             self.status.set_breaker(Phase::Closed);
         }
         drop(inner);
@@ -263,24 +265,21 @@ impl Outbox {
         if candidate.paid {
             self.give_bytes(candidate.size);
         }
-        self.metrics.deliveries.dead.increment(1);
         if inner.may_warn(Instant::now()) {
             Outbox::say_dead(connection, Cause::Expired, 0);
         }
-        self.settle_untried(&entry.delivery, Cause::Expired);
-        if let Some(order) = &mut inner.order {
-            order.ended(entry.delivery.id, End::Over, &mut inner.lanes, Instant::now());
-        }
+        self.settle_untried(inner, &entry.delivery, Cause::Expired);
     }
 
     /// Ends a delivery without an attempt.
-    pub(super) fn settle_untried(&self, delivery: &Delivery, cause: Cause) {
-        self.shared.feed.settle(Settlement {
+    pub(super) fn settle_untried(&self, inner: &mut Inner, delivery: &Delivery, cause: Cause) {
+        let settlement = Settlement {
             id: delivery.id,
             size: delivery.size,
             disposition: Disposition::Dead { cause, status: 0 },
             attempts: delivery.attempts,
             first_attempt: delivery.first_attempt.unwrap_or_else(|| self.shared.clock.age()),
-        });
+        };
+        self.settle_in(inner, delivery.clone(), settlement, End::Over);
     }
 }
