@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod keeps;
 pub mod rate_limit;
 pub mod retry;
 pub mod status;
 
+use keeps::Keeps;
 use retry::RetryPolicy;
 use status::StatusSet;
 
@@ -61,6 +63,8 @@ pub struct Connection {
     pub tls: Tls,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// What of a request its events keep.
+    pub keeps: Keeps,
 }
 
 impl Connection {
