@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 
+#[allow(dead_code)] // until every kind has a user
 mod build;
 pub mod diff;
 mod error;
@@ -23,11 +24,15 @@ pub mod fields;
 mod files;
 mod layers;
 mod places;
+#[allow(dead_code)] // until every kind has a user
 mod read;
 mod source;
 pub mod summary;
 #[cfg(test)]
 mod tests;
+#[allow(dead_code)] // until every kind has a user
+mod tree;
+#[allow(dead_code)] // until every kind has a user
 mod value;
 pub mod watch;
 

@@ -75,6 +75,18 @@ pub enum Kind {
     List(&'static Kind, usize, usize),
     /// A table of these keys.
     Table(&'static [Field]),
+    /// Exactly one of these sub-tables. A layer above replaces it whole.
+    OneOf(&'static [Field]),
+    /// A secret: a reference, or a string, which is warned about.
+    Secret,
+    /// A secret that may say when it ends: `{ env = "X", until = 2027-01-01T00:00:00Z }`.
+    DatedSecret,
+    /// An instant with its offset (RFC 3339), as a string or as TOML's own.
+    Stamp,
+    /// A range of addresses: `10.0.0.0/8`; an address alone is a range of one.
+    Cidr,
+    /// Any value; what it must look like, its own parser says. See [`super::tree`].
+    Tree,
     /// A table of any keys with strings.
     Labels,
     /// A table of header names with strings, secrets, or lists of these.
@@ -297,22 +309,20 @@ pub(super) fn find(fields: &'static [Field], key: &str) -> Option<&'static Field
 
 /// Whether some object has this key.
 pub(super) fn is_key(key: &str) -> bool {
-    let tables = [
-        ROOT,
-        INGRESS,
-        UNIX,
-        ADMIN,
-        STORE,
-        IDEMPOTENCY,
-        LIMITS,
-        LOG,
-        RUNTIME,
-        CONNECTION,
-        POOL,
-        RATE_LIMIT,
-        RETRY,
-        QUEUE,
-        TLS,
-    ];
-    key == "connection" || tables.iter().any(|table| find(table, key).is_some())
+    key == "connection" || known(ROOT, key) || known(CONNECTION, key)
+}
+
+fn known(fields: &'static [Field], key: &str) -> bool {
+    fields
+        .iter()
+        .any(|field| field.key == key || inside(&field.kind).is_some_and(|f| known(f, key)))
+}
+
+/// The keys inside of a value of this kind.
+fn inside(kind: &'static Kind) -> Option<&'static [Field]> {
+    match kind {
+        Kind::Table(fields) | Kind::OneOf(fields) => Some(fields),
+        Kind::List(kind, ..) => inside(kind),
+        _ => None,
+    }
 }

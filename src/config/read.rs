@@ -11,7 +11,9 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::Report;
 use super::fields::{self, Field, Kind};
+use super::layers::builtin;
 use super::source::{Place, Reveal, SourceFile};
+use super::tree::{self, Tree, What};
 use super::value::{Entry, Item, Overlay, Table, Value};
 use crate::connection::Target;
 use crate::connection::status::{Purpose, StatusSet};
@@ -20,6 +22,7 @@ use crate::units::{ByteSize, HumanDuration, quoted};
 mod headers;
 pub(super) use headers::header_value;
 mod scalar;
+mod secrets;
 
 /// Reads one file.
 pub(super) struct Reader<'r> {
@@ -123,6 +126,10 @@ impl Reader<'_> {
                 let table = self.expect_table(node, path)?;
                 Some(Value::Table(self.layer(table, &format!("{path}."))))
             }
+            Kind::OneOf(fields) => self.one_of(fields, node, path),
+            Kind::Secret => self.secret(node, path),
+            Kind::DatedSecret => self.dated_secret(node, path),
+            Kind::Tree => self.tree(node, path).map(Value::Tree),
             Kind::Labels => self.labels(node, path),
             Kind::Headers => self.headers(node, path),
             Kind::Overlays => self.overlays(node, path),
@@ -160,6 +167,64 @@ impl Reader<'_> {
             }
         }
         (items.len() == array.len()).then_some(Value::List(items))
+    }
+
+    /// The one sub-table that was chosen, over the defaults of its keys.
+    fn one_of(&mut self, fields: &'static [Field], node: &Node<'_>, path: &str) -> Option<Value> {
+        let table = self.expect_table(node, path)?;
+        let read = self.table(fields, table, &format!("{path}."));
+        let keys: Vec<_> = fields.iter().map(|field| field.key).collect();
+        if table.len() != 1 {
+            let message = format!(
+                "has {} of these tables, exactly one is allowed: {}",
+                table.len(),
+                keys.join(", ")
+            );
+            self.error(node.span(), &Reveal::Nothing, path, message);
+            return None;
+        }
+        let chosen = fields.iter().find(|field| read.get(field.key).is_some())?;
+        let mut keys = match chosen.kind {
+            Kind::Table(fields) => builtin(fields),
+            _ => Table::default(),
+        };
+        keys.merge(&read.table(chosen.key));
+        Some(Value::OneOf(chosen.key, keys))
+    }
+
+    /// A value of any kind, with the places of its parts.
+    fn tree(&mut self, node: &Node<'_>, path: &str) -> Option<Tree> {
+        let place = self.place(node.span());
+        let what = match node.get_ref() {
+            DeValue::String(text) => What::Text(text.to_string()),
+            DeValue::Boolean(flag) => What::Bool(*flag),
+            DeValue::Datetime(stamp) => What::Text(stamp.to_string()),
+            DeValue::Integer(_) | DeValue::Float(_) => {
+                let number = tree::number(node.get_ref());
+                match number {
+                    Some(number) => What::Number(number),
+                    None => {
+                        let message = "is not a number that JSON has".to_owned();
+                        self.error(node.span(), &Reveal::Value, path, message);
+                        return None;
+                    }
+                }
+            }
+            DeValue::Array(array) => {
+                let items = array.iter().enumerate();
+                let items = items.map(|(at, node)| self.tree(node, &format!("{path}[{at}]")));
+                What::List(items.collect::<Option<_>>()?)
+            }
+            DeValue::Table(table) => {
+                let entries = in_order(table).into_iter().map(|(key, node)| {
+                    let name = key.get_ref().to_string();
+                    let value = self.tree(node, &format!("{path}.{name}"))?;
+                    Some((name, self.place(key.span()), value))
+                });
+                What::Map(entries.collect::<Option<_>>()?)
+            }
+        };
+        Some(Tree { what, place })
     }
 
     fn statuses(&mut self, purpose: Purpose, node: &Node<'_>, path: &str) -> Option<Value> {

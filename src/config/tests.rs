@@ -6,7 +6,9 @@ use std::fs;
 use super::*;
 use crate::secret::Env;
 
+mod docs;
 mod golden;
+mod kinds;
 mod samples;
 mod values;
 

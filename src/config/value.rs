@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::source::Place;
+use super::tree::Tree;
 use crate::connection::Target;
 use crate::connection::status::StatusSet;
 use crate::secret::SecretRef;
@@ -33,6 +34,14 @@ pub(super) enum Value {
     Off,
     Statuses(StatusSet),
     Secret(SecretRef),
+    /// A secret, and when it ends, in milliseconds since 1970.
+    DatedSecret(SecretRef, Option<u64>),
+    /// Milliseconds since 1970.
+    Stamp(u64),
+    Cidr(ipnet::IpNet),
+    Tree(Tree),
+    /// The chosen sub-table's key and its keys over their defaults.
+    OneOf(&'static str, Table),
     List(Vec<Item>),
     Table(Table),
     Map(Vec<Entry>),
@@ -103,6 +112,28 @@ impl Table {
         match self.get(key).map(|item| &item.value) {
             Some(Value::Table(table)) => table.clone(),
             _ => Table::default(),
+        }
+    }
+
+    /// The sub-table that was chosen of a [`super::fields::Kind::OneOf`], and its keys over their defaults.
+    pub(super) fn one_of(&self, key: &str) -> Option<(&'static str, &Table)> {
+        match &self.get(key)?.value {
+            Value::OneOf(chosen, table) => Some((chosen, table)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tree(&self, key: &str) -> Option<&Tree> {
+        match &self.get(key)?.value {
+            Value::Tree(tree) => Some(tree),
+            _ => None,
+        }
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        match self.get(key)?.value {
+            Value::Bool(flag) => Some(flag),
+            _ => None,
         }
     }
 

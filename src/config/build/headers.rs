@@ -3,7 +3,6 @@
 use http::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::config::Secrets;
 use crate::config::fields::{HEADER_BYTES_MAX, HEADERS_MAX};
 use crate::config::layers::Draft;
 use crate::config::read::header_value;
@@ -48,16 +47,7 @@ impl Build<'_> {
     }
 
     fn secret_value(&mut self, reference: &SecretRef) -> Result<HeaderValue, String> {
-        if self.options.secrets == Secrets::Skip && !matches!(reference, SecretRef::Plain(_)) {
-            return Ok(HeaderValue::from_static("unresolved"));
-        }
-        let env = &self.options.env;
-        let (files, watched) = (&mut *self.files, &mut *self.watched);
-        let secret = reference.resolve(env, |path| {
-            watched.insert(path.to_owned());
-            files.read(path)
-        });
-        let secret = secret.map_err(|error| error.to_string())?;
+        let secret = self.secret(reference)?;
         let mut value = header_value(secret.expose())?;
         value.set_sensitive(true);
         Ok(value)

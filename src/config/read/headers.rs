@@ -4,7 +4,6 @@
 use http::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::secret::{Secret, SecretRef};
 
 /// Names that describe one hop's connection (RFC 9110, 7.6.1), which is the daemon's own.
 const HOP_BY_HOP: [&str; 9] = [
@@ -69,7 +68,9 @@ impl Reader<'_> {
         let mut items = Vec::with_capacity(nodes.len());
         for node in nodes {
             let value = match node.get_ref() {
-                DeValue::Table(table) => Value::Secret(self.secret(table, node, path)?),
+                DeValue::Table(table) => {
+                    Value::Secret(self.secret_ref(&in_order(table), node, path)?)
+                }
                 value => match plain_value(value) {
                     Ok(text) => self.plain(name, text, node, path),
                     Err(message) => {
@@ -89,49 +90,7 @@ impl Reader<'_> {
         if !SECRET_WORDS.iter().any(|word| name.as_str().contains(word)) {
             return Value::Text(text.to_owned());
         }
-        let message = "looks like a secret in plain text; better keep it elsewhere and refer to it: { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }";
-        let place = self.place(node.span());
-        self.report.warn(&place, &Reveal::Nothing, path, message.to_owned());
-        Value::Secret(SecretRef::Plain(Secret::new(text)))
-    }
-
-    /// `{ env = ".." }`, `{ file = ".." }` or `{ credential = ".." }`
-    fn secret(&mut self, table: &DeTable<'_>, node: &Node<'_>, path: &str) -> Option<SecretRef> {
-        let entries = in_order(table);
-        let [(key, value)] = entries.as_slice() else {
-            let message = "a secret has exactly one of env, file and credential".to_owned();
-            self.error(node.span(), &Reveal::Nothing, path, message);
-            return None;
-        };
-        let Some(text) = value.get_ref().as_str().filter(|text| !text.is_empty()) else {
-            let message = "write a string that is not empty".to_owned();
-            let path = format!("{path}.{}", key.get_ref());
-            self.error(value.span(), &Reveal::Nothing, &path, message);
-            return None;
-        };
-        match key.get_ref().as_ref() {
-            "env" => Some(SecretRef::Env(text.to_owned())),
-            "file" => {
-                let base = self.file.path.parent().unwrap_or(Path::new(""));
-                Some(SecretRef::File(base.join(text)))
-            }
-            "credential" if !text.contains('/') && text != ".." => {
-                Some(SecretRef::Credential(text.to_owned()))
-            }
-            "credential" => {
-                let message = "a credential is the name of a file, without a path".to_owned();
-                self.error(value.span(), &Reveal::Value, &format!("{path}.credential"), message);
-                None
-            }
-            other => {
-                let message = format!(
-                    "unknown key {}; a secret has one of env, file and credential",
-                    quoted(other)
-                );
-                self.error(key.span(), &Reveal::Key(value.span()), path, message);
-                None
-            }
-        }
+        Value::Secret(self.plain_secret(text, "looks like", node, path))
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) fn read(kind: &Kind, value: &DeValue<'_>, base: Option<&Path>) -> Res
         Kind::Number(min, max) => number(value, *min, *max).map(Value::Number),
         Kind::Span(min, max) => span(value, *min, *max).map(Value::Span),
         Kind::Size(min, max) => size(value, *min, *max).map(Value::Size),
+        Kind::Stamp => stamp(value),
         _ => {
             let text = value.as_str().ok_or_else(|| format!("{}, write a string", is_a(value)))?;
             word(kind, text, base)
@@ -50,6 +51,7 @@ fn word(kind: &Kind, text: &str, base: Option<&Path>) -> Result<Value, String> {
         Kind::Path | Kind::PathOrOff => path(text),
         Kind::Address | Kind::AddressOrOff => address(text),
         Kind::Mode => mode(text),
+        Kind::Cidr => cidr(text),
         Kind::ServerName => match rustls::pki_types::ServerName::try_from(text) {
             Ok(_) => Ok(owned(())),
             Err(_) => Err(format!("{} is not a host name or address", quoted(text))),
@@ -129,6 +131,34 @@ fn address(text: &str) -> Result<Value, String> {
         Err(_) => Err(format!(
             "{} is not an address and port, write them as in \"127.0.0.1:8377\" or \"[::1]:8377\"",
             quoted(text)
+        )),
+    }
+}
+
+fn cidr(text: &str) -> Result<Value, String> {
+    let alone = text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+    match alone.or_else(|_| text.parse::<ipnet::IpNet>()) {
+        Ok(range) => Ok(Value::Cidr(range)),
+        Err(_) => Err(format!(
+            "{} is not a range of addresses, write it as in \"10.0.0.0/8\" or \"fd00::/8\"",
+            quoted(text)
+        )),
+    }
+}
+
+/// An instant, as a string or as TOML's own; milliseconds since 1970.
+fn stamp(value: &DeValue<'_>) -> Result<Value, String> {
+    let text = match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Datetime(stamp) => stamp.to_string(),
+        other => return Err(format!("{}, write 2027-01-31T12:00:00Z", is_a(other))),
+    };
+    let stamp = text.parse::<jiff::Timestamp>().ok();
+    match stamp.and_then(|stamp| u64::try_from(stamp.as_millisecond()).ok()) {
+        Some(ms) => Ok(Value::Stamp(ms)),
+        None => Err(format!(
+            "{} is not an instant, write date, time and offset as in 2027-01-31T12:00:00Z",
+            quoted(&text)
         )),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// The cases on the day this was written; there are only ever more.
 const CASES: usize = 40;
 
 /// What none of the texts may hold; the cases have it as secrets in many places.
@@ -36,7 +37,7 @@ fn rendered(refused: &Refused) -> String {
 }
 
 #[test]
-fn forty_broken_configurations() {
+fn broken_configurations_say_what_and_where() {
     let mut different = Vec::new();
     for case in cases() {
         let refused = load_in(&case, &[]).expect_err(&case.display().to_string());
@@ -50,7 +51,7 @@ fn forty_broken_configurations() {
         }
     }
     assert!(different.is_empty(), "not as expected: {different:?}");
-    assert_eq!(cases().len(), CASES);
+    assert!(cases().len() >= CASES);
 }
 
 /// All broken connection files in one directory: each error of each is in one run.
@@ -106,5 +107,5 @@ fn valid_configurations_load_without_a_warning() {
         assert!(same(&case.join("expected.txt"), &text), "{}", case.display());
         count += 1;
     }
-    assert_eq!(count, 2);
+    assert!(count >= 2);
 }
