@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::doorbell::Doorbell;
 use super::keys::KeyRecord;
 use super::queue::QueueCounters;
+use super::record::Frame;
 use super::{BATCH_EVENTS, ConnectionId};
 use crate::event::Event;
 
@@ -65,6 +66,39 @@ pub(super) struct Append {
     pub(super) key: Option<Box<KeyRecord>>,
     pub(super) lane: usize,
     pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
+    /// Which event of its frame it is.
+    pub(super) frame: Frame,
+    /// The other events of its frame, where it is the first of several: the writer takes them together.
+    pub(super) rest: Vec<Append>,
+}
+
+/// One event of several that are stored together.
+#[derive(Debug)]
+pub struct Batched {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Where it goes; room is reserved as for [`Intake::append`].
+    pub routes: Vec<Route>,
+    /// Its idempotency key, if it has one.
+    pub key: Option<Box<KeyRecord>>,
+}
+
+impl Batched {
+    /// Undoes the reservations of ingress, when the event is not handed over after all.
+    pub fn give_back_room(&self) {
+        give_back_room(&self.event, &self.routes);
+    }
+}
+
+/// Random bits of an event's id.
+fn mark_of(event: &Event) -> u32 {
+    event.id.0.as_bytes().last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn give_back_room(event: &Event, routes: &[Route]) {
+    for route in routes.iter().filter(|route| route.fate == Fate::Queued) {
+        route.queue.give_back(event.content.as_bytes().len() as u64);
+    }
 }
 
 /// The way in. Cheap to clone; each ingress runtime has one with its own lane.
@@ -97,24 +131,58 @@ impl Intake {
         routes: Vec<Route>,
         key: Option<Box<KeyRecord>>,
     ) -> Result<(), AppendError> {
+        let (append, answer) = self.one(Batched { event, routes, key }, Frame::ALONE);
+        self.push(append)?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Makes several events durable together: all of them, or none, also where a crash cuts them off half written. They stand
+    /// in one frame of one commit, so their records must fit into one segment.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; it is that of all of them.
+    pub async fn append_batch(&self, events: Vec<Batched>) -> Result<(), AppendError> {
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let mark = events.first().map_or(0, |first| mark_of(&first.event));
+        let mut frames = (0..count).map(|number| Frame { mark, number, count });
+        let mut appends = events.into_iter().zip(&mut frames);
+        let Some((first, frame)) = appends.next() else {
+            return Ok(());
+        };
+        let (mut first, answer) = self.one(first, frame);
+        // One commit answers them alike: the first one's answer is enough.
+        first.rest = appends.map(|(event, frame)| self.one(event, frame).0).collect();
+        self.push(first)?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    fn one(
+        &self,
+        event: Batched,
+        frame: Frame,
+    ) -> (Append, oneshot::Receiver<Result<(), AppendError>>) {
+        let Batched { event, routes, key } = event;
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.queue.push(Append { event, routes, key, lane: self.lane, reply })
-        {
+        let lane = self.lane;
+        (Append { event, routes, key, lane, reply, frame, rest: Vec::new() }, answer)
+    }
+
+    fn push(&self, append: Append) -> Result<(), AppendError> {
+        if let Err(refused) = self.queue.push(append) {
             refused.give_back_room();
             return Err(AppendError::Busy);
         }
         self.doorbell.ring_append(self.queue.len() >= BATCH_EVENTS);
-        answer.await.unwrap_or(Err(AppendError::Closed))
+        Ok(())
     }
 }
 
 impl Append {
-    /// Undoes the reservations of ingress.
+    /// Undoes the reservations of ingress, for the rest of its frame too.
     pub(super) fn give_back_room(&self) {
-        for route in &self.routes {
-            if route.fate == Fate::Queued {
-                route.queue.give_back(self.event.content.as_bytes().len() as u64);
-            }
+        give_back_room(&self.event, &self.routes);
+        for other in &self.rest {
+            give_back_room(&other.event, &other.routes);
         }
     }
 }
@@ -208,6 +276,7 @@ impl FakeStore {
             }
             answers.push((append.reply, result));
             taken.push((append.event, append.routes));
+            taken.extend(append.rest.into_iter().map(|other| (other.event, other.routes)));
         }
         for lane in &self.port.lanes {
             lane.send(&mut answers);

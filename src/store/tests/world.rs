@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::super::feed::{Delivery, Settlement};
 use super::super::intake::{Append, AppendError, Fate, Route};
+use super::super::record::Frame;
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
 use super::super::*;
@@ -356,6 +357,8 @@ impl World {
             lane: 0,
             key: None,
             reply,
+            frame: Frame::ALONE,
+            rest: Vec::new(),
         };
         process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));

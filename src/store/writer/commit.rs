@@ -8,8 +8,7 @@ use super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::intake::{Append, AppendError, Fate};
 use super::super::marks::{DeadLetter, Place};
 use super::super::record::{
-    KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
-    encode_record,
+    KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name, encode_record,
 };
 use super::super::segment_index::Entry;
 use super::super::state::Entries;
@@ -18,7 +17,7 @@ use super::{Active, Writer};
 use crate::clock::Age;
 use crate::event::Event;
 
-/// Events in one commit, at the most: bounds how long the first of them waits.
+/// Events in one commit, at the most, and those of one frame more: bounds how long the first of them waits.
 const COMMIT_EVENTS: usize = 1024;
 /// Bytes in one commit, at the most, unless one event alone is larger.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -79,7 +78,10 @@ impl Writer {
                 break;
             }
             bytes += more;
+            let mut append = append;
+            let rest = std::mem::take(&mut append.rest);
             batch.appends.push(append);
+            batch.appends.extend(rest);
         }
         bytes
     }
@@ -156,8 +158,9 @@ impl Writer {
             }
             let offset = active.end + batch.bytes.len() as u64;
             let routes = batch.routes.get(first..).unwrap_or_default().iter().copied();
-            let size = encode_record(&mut batch.bytes, seed, KIND_EVENT, stamp, |out| {
-                encode_event(out, &append.event, routes);
+            let frame = append.frame;
+            let size = encode_record(&mut batch.bytes, seed, frame.kind(), stamp, |out| {
+                encode_event(out, &append.event, frame, routes);
             });
             let entry = Entry {
                 offset: u32::try_from(offset / 8).unwrap_or(u32::MAX),
@@ -302,6 +305,11 @@ impl Writer {
 }
 
 fn bytes_at_most(append: &Append) -> usize {
+    let rest: usize = append.rest.iter().map(bytes_of_one).sum();
+    bytes_of_one(append) + rest
+}
+
+fn bytes_of_one(append: &Append) -> usize {
     // Fixed part, padding, and per route the longest varints, plus its name's record once per segment.
     let per_route = 11 + RECORD_HEADER + 4 + 155 + 8;
     RECORD_HEADER
