@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::source::Source;
 
 #[allow(dead_code)] // until every kind has a user
 mod build;
@@ -70,6 +71,8 @@ pub struct Daemon {
     pub log: Log,
     /// Threads.
     pub runtime: Runtime,
+    /// The sources that have a table of their own, in the file's order.
+    pub sources: Vec<Source>,
 }
 
 /// When the files are read again.

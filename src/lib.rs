@@ -43,6 +43,7 @@ pub mod process;
 pub mod secret;
 #[cfg(test)]
 mod sim;
+pub mod source;
 pub mod store;
 pub mod systemd;
 pub mod units;

@@ -15,6 +15,7 @@ mod connection;
 mod daemon;
 mod headers;
 mod retry;
+mod sources;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {
@@ -34,6 +35,7 @@ impl Build<'_> {
         for draft in &drafts.connections {
             connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
         }
+        self.look_at_sources(&drafts, &daemon, &connections);
         Config { daemon, connections }
     }
 

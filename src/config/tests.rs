@@ -10,6 +10,7 @@ mod docs;
 mod golden;
 mod kinds;
 mod samples;
+mod sources;
 mod values;
 
 /// An environment of nobody, with these variables.

@@ -39,7 +39,10 @@ impl Build<'_> {
             pool_acquire_timeout: table.span("pool_acquire_timeout"),
             max_in_flight: self.max_in_flight(draft, &pool),
             pool,
-            rate_limit: self.rate_limit(draft),
+            rate_limit: {
+                let (item, keys) = (table.get("rate_limit"), table.table("rate_limit"));
+                self.rate_limit(item, &keys, &draft.place, &draft.path)
+            },
             retry: self.retry(draft),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, limits),
@@ -105,15 +108,21 @@ impl Build<'_> {
         max_in_flight
     }
 
-    fn rate_limit(&mut self, draft: &Draft) -> Option<RateLimit> {
-        let written = draft.table.get("rate_limit")?;
+    /// The limit that an item holds; `keys` are those that were written.
+    pub(super) fn rate_limit(
+        &mut self,
+        item: Option<&Item>,
+        keys: &Table,
+        place: &Place,
+        path: &str,
+    ) -> Option<RateLimit> {
+        let written = item?;
         let mut table = builtin(fields::RATE_LIMIT);
-        table.merge(&draft.table.table("rate_limit"));
+        table.merge(keys);
         if table.get("limit").is_none() {
             if !table.refused(&["limit"]) {
                 let message = "limit is missing, write one as in limit = 100".to_owned();
-                let path = format!("{}rate_limit", draft.path);
-                self.error_at(Some(written), &draft.place, &path, message);
+                self.error_at(Some(written), place, &format!("{path}rate_limit"), message);
             }
             return None;
         }

@@ -196,7 +196,7 @@ fn several_runtimes_share_the_listeners() {
         .unzip();
     let parts = IngressParts {
         intakes: ways,
-        routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries))),
+        routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries, &Sources::default()))),
         keys: keys(&metrics),
         clock: Clock::system(),
         metrics,
