@@ -116,7 +116,7 @@ impl Build<'_> {
         match chosen {
             "bearer" => Auth::Bearer(self.dated_secrets(keys, "tokens", place, &path)),
             "basic" => Auth::Basic {
-                user: self.needed(keys, "user", place, &path),
+                user: self.source_text(keys, "user", place, &path),
                 passwords: self.dated_secrets(keys, "passwords", place, &path),
             },
             "hmac" => Auth::Hmac(self.hmac(keys, place, &path)),
@@ -134,7 +134,7 @@ impl Build<'_> {
     }
 
     fn hmac(&mut self, keys: &Table, place: &Place, path: &str) -> Hmac {
-        let header = self.needed(keys, "header", place, path);
+        let header = self.source_text(keys, "header", place, path);
         let name = HeaderName::from_bytes(header.as_bytes());
         if name.is_err() && !header.is_empty() {
             let message = format!("{header:?} is not the name of a header");
@@ -176,7 +176,13 @@ impl Build<'_> {
     }
 
     /// A text that must be there.
-    fn needed(&mut self, keys: &Table, key: &'static str, place: &Place, path: &str) -> String {
+    fn source_text(
+        &mut self,
+        keys: &Table,
+        key: &'static str,
+        place: &Place,
+        path: &str,
+    ) -> String {
         if let Some(text) = keys.text(key).filter(|text| !text.is_empty()) {
             return text.to_owned();
         }
