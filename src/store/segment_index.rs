@@ -328,7 +328,7 @@ impl SegmentIndex {
         let mut frames = Frames::default();
         let found = SegmentIndex::rebuild_without(segment, &mut frames, &BTreeSet::new())?;
         match frames.torn() {
-            none if none.is_empty() => Ok(found),
+            none if none.is_empty() || defect!(TornFrameKept) => Ok(found),
             // Rare: what a crash left of a batch. Its events are known by now, and are left out from the start.
             torn => SegmentIndex::rebuild_without(segment, &mut Frames::default(), &torn),
         }

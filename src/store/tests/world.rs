@@ -104,6 +104,11 @@ pub struct World {
     lives: u32,
     pub process: Option<Process>,
     posted: Vec<Posted>,
+    /// Events that were posted together since the last start.
+    batches: Vec<std::ops::Range<usize>>,
+    /// Batches that nobody was told about, by what a start found of them: none of it, or all.
+    pub batches_lost: usize,
+    pub batches_found: usize,
     by_id: HashMap<EventId, usize>,
     /// Per connection, what a crash may make of its suspension; the last one is what it is.
     suspended: [Vec<Option<Suspension>>; CONNECTIONS],
@@ -181,6 +186,9 @@ impl World {
             lives: 0,
             process: None,
             posted: Vec::new(),
+            batches: Vec::new(),
+            batches_lost: 0,
+            batches_found: 0,
             by_id: HashMap::new(),
             suspended: std::array::from_fn(|_| vec![None]),
             tracked: BTreeMap::new(),
@@ -197,6 +205,9 @@ impl World {
             clock: self.clock.clone(),
             time: self.time,
             posted: self.posted.clone(),
+            batches: self.batches.clone(),
+            batches_lost: 0,
+            batches_found: 0,
             by_id: self.by_id.clone(),
             suspended: self.suspended.clone(),
             tracked: self.tracked.clone(),
@@ -336,14 +347,43 @@ impl World {
 
     /// Posts an event; it is answered in a later turn.
     pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
+        if let Some(append) = self.append(size, to)
+            && let Some(process) = &self.process
+        {
+            process.writer.intake.queue.push(append).unwrap();
+        }
+    }
+
+    /// Posts events that are stored together or not at all; their mark is the number of the first.
+    pub fn post_batch(&mut self, sizes: &[usize], to: &[(usize, Fate)]) {
+        let first = self.posted.len();
+        let count = u32::try_from(sizes.len()).unwrap();
+        let mark = u32::try_from(first).unwrap();
+        let appends = sizes.iter().filter_map(|size| self.append(*size, to));
+        let mut appends: Vec<_> = appends.collect();
+        for (number, append) in (0..).zip(&mut appends) {
+            append.frame = Frame { mark, number, count };
+        }
+        if appends.is_empty() {
+            return;
+        }
+        let mut whole = appends.remove(0);
+        whole.rest = appends;
+        let Some(process) = &self.process else {
+            return;
+        };
+        process.writer.intake.queue.push(whole).unwrap();
+        self.batches.push(first..first + sizes.len());
+    }
+
+    /// An event as ingress hands it over.
+    fn append(&mut self, size: usize, to: &[(usize, Fate)]) -> Option<Append> {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
         let id = EventId::new(self.clock.wall_ms(), &mut self.rng);
         let content = content.finish();
-        let Some(process) = &mut self.process else {
-            return;
-        };
+        let process = self.process.as_mut()?;
         let bytes = content.as_bytes().len() as u64;
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
@@ -365,7 +405,6 @@ impl World {
             frame: Frame::ALONE,
             rest: Vec::new(),
         };
-        process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));
         self.by_id.insert(id, number);
         self.posted.push(Posted {
@@ -374,6 +413,7 @@ impl World {
             acknowledged: false,
             refused_by: None,
         });
+        Some(append)
     }
 
     fn take_answers(&mut self) {
