@@ -8,6 +8,7 @@ mod commands;
 mod gauges;
 mod history;
 mod reload;
+mod rename;
 mod suspensions;
 
 use std::collections::{HashMap, HashSet};
@@ -328,6 +329,9 @@ impl Daemon {
     /// Connects every configured connection with its queue.
     async fn attach_all(&mut self, prepared: Vec<Prepared>) -> Result<(), RunError> {
         let connections: Vec<_> = self.config.connections.clone();
+        for connection in &connections {
+            self.take_over(connection).await.map_err(|_| RunError::Failed("the store"))?;
+        }
         for (connection, prepared) in connections.into_iter().zip(prepared) {
             let live = self
                 .attach(connection, prepared)

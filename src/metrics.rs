@@ -329,6 +329,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_store_attempts_bytes", None, "Bytes of the files of failed attempts, beside the store's cap."),
     (C, "posthaste_attempts_unrecorded_total", None, "Failed attempts that the history has no place for, in memory or on the disk."),
     (C, "posthaste_store_corrupt_records_total", None, "Damaged places found in the store."),
+    (C, "posthaste_store_relaxed_lost_total", None, "Events answered before their sync, by durability = relaxed, whose sync then failed."),
     (C, "posthaste_store_errors_total", None, "Operations on the store's files that failed."),
     (G, "posthaste_config_generation", None, "Generation of the configuration in force; 1 is the one at start."),
     (G, "posthaste_config_last_reload_successful", None, "Whether the last reload was taken."),

@@ -61,7 +61,10 @@ impl Daemon {
         query: AttemptsQuery,
     ) -> Result<Page<api::Attempt>, Refusal> {
         let limit = query.limit;
+        let name = query.connection.as_deref();
+        let live = self.live.iter().find(|live| Some(live.connection.name.as_str()) == name);
         let query = AttemptQuery {
+            former: live.and_then(|live| live.connection.renamed_from.clone()),
             connection: query.connection,
             event: query.event,
             code: query.code,

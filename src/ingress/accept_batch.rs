@@ -101,7 +101,7 @@ impl Peer {
     async fn store_all(&self, post: &Post<'_>, events: Vec<Event>) -> Result<String, Refused> {
         let mut places = self.claim_all(&events).await?;
         let group = Arc::clone(self.shared.routing.load().find(post.target())?);
-        let result = self.append_all(&group, events, &places).await;
+        let result = self.append_all(post, &group, events, &places).await;
         match result {
             Ok(stored) => Ok(settle_all(&group, &mut places, stored)),
             Err(refused) => {
@@ -156,6 +156,7 @@ impl Peer {
     /// Decides and appends; gives what became of each new event, in order.
     async fn append_all(
         &self,
+        post: &Post<'_>,
         group: &Group,
         events: Vec<Event>,
         places: &[Place<'_>],
@@ -168,7 +169,7 @@ impl Peer {
             };
             let (id, body) = (event.id, event.content.body_len() as u64);
             let content = event.content.as_bytes().len() as u64;
-            let mut plan = match group.decide(body, content) {
+            let mut plan = match group.decide(body, content, post.asked.delay) {
                 Ok(plan) => plan,
                 Err(refused) => {
                     frame.iter().for_each(Batched::give_back_room);
@@ -187,7 +188,7 @@ impl Peer {
         }
         if !frame.is_empty() {
             let count = frame.len();
-            self.shared.intake.append_batch(frame).await?;
+            self.shared.intake.append_batch(frame, group.durability()).await?;
             tracing::debug!(source = group.source, events = count, "Accepted a batch");
         }
         for one in &stored {

@@ -12,6 +12,7 @@ use super::routing::{Group, Plan};
 use crate::event::{Cause, EventId};
 use crate::source::{Durability, Reply};
 use crate::store::keys::KeyRecord;
+use crate::store::outcomes::{Ended, Outcomes};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Has the event's id where a source's own reply stands in the place of the document.
@@ -45,6 +46,64 @@ impl Accepted {
         match reply {
             None => document_response(Bytes::copy_from_slice(self.json.as_bytes())),
             Some(reply) => own_response(reply, self.id),
+        }
+    }
+}
+
+/// An event whose producer waits for the outcome.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The connections, in the order of the event's routes.
+    pub(super) names: Vec<String>,
+    /// What the store tells; `None` when too many wait already.
+    pub(super) outcomes: Option<Outcomes>,
+}
+
+impl Watch {
+    /// 200 where every delivery is over, else 202: what became of each, as far as it is known.
+    pub(super) fn respond(self, group: &Group, accepted: &Accepted) -> Response<Full<Bytes>> {
+        let known = self.outcomes.as_ref().map_or_else(Vec::new, Outcomes::known);
+        let ends = known.into_iter().map(|(_, ended)| ended).chain(std::iter::repeat(None));
+        let mut over = true;
+        let connections: Vec<_> = self
+            .names
+            .iter()
+            .zip(ends)
+            .map(|(name, ended)| {
+                over &= ended.is_some();
+                delivery(name, ended)
+            })
+            .collect();
+        let document = serde_json::json!({
+            "id": accepted.id.map(|id| id.to_string()),
+            "durable": durable(group),
+            "connections": connections,
+        });
+        let mut response = document_response(document.to_string());
+        if over {
+            *response.status_mut() = StatusCode::OK;
+        }
+        response
+    }
+}
+
+/// What became of one delivery.
+fn delivery(name: &str, ended: Option<Ended>) -> serde_json::Value {
+    use serde_json::json;
+    match ended {
+        None => json!({ "name": name, "state": "pending" }),
+        Some(Ended::Delivered { attempts }) => {
+            json!({ "name": name, "state": "delivered", "attempts": attempts })
+        }
+        Some(Ended::Cancelled) => json!({ "name": name, "state": "cancelled" }),
+        Some(Ended::Dead { cause, status, attempts }) => {
+            let mut dead = json!({
+                "name": name, "state": "dead", "cause": cause.as_str(), "attempts": attempts,
+            });
+            if let Some(members) = dead.as_object_mut().filter(|_| status > 0) {
+                members.insert("status".to_owned(), status.into());
+            }
+            dead
         }
     }
 }

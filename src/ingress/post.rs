@@ -26,7 +26,6 @@ pub(super) struct Asked<'a> {
     /// Its idempotency key; empty when it has none.
     pub(super) key: &'a str,
     /// How long it waits before its first attempt; `None`: as its connections say.
-    #[expect(dead_code, reason = "the store's routes get their delay next")]
     pub(super) delay: Option<Duration>,
     /// How long the producer waits for the outcome.
     pub(super) wait: Option<Duration>,

@@ -11,6 +11,7 @@ use http::header::{CONNECTION, EXPECT, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use tokio_util::sync::CancellationToken;
 
 use super::IngressLimits;
 use super::batch::Format;
@@ -45,6 +46,8 @@ pub(super) struct Peer {
     /// In force when it was accepted.
     pub(super) limits: Arc<IngressLimits>,
     pub(super) door: Door,
+    /// Cancelled when the daemon stops.
+    pub(super) closing: CancellationToken,
 }
 
 impl Peer {
@@ -169,8 +172,17 @@ impl Peer {
                 content
             }
         };
-        let accepted = self.store_one(post, group, self.event(content)).await?;
-        Ok(accepted.respond(group.way.settings.reply.as_ref()))
+        let (accepted, watch) = self.store_one(post, group, self.event(content)).await?;
+        // The store has it: what it took here is free for others while its producer waits.
+        drop(reservation);
+        match (watch, post.asked.wait) {
+            (Some(watch), Some(wait)) => {
+                self.wait_for(&watch, wait).await;
+                Ok(watch.respond(group, &accepted))
+            }
+            (None, Some(_)) => Ok(accepted.respond(None)),
+            _ => Ok(accepted.respond(group.way.settings.reply.as_ref())),
+        }
     }
 
     /// What a body that was read decides: its signature, and then the rate limit.

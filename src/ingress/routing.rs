@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
 use super::sources::{Sources, Way};
@@ -13,7 +14,7 @@ use crate::connection::{Connection, State, WhenFull};
 use crate::event::Cause;
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
-use crate::store::intake::{Fate, Route};
+use crate::store::intake::{Durability, Fate, Route};
 use crate::store::queue::QueueCounters;
 
 /// One connection as the daemon hands it over: its settings, its number in the store, its counters, its metrics.
@@ -151,9 +152,28 @@ impl Group {
         self.entries.get(at).map_or("", |entry| &entry.0.name)
     }
 
+    /// What a 202 of its source means.
+    pub(super) fn durability(&self) -> Durability {
+        match self.way.settings.durability {
+            crate::source::Durability::Disk => Durability::Disk,
+            crate::source::Durability::Relaxed => Durability::Relaxed,
+        }
+    }
+
+    /// The name of the connection with this number.
+    pub(super) fn name_of(&self, id: ConnectionId) -> String {
+        let found = self.entries.iter().find(|entry| entry.1 == id);
+        found.map(|entry| entry.0.name.clone()).unwrap_or_default()
+    }
+
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
-    /// reserves that room. On a refusal nothing stays reserved.
-    pub(super) fn decide(&self, body: u64, content: u64) -> Result<Plan, Refused> {
+    /// reserves that room. `delay` is the event's own, which wins over the connections'. On a refusal nothing stays reserved.
+    pub(super) fn decide(
+        &self,
+        body: u64,
+        content: u64,
+        delay: Option<Duration>,
+    ) -> Result<Plan, Refused> {
         if self.entries.is_empty() {
             return Err(Refusal::NoConnection.into());
         }
@@ -181,7 +201,8 @@ impl Group {
                 Fate::Queued => plan.queued += 1,
                 Fate::Dead(cause) => plan.dead.push((at, cause)),
             }
-            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate });
+            let delay = delay.unwrap_or(connection.delay);
+            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate, delay });
         }
         match self.refusal(&plan, rejected) {
             None => Ok(plan),

@@ -146,6 +146,8 @@ pub struct Recorded {
 pub struct AttemptQuery {
     /// Only of this connection.
     pub connection: Option<String>,
+    /// Or of this one: the name that the connection had before.
+    pub former: Option<String>,
     /// Only of this event.
     pub event: Option<EventId>,
     /// Only with this result: a cause, or success.
@@ -162,10 +164,15 @@ impl AttemptQuery {
     fn wants(&self, recorded: &Recorded) -> bool {
         let Recorded { number, attempt } = recorded;
         self.before.is_none_or(|before| *number < before)
-            && self.connection.as_deref().is_none_or(|name| name == &*attempt.connection)
+            && self.wants_name(&attempt.connection)
             && self.event.is_none_or(|event| event == attempt.event)
             && self.code.is_none_or(|code| code == attempt.code)
             && attempt.at_ms >= self.since_ms
+    }
+
+    fn wants_name(&self, name: &str) -> bool {
+        let is = |wanted: &Option<String>| wanted.as_deref() == Some(name);
+        self.connection.is_none() || is(&self.connection) || is(&self.former)
     }
 }
 

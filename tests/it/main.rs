@@ -36,6 +36,8 @@ mod limits;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod renaming;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod stalls;

@@ -55,6 +55,8 @@ impl Build<'_> {
             success_status: statuses(table, "success_status")?,
             tls: self.tls(draft),
             keeps: Keeps::default(),
+            delay: table.span("delay"),
+            renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
