@@ -308,6 +308,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_held_events", None, "Deliveries that are held, by cause."),
     (G, "posthaste_connection_suspended", None, "1 for a connection that the daemon or an operator holds although its settings do not, by cause."),
     (C, "posthaste_unordered_events_total", None, "Events that went out in no order, because they have no ordering key."),
+    (G, "posthaste_signing_secret_expiry_timestamp_seconds", None, "When the last secret that a connection signs with ends; 0 while one of them never does."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),
     (G, "posthaste_queue_bytes", None, "Payload bytes of the deliveries that are not over."),
     (G, "posthaste_queue_oldest_event_age_seconds", None, "Age of the oldest delivery that is not over."),

@@ -30,7 +30,6 @@ mod order;
 mod relaxed;
 mod renaming;
 mod suspensions;
-
 mod sweep;
 mod world;
 
