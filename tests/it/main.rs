@@ -47,6 +47,8 @@ mod secrets;
 #[cfg(test)]
 mod signatures;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod stalls;
 #[cfg(test)]
 mod states;
