@@ -425,17 +425,25 @@ fn a_dial_that_fails_fails_all_who_wait_for_it_and_no_more() {
         let mut rig = Rig::with(h2c(&peer)).await;
         rig.send(1, 50);
         rig.settle(50).await;
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let silly = raw(|mut tcp, _| async move {
+            let _ = tcp.read(&mut [0; 1024]).await;
+            sleep(Duration::from_millis(300)).await;
+            let _ = tcp.write_all(b"this is not TLS").await;
+        })
+        .await;
         let mut gone = h2c(&peer);
-        gone.target = crate::connection::Target::parse(&format!("http://{closed}/")).unwrap();
+        let url = silly.url.replace("http://", "https://");
+        gone.target = crate::connection::Target::parse(&url).unwrap();
+        gone.tls.verify = false;
         rig.replace(1, gone).await;
         rig.send(1, 4);
         for settled in rig.settle(4).await {
             assert_eq!((settled.disposition, settled.attempts), (retry(5), 1));
         }
         assert!(rig.counts(
-            "posthaste_delivery_attempts_total{connection=\"crm\",code=\"connect_refused\"} 4"
+            "posthaste_delivery_attempts_total{connection=\"crm\",code=\"tls_protocol\"} 4"
         ));
+        assert_eq!(silly.notes.accepted.get(), 1);
     });
 }
 
