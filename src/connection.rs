@@ -88,6 +88,10 @@ pub struct Connection {
     pub proxy: Option<Proxy>,
     /// Which addresses may be dialled.
     pub egress: Egress,
+    /// From acceptance to the first attempt; 0 to 7 d. Decided at acceptance.
+    pub delay: Duration,
+    /// The name it had before: what the store holds under that name becomes its own.
+    pub renamed_from: Option<String>,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
     /// When the target is left alone; `None` never.

@@ -148,7 +148,7 @@ pub static ROOT: &[Field] = &[
     field("network", Table(NETWORK), Toml("{}"), "How names of targets are looked up."),
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
-    field("defaults", Defaults, Toml("{}"), "Any connection field but name and env: what connections use that do not say otherwise."),
+    field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
 ];
 
 /// `[ingress]`
@@ -269,6 +269,8 @@ pub static CONNECTION: &[Field] = &[
     field("egress", Table(EGRESS), Toml("{}"), "Which addresses may be dialled."),
     field("auth", OneOf(auth::AUTH), Standard::None("{ bearer = { token = { env = \"CRM_TOKEN\" } } }"), "How it says who it is: one of basic, bearer, api_key and oauth2."),
     field("sign", OneOf(auth::SIGN), Standard::None("{ standard_webhooks = { secrets = [{ env = \"CRM_SIGNING\" }] } }"), "How its requests are signed: one of standard_webhooks and hmac."),
+    field("delay", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"0s\""), "From an event's acceptance to its first attempt, by the value in force at acceptance."),
+    field("renamed_from", Name, Standard::None("\"orders\""), "The name it had: its queue, dead letters and history come along. May stay once that is done."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
     field("breaker", Table(BREAKER), Toml("{}"), "When the target is left alone because it fails."),
     field("disable_on_gone", Bool, Computed("true"), "Whether a 410 disables the connection: true for POST to a URL without placeholders, else false."),
@@ -366,8 +368,7 @@ pub static EGRESS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "delay", "dedupe", "durability", "filter", "forward_headers", "forward_path", "forward_query", "renamed_from", "tokens", "transform",
-    "variables", "cors",
+    "archived", "dedupe", "durability", "filter", "forward_headers", "forward_path", "forward_query", "tokens", "transform", "variables", "cors",
 ];
 
 /// The field of this key.

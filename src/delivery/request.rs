@@ -64,7 +64,8 @@ impl std::fmt::Debug for Template {
 impl Template {
     pub(super) fn new(connection: &Connection) -> Template {
         let sends_body = !matches!(connection.method, Method::GET | Method::HEAD);
-        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 10);
+        let more = usize::from(connection.auth.is_some()) + usize::from(connection.sign.is_some());
+        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 8 + more);
         let host = connection.host_header.as_ref().unwrap_or(&connection.target.authority);
         headers.insert(HOST, host.clone());
         headers.insert(USER_AGENT, AGENT);

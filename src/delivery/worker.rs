@@ -20,11 +20,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http::{Drained, Http, SendError};
-use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
-use super::tokens::{self, Token};
+use super::tokens::{self, Token, Tokens};
 use crate::clock::Age;
 use crate::connection::breaker::Ticket;
 use crate::connection::retry::{cause_of_status, parse_retry_after};
@@ -102,18 +101,14 @@ impl Job {
     /// Tells the store what came of it.
     pub(super) fn settle(&mut self, disposition: Disposition) {
         if let Some(delivery) = self.delivery.take() {
-            self.outbox.shared.feed.settle(Settlement {
+            let settlement = Settlement {
                 id: delivery.id,
                 size: delivery.size,
                 disposition,
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
-            });
-            let end = match disposition {
-                Disposition::RetryAfter(_) => End::Retry(self.event.id),
-                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
             };
-            self.outbox.note_end(delivery.id, end);
+            self.outbox.settle(delivery, settlement, self.event.id);
         }
     }
 }
@@ -126,12 +121,10 @@ impl Drop for Job {
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
-            self.outbox.metrics.deliveries.dead.increment(1);
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
-            self.outbox.note_end(delivery.id, End::Released);
-            self.outbox.shared.feed.release(delivery);
+            self.outbox.give_up(delivery);
         }
         self.outbox.give_bytes(self.size);
     }
@@ -320,16 +313,26 @@ impl Worker {
         outbox.conclude(&mut job, &ended);
     }
 
-    /// Sends the request and waits for the head of its response. One that is refused with 401 is sent once more with a new
-    /// token, where the connection has tokens; that is the same attempt.
+    /// Sends the request and waits for the head of its response.
     async fn exchange(
         &mut self,
         settings: &Rc<Settings>,
         job: &Job,
     ) -> Result<Response<Incoming>, SendError> {
-        let Some(tokens) = &settings.tokens else {
-            return self.send(settings, job, None).await;
-        };
+        match &settings.tokens {
+            None => self.send(settings, job, None).await,
+            // In a box, so that workers that need no token do not carry it about.
+            Some(tokens) => Box::pin(self.exchange_with_token(tokens, settings, job)).await,
+        }
+    }
+
+    /// The same with a token. What is refused with 401 is sent once more with a new one; that is the same attempt.
+    async fn exchange_with_token(
+        &mut self,
+        tokens: &Rc<Tokens>,
+        settings: &Rc<Settings>,
+        job: &Job,
+    ) -> Result<Response<Incoming>, SendError> {
         let outbox = Rc::clone(&self.seat.outbox);
         let token = tokens.get(settings, &outbox.shared).await?;
         let response = self.send(settings, job, Some(&token)).await?;

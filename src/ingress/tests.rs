@@ -79,6 +79,8 @@ pub(super) fn connection(name: &str) -> Connection {
         http2: Http2::default(),
         proxy: None,
         egress: Egress::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
         on_remove: OnRemove::Hold,
         breaker: None,
         disable_on_gone: false,

@@ -51,6 +51,8 @@ impl Build<'_> {
             http2: http2(&table.table("http2")),
             proxy: self.proxy(draft),
             egress: egress(&table.table("egress"), daemon.security),
+            delay: table.span("delay"),
+            renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
