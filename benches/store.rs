@@ -328,7 +328,7 @@ impl Bench {
                     let (_, place) = place.context("loaded, and was not due")?;
                     *place = Some(event.context("a record cannot be read")?);
                 }
-                // No order is asked for.
+                // Nobody asks for an order here.
                 FeedItem::Fresh(..) | FeedItem::Shown(_) => {}
             }
         }
@@ -407,8 +407,12 @@ impl Producer {
         let bytes = event.content.as_bytes().len() as u64;
         let routes = self.connections.iter().map(|(connection, queue)| {
             queue.try_reserve(bytes, u64::MAX, u64::MAX);
-            let (queue, fate) = (Arc::clone(queue), Fate::Queued);
-            Route { connection: *connection, queue, fate, delay: Duration::ZERO }
+            Route {
+                connection: *connection,
+                queue: Arc::clone(queue),
+                fate: Fate::Queued,
+                delay: Duration::ZERO,
+            }
         });
         routes.collect()
     }

@@ -564,8 +564,9 @@ fn the_store_is_told_of_each_growth_and_of_large_shrinking() {
         ([0, 0], Some([0, 0])),
         ([0, 0], None),
     ] {
-        order.parked = Parked { new: parked[0], retry: parked[1] };
-        let told = told.map(|[new, retry]| Parked { new, retry });
-        assert_eq!(order.report(), told, "{parked:?}");
+        let both = |[new, retry]: [usize; 2]| Parked { new, retry };
+        let [new, retry] = parked;
+        order.parked = Parked { new, retry };
+        assert_eq!(order.report(), told.map(both), "{parked:?}");
     }
 }

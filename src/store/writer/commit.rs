@@ -129,12 +129,13 @@ impl Writer {
             true => Ok(()),
             false => active.file.file.sync_data(),
         });
-        // A name of its own: to clippy, both defects are the same `false`.
-        let relaxed_is_enough = defect!(RelaxedBelieved);
-        let believed = defect!(SyncErrorIgnored) || (batch.relaxed > 0 && relaxed_is_enough);
-        let synced = synced.or_else(|error| match believed {
+        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
             true => Ok(()),
             false => Err(error),
+        });
+        let synced = synced.or_else(|error| match defect!(RelaxedBelieved) {
+            true if batch.relaxed > 0 => Ok(()),
+            _ => Err(error),
         });
         match synced {
             Ok(()) => {
