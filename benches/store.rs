@@ -328,7 +328,7 @@ impl Bench {
                     let (_, place) = place.context("loaded, and was not due")?;
                     *place = Some(event.context("a record cannot be read")?);
                 }
-                // Nothing here has an order by key.
+                // Nobody asks for an order here.
                 FeedItem::Fresh(..) | FeedItem::Shown(_) => {}
             }
         }

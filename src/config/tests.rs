@@ -12,6 +12,7 @@ mod golden;
 mod health;
 mod kinds;
 mod samples;
+mod transport;
 mod values;
 
 /// An environment of nobody, with these variables.

@@ -203,6 +203,7 @@ impl Ledger {
     pub(super) fn received(&mut self, attempt: Attempt, act: Act, body: &[u8], at: u64) -> usize {
         self.check_content(&attempt, body);
         self.check_due(&attempt, at);
+        self.check_delay(&attempt, at);
         self.check_duplicate(&attempt, at);
         self.check_cancelled(&attempt, at);
         self.check_order(&attempt);

@@ -40,6 +40,8 @@ pub enum Defect {
     AgeByWallClock,
     /// A replay is answered before it is durable.
     ReplayNotSynced,
+    /// A connection is renamed in memory alone.
+    RenameNotMarked,
     /// A suspension is answered before it is durable.
     SuspensionNotSynced,
     /// A sync that fails is believed when somebody was answered before it.
@@ -58,6 +60,12 @@ pub enum Defect {
     RetryBeforeDue,
     /// A 500 settles a delivery as delivered (in delivery).
     FailureIsDelivered,
+    /// What waits for a retry is not shown when an order begins.
+    RetriesNotShown,
+    /// What was handed out before is not waited for when an order begins.
+    OrderNotSettled,
+    /// A failed delivery frees its line (in delivery).
+    LineFreedByFailure,
 }
 
 thread_local! {

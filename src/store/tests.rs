@@ -27,6 +27,7 @@ mod model;
 pub(crate) mod model_disk;
 mod order;
 mod relaxed;
+mod renaming;
 mod suspensions;
 mod sweep;
 mod world;

@@ -37,7 +37,11 @@ mod lifecycle;
 mod limits;
 mod ordering;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod renaming;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

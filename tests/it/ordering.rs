@@ -101,7 +101,8 @@ fn order_holds_per_key_through_failures_and_kills() {
     daemon.stop();
 }
 
-/// Spec 3, `on_dead = "halt"`: nothing goes after a dead one, also over a SIGKILL, until somebody resumes.
+/// Spec 3, `on_dead = "halt"`: nothing goes after a dead one, also over a SIGKILL, until somebody resumes. That nothing of the
+/// halt is lost is what the store promises of suspensions; the dead letter itself is a mark like others.
 #[test]
 fn a_dead_head_halts_the_connection_until_it_is_resumed() {
     let receiver = Receiver::start(Behaviour::Decide(picky));
@@ -119,17 +120,20 @@ fn a_dead_head_halts_the_connection_until_it_is_resumed() {
         daemon.metrics().sum("posthaste_dead_letters", &[("connection", "crm")])
     };
     eventually("it is dead", SOON, || dead(&daemon) == 1.0);
-    // The commit of this one writes the mark of that: else a kill costs one more attempt, which halts again.
-    post(&site, 10..11);
     for _ in 0..2 {
-        assert_eq!(first_successes(&receiver, "crm", 11), [0, 1, 2]);
+        assert_eq!(first_successes(&receiver, "crm", 10), [0, 1, 2]);
         daemon.kill();
         daemon = Daemon::start(&site);
         assert!(halted(&daemon), "a restart does not end it");
     }
-    assert!(daemon.cli(&["resume", "crm"]).status.success());
-    eventually("the rest", SOON, || receiver.delivered("crm") == 10);
-    assert_eq!(first_successes(&receiver, "crm", 11), [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]);
+    eventually("the rest", SOON, || {
+        // A kill may have cost the mark of the dead one, which is written up to 20 ms later: then it halts once more.
+        if halted(&daemon) {
+            assert!(daemon.cli(&["resume", "crm"]).status.success());
+        }
+        receiver.delivered("crm") == 9
+    });
+    assert_eq!(first_successes(&receiver, "crm", 10), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     daemon.drained(&["crm"]);
     assert_eq!(dead(&daemon), 1.0);
     daemon.stop();

@@ -129,10 +129,13 @@ impl Writer {
             true => Ok(()),
             false => active.file.file.sync_data(),
         });
-        let believed = defect!(SyncErrorIgnored) || (batch.relaxed > 0 && defect!(RelaxedBelieved));
-        let synced = synced.or_else(|error| match believed {
+        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
             true => Ok(()),
             false => Err(error),
+        });
+        let synced = synced.or_else(|error| match defect!(RelaxedBelieved) {
+            true if batch.relaxed > 0 => Ok(()),
+            _ => Err(error),
         });
         match synced {
             Ok(()) => {
@@ -325,6 +328,7 @@ impl Writer {
             attempts: 0,
             first_attempt: None,
             size: entry.size,
+            delayed: false,
             hot,
         };
         if let Some(outbox) = self.outbox.get_mut(feed) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::super::feed::{FeedItem, Lane};
-use super::super::marks::Place;
 use super::super::order::{Ordered, Parked};
 use super::super::schedule;
 use super::super::shelf::{Item, Key};
@@ -41,7 +40,7 @@ impl Writer {
             let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
                 return;
             };
-            if new + retry > 0 {
+            if new + retry > 0 && !defect!(OrderNotSettled) {
                 return;
             }
             // All between the first of them and the cursor has left or is here.
@@ -72,7 +71,7 @@ impl Writer {
                 return Ok(());
             }
             let page = self.state.schedule.page(queue, after, room)?;
-            if page.is_empty() {
+            if page.is_empty() || defect!(RetriesNotShown) {
                 stream.order = Ordered::Yes(Parked::default());
                 return Ok(());
             }
@@ -80,8 +79,7 @@ impl Writer {
                 after = Some(scheduled.key());
                 self.state.schedule.remove(queue, scheduled.key())?;
                 stream.order = Ordered::Showing(after);
-                stream.handed.insert(Place::from(scheduled.id), scheduled);
-                stream.hand_out(Lane::Retry);
+                stream.note_handed(scheduled);
                 self.handed_out += 1;
                 let hot = self.hot.get(scheduled.id.segment, scheduled.id.offset);
                 let hot = hot.map(Arc::downgrade).unwrap_or_default();
