@@ -9,9 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use super::tls::{Secured, cause_inside};
+use super::tls::{Secure, Secured, cause_inside};
 use crate::event::Cause;
 
 /// An open socket. Dropping it closes it.
@@ -66,9 +65,9 @@ impl Heard {
 #[derive(Debug)]
 pub(super) enum Kind {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secure<TcpStream>>),
     /// TLS to a target inside of TLS to a proxy.
-    Inner(Box<TlsStream<TlsStream<TcpStream>>>),
+    Inner(Box<Secure<Secure<TcpStream>>>),
     #[cfg(test)]
     Memory(super::testing::Pipe),
 }
