@@ -638,7 +638,11 @@ fn start_dispatcher(
 ) -> Result<Dispatcher, RunError> {
     let share = config.daemon.limits.memory / 8 * EGRESS_EIGHTHS;
     let runtimes = config.daemon.runtime.egress_threads.max(1) as u64;
-    let options = DispatcherOptions { payload_bytes: share / runtimes, seed: fastrand::u64(..) };
+    let options = DispatcherOptions {
+        payload_bytes: share / runtimes,
+        seed: fastrand::u64(..),
+        resolvers: config.daemon.network.resolvers.clone(),
+    };
     Dispatcher::start(options, feeds, clock, metrics)
         .map_err(|error| RunError::System("start delivery", error))
 }

@@ -19,6 +19,7 @@ mod headers;
 mod ordering;
 mod retry;
 mod sources;
+mod transport;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {
@@ -36,7 +37,7 @@ impl Build<'_> {
         let daemon = self.daemon(&drafts);
         let mut connections = Vec::with_capacity(drafts.connections.len());
         for draft in &drafts.connections {
-            connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
+            connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
         self.look_at_sources(&drafts, &daemon, &connections);
         Config { daemon, connections }

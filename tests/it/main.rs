@@ -37,6 +37,8 @@ mod lifecycle;
 mod limits;
 mod ordering;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod renaming;

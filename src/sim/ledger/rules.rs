@@ -111,8 +111,8 @@ impl Ledger {
         broken.into_iter().for_each(|what| self.fail(what));
     }
 
-    /// First attempts are made in order of acceptance, where one is made at a time and nothing has to be read from the disk
-    /// first: no order is promised, but this is what the store hands out.
+    /// First attempts are made in order of acceptance, where one is made at a time, by no key, and nothing has to be read from
+    /// the disk first: no order is promised, but this is what the store hands out.
     pub(super) fn check_order(&mut self, attempt: &Attempt) {
         let Key { event, connection } = attempt.key;
         let one_by_one = self.connections[connection].max_in_flight == 1
@@ -120,7 +120,8 @@ impl Ledger {
         let seen = self.receipts.get(&attempt.key).is_some_and(|receipts| {
             receipts.iter().any(|receipt| receipt.attempt.life == attempt.life)
         });
-        if !self.all_hot || !one_by_one || seen || attempt.replay || attempt.number > 1 {
+        let keyed = self.keyed.contains(&connection);
+        if !self.all_hot || !one_by_one || keyed || seen || attempt.replay || attempt.number > 1 {
             return;
         }
         let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
@@ -157,6 +158,9 @@ impl Ledger {
         let same = |known: &InForce| known.ordering.as_ref() == ordering;
         if now.is_some() && self.orders.get(&connection).is_some_and(same) {
             return;
+        }
+        if ordering.is_some_and(|ordering| matches!(ordering.by, By::Key(_))) {
+            self.keyed.insert(connection);
         }
         let ordering = ordering.cloned();
         let from = now.map_or(0, |now| now + LONGEST_ATTEMPT_MS);
