@@ -82,6 +82,7 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("environment", old.environment == new.environment),
         ("reload", old.reload == new.reload),
         ("drain_timeout", old.drain_timeout == new.drain_timeout),
+        ("admin.tokens", old.admin.tokens == new.admin.tokens),
         ("ingress.max_connections", old.ingress.max_connections == new.ingress.max_connections),
         ("ingress.header_timeout", old.ingress.header_timeout == new.ingress.header_timeout),
         ("ingress.body_timeout", old.ingress.body_timeout == new.ingress.body_timeout),

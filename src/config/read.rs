@@ -20,8 +20,9 @@ use crate::connection::status::{Purpose, StatusSet};
 use crate::units::{ByteSize, HumanDuration, quoted};
 
 mod headers;
-pub(super) use headers::header_value;
+pub(super) use headers::{header_value, names_secret};
 mod scalar;
+pub(super) use scalar::name as legal_name;
 mod secrets;
 
 /// Reads one file.

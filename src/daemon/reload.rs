@@ -47,7 +47,7 @@ impl Daemon {
             }
         };
         say_warnings(&loaded);
-        let Loaded { config, warnings, content_hash, watched } = loaded;
+        let Loaded { config, warnings, content_hash, watched, .. } = loaded;
         self.watch.set_paths(watched, content_hash);
         let diff = diff(&self.config, &config);
         if !diff.needs_restart.is_empty() {

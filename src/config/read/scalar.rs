@@ -71,7 +71,7 @@ fn short_text(text: &str, max: usize) -> Result<(), String> {
 }
 
 /// `^[A-Za-z0-9][A-Za-z0-9_-]{0,154}$`
-pub(super) fn name(text: &str) -> Result<(), String> {
+pub(in crate::config) fn name(text: &str) -> Result<(), String> {
     const LENGTH_MAX: usize = 155;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if text.len() > LENGTH_MAX {
