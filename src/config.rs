@@ -28,6 +28,7 @@ mod layers;
 mod places;
 #[allow(dead_code)] // until every kind has a user
 mod read;
+pub mod schema;
 mod source;
 pub mod summary;
 #[cfg(test)]

@@ -4,9 +4,12 @@
 //! Fields are only ever added, so that an older command line can read a newer daemon's answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub mod connections;
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// The process.
     pub daemon: Daemon,
@@ -19,7 +22,7 @@ pub struct Status {
 }
 
 /// The process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Daemon {
     /// Of the binary that runs.
     pub version: String,
@@ -38,7 +41,7 @@ pub struct Daemon {
 }
 
 /// A reload that was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LastReload {
     /// When it ended.
     pub at: String,
@@ -49,7 +52,7 @@ pub struct LastReload {
 }
 
 /// One connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Connection {
     /// Its name.
     pub name: String,
@@ -66,7 +69,7 @@ pub struct Connection {
 }
 
 /// Deliveries that are not over, by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Queue {
     /// Wait for their turn.
     pub queued: u64,
@@ -88,7 +91,7 @@ impl Queue {
 }
 
 /// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LastError {
     /// One of the closed list of causes.
     pub cause: String,
@@ -99,7 +102,7 @@ pub struct LastError {
 }
 
 /// A queue without a connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Orphaned {
     /// The name that the connection had.
     pub name: String,
@@ -110,7 +113,7 @@ pub struct Orphaned {
 }
 
 /// The store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Store {
     /// Where it is.
     pub path: String,
@@ -129,7 +132,7 @@ pub struct Store {
 }
 
 /// A page of a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// Where this page lies.
     pub pagination: Pagination,
@@ -140,7 +143,7 @@ pub struct Page<T> {
 }
 
 /// Where a page lies in its list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Pagination {
     /// How many were asked for.
     pub limit: u32,
@@ -149,7 +152,7 @@ pub struct Pagination {
 }
 
 /// A dead letter, as the index knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetter {
     /// The event's id.
     pub id: String,
@@ -170,7 +173,7 @@ pub struct DeadLetter {
 }
 
 /// A dead letter with its event: `GET /v1/connections/{name}/dead/{event_id}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadDetail {
     /// The dead letter.
     pub dead_letter: DeadLetter,
@@ -188,7 +191,7 @@ pub struct DeadDetail {
 }
 
 /// An event that is still in the store: `GET /v1/events/{id}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventDetail {
     /// Its id.
     pub id: String,
@@ -210,7 +213,7 @@ pub struct EventDetail {
 }
 
 /// How a delivery stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryState {
     /// The connection.
     pub connection: String,
@@ -219,7 +222,7 @@ pub struct DeliveryState {
 }
 
 /// An attempt that failed, or one that succeeded after failures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
     /// The event's id.
     pub event: String,
@@ -250,7 +253,7 @@ pub struct Attempt {
 }
 
 /// A header of an event. Bytes that are not UTF-8 show as U+FFFD.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Header {
     /// In lower case.
     pub name: String,
@@ -259,14 +262,14 @@ pub struct Header {
 }
 
 /// The answer to a replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replayed {
     /// Dead letters that are queued again.
     pub replayed: u64,
 }
 
 /// The answer to a reload that was taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     /// Of the configuration now in force.
     pub generation: u64,
@@ -281,7 +284,7 @@ pub struct Reloaded {
 }
 
 /// One error of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigProblem {
     /// `file:line:column: key: what is wrong`.
     pub message: String,
@@ -290,7 +293,7 @@ pub struct ConfigProblem {
 }
 
 /// A problem document (RFC 9457) as the command line reads it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDocument {
     /// A URN made of the code; it names the kind of problem and is not meant to be opened.
     #[serde(rename = "type", default)]

@@ -22,7 +22,7 @@ use crate::units::{ByteSize, HumanDuration, quoted};
 mod headers;
 pub(super) use headers::{header_value, names_secret};
 mod scalar;
-pub(super) use scalar::name as legal_name;
+pub(super) use scalar::{METHODS, name as legal_name};
 mod secrets;
 
 /// Reads one file.

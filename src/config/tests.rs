@@ -9,6 +9,7 @@ use crate::secret::Env;
 mod docs;
 mod golden;
 mod kinds;
+mod reference;
 mod samples;
 mod values;
 

@@ -45,9 +45,44 @@ impl Daemon {
             Command::Attempts { query, reply } => {
                 let _ = reply.send(self.attempts(query).await);
             }
-            Command::Reload(reply) => {
-                let _ = reply.send(self.reload().await);
+            Command::Reload { by, reply } => {
+                let _ = reply.send(self.reload(&by).await);
             }
+            other => self.run_managing(other).await,
+        }
+    }
+
+    /// What the API asks of connections as configuration.
+    async fn run_managing(&mut self, command: Command) {
+        match command {
+            Command::Plan(reply) => {
+                let _ = reply.send(self.plan().await);
+            }
+            Command::Connections { listing, reply } => {
+                let _ = reply.send(self.list(listing).await);
+            }
+            Command::ConnectionsCount { filter, reply } => {
+                let _ = reply.send(self.count(&filter));
+            }
+            Command::ConnectionShow { name, reply } => {
+                let _ = reply.send(self.show(&name).await);
+            }
+            Command::ConnectionStatus { name, reply } => {
+                let _ = reply.send(self.status_of(&name));
+            }
+            Command::Edit { edit, reply } => {
+                let _ = reply.send(self.edit(edit).await);
+            }
+            Command::Audit { query, reply } => {
+                let directory = self.audit.directory();
+                let page =
+                    tokio::task::spawn_blocking(move || super::audit::page(&directory, &query));
+                let page =
+                    page.await.unwrap_or_else(|error| Err(Refusal::Store(error.to_string())));
+                let _ = reply.send(page);
+            }
+            // They were taken above.
+            _ => {}
         }
     }
 
@@ -87,7 +122,7 @@ impl Daemon {
         }
     }
 
-    fn describe_connection(&self, live: &Live) -> api::Connection {
+    pub(super) fn describe_connection(&self, live: &Live) -> api::Connection {
         let status = self.dispatcher.status(live.id);
         let states = States::of(&live.queue, status.as_deref(), live.connection.state);
         let queue = api::Queue {

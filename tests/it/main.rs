@@ -30,6 +30,8 @@ mod isolation;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod manage;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod secrets;

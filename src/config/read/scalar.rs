@@ -103,7 +103,9 @@ fn choice(text: &str, words: &[&str]) -> Result<(), String> {
     Err(format!("{} is not one of {}", quoted(text), words.join(", ")))
 }
 
-const METHODS: [&str; 7] = ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+/// What a connection may send with.
+pub(in crate::config) const METHODS: [&str; 7] =
+    ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
 
 fn method(text: &str) -> Result<(), String> {
     let upper = text.to_ascii_uppercase();
