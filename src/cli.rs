@@ -19,6 +19,7 @@ mod connections;
 mod dead;
 mod demo;
 mod events;
+mod hold;
 mod http;
 mod listen;
 mod output;
@@ -97,6 +98,9 @@ enum Command {
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Enable(hold::EnableArguments),
+    Resume(hold::ResumeArguments),
+    Pause(hold::PauseArguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
     Schema(schema::Arguments),
@@ -127,6 +131,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Enable(arguments) => hold::enable(arguments),
+        Command::Resume(arguments) => hold::resume(arguments),
+        Command::Pause(arguments) => hold::pause(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Listen(arguments) => listen::run(arguments),
@@ -192,7 +199,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 35);
+        assert_eq!(checked, 38);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -257,6 +264,10 @@ mod tests {
         check("posthaste connections unpause crm", true);
         check("posthaste schema daemon", true);
         check("posthaste schema else", false);
+        check("posthaste enable crm --json", true);
+        check("posthaste resume", false);
+        check("posthaste pause crm --until-restart", true);
+        check("posthaste pause crm", true);
         check("posthaste completions zsh", true);
         check("posthaste explode", false);
     }

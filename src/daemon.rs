@@ -12,8 +12,9 @@ mod gauges;
 mod history;
 mod plan;
 mod reload;
+mod suspensions;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, ReloadMode, RootFile};
 use crate::connection::{Connection, State};
-use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
+use crate::delivery::{self, Dispatcher, DispatcherOptions, Notice, Prepared};
 use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
     RunningIngress, UnixOptions,
@@ -43,6 +44,7 @@ use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
 use crate::store::queue::QueueCounters;
+use crate::store::suspension::Suspension;
 use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
 use audit::Audit;
@@ -168,6 +170,7 @@ enum Event {
     Reload,
     FilesChanged(ContentHash),
     Command(Box<Command>),
+    Notice(Notice),
     Upkeep,
     Watchdog,
     Shutdown,
@@ -204,6 +207,8 @@ struct Live {
     id: ConnectionId,
     queue: Arc<QueueCounters>,
     metrics: Arc<ConnectionMetrics>,
+    /// Held by the daemon, whatever its configuration says.
+    suspension: Option<Suspension>,
 }
 
 struct Daemon {
@@ -233,6 +238,10 @@ struct Daemon {
     live: Vec<Live>,
     /// Whose queue found at start was counted.
     recovered: HashSet<ConnectionId>,
+    /// Those that the daemon holds, configured or not.
+    suspensions: HashMap<ConnectionId, Suspension>,
+    /// From the egress.
+    notices: mpsc::Receiver<Notice>,
     gauges: Arc<Gauges>,
     watch: Watch,
     readiness: watch::Sender<Readiness>,
@@ -276,7 +285,10 @@ impl Daemon {
         let addresses = ingress.tcp_addresses().unwrap_or_default();
         let admin = Admin::bind(&admin_options(&config)).map_err(RunError::Admin)?;
         let dispatcher = start_dispatcher(&config, feeds, &clock, &metrics)?;
-        let gauges = Arc::new(Gauges::new(&metrics));
+        let notices = dispatcher.take_notices().ok_or(RunError::Failed("delivery"))?;
+        let suspensions = store.suspensions().await.map_err(|_| RunError::Failed("the store"))?;
+        let suspensions = suspensions.into_iter().collect();
+        let gauges = Arc::new(Gauges::new(&metrics, &clock));
         let (readiness, ready) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let (command_sender, commands) = admin::commands();
         let tokens = Arc::new(ArcSwap::from_pointee(tokens(&config)));
@@ -311,6 +323,8 @@ impl Daemon {
             routing: Arc::default(),
             live: Vec::new(),
             recovered: HashSet::new(),
+            suspensions,
+            notices,
             gauges,
             readiness,
             commands,
@@ -358,8 +372,12 @@ impl Daemon {
         if self.recovered.insert(id) {
             metrics.recovered.increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
         }
+        let suspension = self.kept_suspension(&connection, id).await;
         self.dispatcher.attach(id, prepared).await;
-        let live = Live { connection, id, queue, metrics };
+        if suspension.is_some() {
+            self.dispatcher.suspend(id, true).await;
+        }
+        let live = Live { connection, id, queue, metrics, suspension };
         self.feed(&live);
         Ok(live)
     }
@@ -367,7 +385,7 @@ impl Daemon {
     /// Lets the store hand a connection's deliveries out, if it is active. What is held stays in the store, where it takes
     /// no memory and can be moved out of the way.
     fn feed(&self, live: &Live) {
-        if live.connection.state == State::Active {
+        if live.state() == State::Active {
             let runtimes = self.config.daemon.runtime.egress_threads;
             self.store.attach(live.id, Dispatcher::runtime_of(&live.connection.name, runtimes));
         } else {
@@ -406,8 +424,8 @@ impl Daemon {
             .live
             .iter()
             .map(|live| {
-                let Live { connection, id, queue, metrics } = live.clone();
-                (connection, id, queue, metrics)
+                let Live { id, queue, metrics, .. } = live.clone();
+                (live.effective(), id, queue, metrics)
             })
             .collect();
         self.routing.store(Arc::new(RoutingTable::new(&entries)));
@@ -440,6 +458,7 @@ impl Daemon {
                     drop(self.reload("files").await);
                 }
                 Event::Command(command) => self.answer(*command).await,
+                Event::Notice(notice) => self.heed(notice).await,
                 Event::Upkeep => self.upkeep().await?,
                 Event::Watchdog => self.feed_watchdog(),
             }
@@ -472,6 +491,7 @@ impl Daemon {
             () = Watchdog::tick(&mut self.watchdog) => Event::Watchdog,
             _ = signals.hang_up.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(Box::new(command)),
+            Some(notice) = self.notices.recv() => Event::Notice(notice),
             hash = self.watch.changed(), if automatic => Event::FilesChanged(hash),
             _ = upkeep.tick() => Event::Upkeep,
         }

@@ -226,6 +226,26 @@ pub enum Refusal {
     /// The connection's queue has no room.
     #[error("the queue of connection {0:?} is full; try again when it has drained")]
     QueueFull(String),
+    /// The connection's own file holds it.
+    #[error(
+        "connection {connection:?} is {state} because its file says so; change it there and reload"
+    )]
+    HeldByFile {
+        /// The connection.
+        connection: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The connection is held already.
+    #[error("connection {connection:?} is {state} already ({cause})")]
+    HeldAlready {
+        /// The connection.
+        connection: String,
+        /// Its state.
+        state: &'static str,
+        /// Why the daemon holds it.
+        cause: &'static str,
+    },
     /// The store could not do it.
     #[error("the store could not do it: {0}")]
     Store(String),

@@ -1,7 +1,7 @@
 //! What the API asks of the daemon about its configuration, as plain values.
 
 use super::api::connections::{Document, Object};
-use super::command::ReloadRefused;
+use super::command::{Refusal, ReloadRefused};
 
 /// Who asks, and what they may do. Made by the listener, for every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ impl Change {
 pub enum Action {
     /// Active becomes paused.
     Pause,
+    /// It is paused until the daemon is started again; no file is changed.
+    PauseUntilRestart,
     /// Paused becomes active.
     Resume,
     /// Disabled becomes active.
@@ -95,7 +97,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// All of them.
+    /// Those that have a path.
     pub const ALL: [Action; 6] = [
         Action::Pause,
         Action::Resume,
@@ -109,6 +111,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Action::Pause => "pause",
+            Action::PauseUntilRestart => "pause_until_restart",
             Action::Resume => "resume",
             Action::Enable => "enable",
             Action::Disable => "disable",
@@ -149,6 +152,8 @@ pub enum EditRefused {
     Cannot(Why, String),
     /// The configuration would not be legal with it.
     Invalid(ReloadRefused),
+    /// The connection cannot be held, or go on.
+    Hold(Refusal),
 }
 
 /// The kinds of refusals; each has a stable code.

@@ -59,6 +59,10 @@ impl From<Refusal> for Problem {
                 (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
             }
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", "Still on its way"),
+            Refusal::HeldByFile { .. } => {
+                (StatusCode::CONFLICT, "held_by_file", "Held by its file")
+            }
+            Refusal::HeldAlready { .. } => (StatusCode::CONFLICT, "held_already", "Held already"),
             Refusal::BadCursor => (StatusCode::BAD_REQUEST, "bad_cursor", "Bad cursor"),
             Refusal::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", "Queue full"),
             Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_failed", "Store failed"),
@@ -72,6 +76,7 @@ impl From<EditRefused> for Problem {
         let (why, detail) = match refused {
             EditRefused::Cannot(why, detail) => (why, detail),
             EditRefused::Invalid(refused) => return refused.into(),
+            EditRefused::Hold(refusal) => return refusal.into(),
         };
         let conflict = StatusCode::CONFLICT;
         let (status, code, title) = match why {

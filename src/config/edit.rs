@@ -13,6 +13,7 @@
 //! What the JSON of a connection looks like: the keys of its table with the same names; durations, sizes and dates are
 //! strings; tables are objects.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
@@ -151,6 +152,29 @@ pub struct Prepared {
 pub fn find(directory: &Path, name: &str, hint: Option<&Path>) -> Result<Option<Found>, EditError> {
     let opened = open(directory, name, hint)?;
     Ok(opened.map(|opened| opened.found(name)))
+}
+
+/// Finds several connections, each in the file that it is said to be in; each file is read once. What is not there, or in a
+/// file that does not parse, is left out.
+pub fn find_all(wanted: &[(String, PathBuf)]) -> HashMap<String, Found> {
+    let mut files: HashMap<&Path, Vec<&str>> = HashMap::new();
+    for (name, path) in wanted {
+        files.entry(path).or_default().push(name);
+    }
+    let mut found = HashMap::with_capacity(wanted.len());
+    for (path, names) in files {
+        let Ok(text) = read_text(path) else { continue };
+        let Ok(tree) = parse(&text, path) else { continue };
+        let hash = hash_of(&text);
+        for table in tables(&tree) {
+            if let Some(name) = name_of(table).filter(|name| names.contains(name)) {
+                let (file, document) = (path.to_owned(), document::connection(table));
+                let one = Found { file, etag: etag(&hash, name), document };
+                found.insert(name.to_owned(), one);
+            }
+        }
+    }
+    found
 }
 
 /// Makes an edit in memory.
@@ -311,12 +335,15 @@ fn name_of(table: &Table) -> Option<&str> {
     table.get("name").and_then(Item::as_str)
 }
 
-fn etag(text: &str, name: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update(name.as_bytes());
-    hash.update([0]);
-    hash.update(text.as_bytes());
-    crate::secret::hex(&hash.finalize(), 16)
+fn hash_of(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+fn etag(hash: &[u8; 32], name: &str) -> String {
+    let mut both = Sha256::new();
+    both.update(hash);
+    both.update(name.as_bytes());
+    crate::secret::hex(&both.finalize(), 16)
 }
 
 /// Whether the name is free, whatever its case.
@@ -325,6 +352,9 @@ fn not_taken(directory: &Path, name: &str) -> Result<(), EditError> {
         .map_err(|reason| EditError::Failed { path: shown(directory), reason })?;
     for path in files {
         let Ok(text) = read_text(&path) else { continue };
+        if !text.to_ascii_lowercase().contains(&name.to_ascii_lowercase()) {
+            continue;
+        }
         let Ok(tree) = parse(&text, &path) else { continue };
         let taken = tables(&tree)
             .filter_map(name_of)
@@ -395,7 +425,11 @@ impl Opened {
     }
 
     fn found(&self, name: &str) -> Found {
-        Found { file: self.path.clone(), etag: etag(&self.text, name), document: self.document() }
+        Found {
+            file: self.path.clone(),
+            etag: etag(&hash_of(&self.text), name),
+            document: self.document(),
+        }
     }
 
     fn replace(mut self, name: &str, document: Object) -> Result<Prepared, EditError> {

@@ -8,6 +8,7 @@ use crate::admin::api::{self, Page, Pagination, rfc3339};
 use crate::admin::command::ReplayedPage;
 use crate::admin::{Command, DeadEvent, Readiness, Refusal};
 use crate::event::{Event, EventId};
+use crate::store::suspension::Suspension;
 use crate::store::{self, ConnectionId, DeadCursor, DeadLetter, StoreStatus};
 
 impl Daemon {
@@ -124,7 +125,7 @@ impl Daemon {
 
     pub(super) fn describe_connection(&self, live: &Live) -> api::Connection {
         let status = self.dispatcher.status(live.id);
-        let states = States::of(&live.queue, status.as_deref(), live.connection.state);
+        let states = States::of(&live.queue, status.as_deref(), live.state());
         let queue = api::Queue {
             queued: states.queued,
             scheduled: states.scheduled,
@@ -132,10 +133,14 @@ impl Daemon {
             in_flight: states.in_flight,
             bytes: live.queue.live_bytes.load(Ordering::Relaxed),
         };
+        let breaker = status.as_ref().filter(|_| live.connection.breaker.is_some());
+        let breaker = breaker.map(|status| status.breaker().as_str().to_owned());
         let failure = status.and_then(|status| status.last_failure());
         api::Connection {
             name: live.connection.name.clone(),
-            state: live.connection.state.as_str().to_owned(),
+            state: live.state().as_str().to_owned(),
+            suspended: live.suspension.map(suspended),
+            breaker,
             oldest_age_seconds: (queue.total() > 0).then(|| self.gauges.oldest_seconds(live.id)),
             queue,
             dead: live.queue.dead.load(Ordering::Relaxed),
@@ -308,6 +313,11 @@ impl Daemon {
             live.metrics.replayed.increment(replayed);
         }
     }
+}
+
+/// Why the daemon holds a connection.
+pub(super) fn suspended(suspension: Suspension) -> api::Suspended {
+    api::Suspended { cause: suspension.kind.as_str().to_owned(), since: rfc3339(suspension.at_ms) }
 }
 
 /// How often a replay is tried of what was found, and not there any more a moment later.

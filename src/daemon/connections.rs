@@ -7,8 +7,8 @@ use super::{Daemon, Live};
 use crate::admin::Refusal;
 use crate::admin::api::connections::{ConnectionsPage, Cursors, Document, Meta};
 use crate::admin::api::{self, rfc3339};
-use crate::admin::manage::{Between, Cursor, EditRefused, Filter, Listing, OrderBy};
-use crate::config::edit::Found;
+use crate::admin::manage::{Between, Cursor, EditRefused, Filter, Listing, OrderBy, Why};
+use crate::config::edit::{self, Found};
 use crate::connection::{Connection, State};
 
 impl Daemon {
@@ -18,7 +18,7 @@ impl Daemon {
     }
 
     pub(super) async fn show(&mut self, name: &str) -> Result<Document, EditRefused> {
-        let found = self.find(name).await?;
+        let found = self.find_in_files(name).await?;
         Ok(self.document(found))
     }
 
@@ -28,15 +28,14 @@ impl Daemon {
     }
 
     pub(super) fn count(&self, filter: &Filter) -> u64 {
-        self.live.iter().filter(|live| self.matches(filter, &live.connection)).count() as u64
+        self.live.iter().filter(|live| self.matches(filter, live)).count() as u64
     }
 
     pub(super) async fn list(&mut self, listing: Listing) -> Result<ConnectionsPage, EditRefused> {
         let Listing { filter, order_by, descending, limit, cursor } = listing;
-        let matching = self.live.iter().filter(|live| self.matches(&filter, &live.connection));
-        let mut all: Vec<(String, String)> = matching
-            .map(|live| (key(order_by, &live.connection), live.connection.name.clone()))
-            .collect();
+        let matching = self.live.iter().filter(|live| self.matches(&filter, live));
+        let mut all: Vec<(String, String)> =
+            matching.map(|live| (key(order_by, live), live.connection.name.clone())).collect();
         all.sort();
         if descending {
             all.reverse();
@@ -55,14 +54,21 @@ impl Daemon {
             next: at(page.entries.last().filter(|_| page.more_behind), false),
             prev: at(page.entries.first().filter(|_| page.more_before), true),
         };
-        let mut models = Vec::with_capacity(page.entries.len());
-        for (_, name) in page.entries {
-            models.push(match self.find(name).await {
-                Ok(found) => self.document(found),
+        let names = page.entries.iter().map(|(_, name)| name);
+        let wanted: Vec<_> = names
+            .clone()
+            .filter_map(|name| Some((name.clone(), self.origins.get(name)?.clone())))
+            .collect();
+        let found = tokio::task::spawn_blocking(move || edit::find_all(&wanted)).await;
+        let mut found =
+            found.map_err(|error| EditRefused::Cannot(Why::Failed, error.to_string()))?;
+        let models: Vec<_> = names
+            .map(|name| match found.remove(name) {
+                Some(found) => self.document(found),
                 // The file has changed since, and its reload is still to come.
-                Err(_) => self.bare(name),
-            });
-        }
+                None => self.bare(name),
+            })
+            .collect();
         Ok(ConnectionsPage { pagination, count: models.len(), models })
     }
 
@@ -79,15 +85,13 @@ impl Daemon {
     /// What is known of a connection beside the keys in its file.
     pub(super) fn meta(&self, name: &str, found: &Found) -> Meta {
         let live = self.live(name);
-        let since = |state: State| {
-            let state = live.filter(|live| live.connection.state == state)?.connection.state;
-            self.audit.since(name, state.as_str()).map(rfc3339)
-        };
+        let since = |state: State| self.since(live?, state).map(rfc3339);
         let base = self.root.path.parent().unwrap_or(std::path::Path::new(""));
         Meta {
             file: found.file.strip_prefix(base).unwrap_or(&found.file).display().to_string(),
             etag: found.etag.clone(),
-            state: live.map(|live| live.connection.state.as_str().to_owned()),
+            state: live.map(|live| live.state().as_str().to_owned()),
+            suspended: live.and_then(|live| live.suspension).map(super::commands::suspended),
             archived: live.is_some_and(|live| live.connection.archived),
             in_force: live.is_some(),
             host: live.map(|live| live.connection.target.host.clone()),
@@ -96,23 +100,30 @@ impl Daemon {
         }
     }
 
-    fn matches(&self, filter: &Filter, connection: &Connection) -> bool {
-        let since = |state: State| {
-            let is = connection.state == state;
-            is.then(|| self.audit.since(&connection.name, state.as_str())).flatten()
-        };
-        matches(filter, connection)
-            && within(filter.paused, since(State::Paused))
-            && within(filter.disabled, since(State::Disabled))
+    fn matches(&self, filter: &Filter, live: &Live) -> bool {
+        matches(filter, &live.connection, live.state())
+            && within(filter.paused, self.since(live, State::Paused))
+            && within(filter.disabled, self.since(live, State::Disabled))
+    }
+
+    /// Since when a connection is in this state, in milliseconds since 1970, if it is and that is known.
+    fn since(&self, live: &Live, state: State) -> Option<u64> {
+        if live.state() != state {
+            return None;
+        }
+        match live.suspension {
+            Some(suspension) if live.connection.state != state => Some(suspension.at_ms),
+            _ => self.audit.since(&live.connection.name, state.as_str()),
+        }
     }
 }
 
 /// What a list is ordered by.
-fn key(order_by: OrderBy, connection: &Connection) -> String {
+fn key(order_by: OrderBy, live: &Live) -> String {
     match order_by {
-        OrderBy::Name => connection.name.clone(),
-        OrderBy::State => connection.state.as_str().to_owned(),
-        OrderBy::Host => connection.target.host.clone(),
+        OrderBy::Name => live.connection.name.clone(),
+        OrderBy::State => live.state().as_str().to_owned(),
+        OrderBy::Host => live.connection.target.host.clone(),
     }
 }
 
@@ -161,15 +172,15 @@ fn within(between: Between, at: Option<u64>) -> bool {
     at.is_some_and(|at| from.is_none_or(|from| at >= from) && to.is_none_or(|to| at <= to))
 }
 
-fn matches(filter: &Filter, connection: &Connection) -> bool {
+fn matches(filter: &Filter, connection: &Connection, state: State) -> bool {
     let shown = match filter.state.as_deref() {
         Some("archived") => connection.archived,
-        Some(state) => connection.state.as_str() == state && !connection.archived,
+        Some(wanted) => state.as_str() == wanted && !connection.archived,
         None if connection.archived => filter.include_archived,
         None => {
             // Who asks for times of being disabled wants disabled ones.
             let asked = filter.include_disabled || filter.disabled != Between::default();
-            asked || connection.state != State::Disabled
+            asked || state != State::Disabled
         }
     };
     let has = |(key, value): &(String, Option<String>)| {
@@ -245,7 +256,7 @@ mod tests {
         let mut crm = connection("crm", "http://crm.example:8080/x");
         crm.labels.insert("team".to_owned(), "sales".to_owned());
         let check = |filter: Filter, expected: bool| {
-            assert_eq!(matches(&filter, &crm), expected, "{filter:?}");
+            assert_eq!(matches(&filter, &crm, State::Active), expected, "{filter:?}");
         };
         let some = |text: &str| Some(text.to_owned());
         check(Filter::default(), true);
@@ -268,8 +279,8 @@ mod tests {
     #[test]
     fn disabled_and_archived_ones_are_shown_to_who_asks() {
         let mut connection = connection("crm", "http://crm.example/");
-        connection.state = State::Disabled;
-        let shows = |filter: &Filter, connection: &Connection| matches(filter, connection);
+        let shows =
+            |filter: &Filter, connection: &Connection| matches(filter, connection, State::Disabled);
         let disabled = Filter { include_disabled: true, ..Filter::default() };
         let archived = Filter { include_archived: true, ..Filter::default() };
         let state = |state: &str| Filter { state: Some(state.to_owned()), ..Filter::default() };

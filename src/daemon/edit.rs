@@ -33,7 +33,11 @@ impl Daemon {
     async fn try_edit(&mut self, edit: &Edit) -> Result<Edited, EditRefused> {
         let change = self.change(edit).await?;
         let prepared = self.prepare_edit(edit, change).await?;
+        let held = self.hold_or_lift(edit).await?;
         if prepared.is_nothing() {
+            if held {
+                self.note(edit, &prepared);
+            }
             let document = prepared.old.map(|found| self.document(found));
             return Ok(Edited { document, created: false });
         }
@@ -59,7 +63,29 @@ impl Daemon {
         } else {
             self.note_file(&edit.name, prepared);
         }
-        let state = self.live(&edit.name).map(|live| live.connection.state.as_str().to_owned());
+        self.note(edit, prepared);
+    }
+
+    /// What of an action is no edit: a pause until a restart, and the end of what the daemon holds a connection for. Says
+    /// whether something changed.
+    async fn hold_or_lift(&mut self, edit: &Edit) -> Result<bool, EditRefused> {
+        let before = self.live(&edit.name).and_then(|live| live.suspension);
+        match edit.change {
+            Change::Act(Action::PauseUntilRestart) => {
+                let paused = self.pause_until_restart(&edit.name).await;
+                paused.map_err(EditRefused::Hold)?;
+            }
+            Change::Act(Action::Resume | Action::Enable) if before.is_some() => {
+                self.lift(&edit.name).await.map_err(EditRefused::Hold)?;
+            }
+            _ => {}
+        }
+        Ok(before != self.live(&edit.name).and_then(|live| live.suspension))
+    }
+
+    /// Writes the line of the audit log.
+    fn note(&mut self, edit: &Edit, prepared: &Prepared) {
+        let state = self.live(&edit.name).map(|live| live.state().as_str().to_owned());
         self.audit.add(AuditRecord {
             by: edit.by.clone(),
             action: edit.change.as_str().to_owned(),
@@ -104,8 +130,16 @@ impl Daemon {
             Change::Patch(patch) => edit::Change::Patch(patch.clone()),
             Change::Delete => edit::Change::Delete,
             Change::Act(action) => {
-                let found = self.find(&edit.name).await?;
-                let state = self.live(&edit.name).map(|live| live.connection.state);
+                let found = self.find_in_files(&edit.name).await?;
+                let live = self.live(&edit.name);
+                let suspended = live.filter(|live| live.connection.state != live.state());
+                if *action == Action::Pause
+                    && suspended.is_some_and(|live| live.state() == State::Disabled)
+                {
+                    let message = "the daemon has disabled the connection; enable it first";
+                    return Err(cannot(Why::State, message));
+                }
+                let state = live.map(|live| live.connection.state);
                 let patch = state_patch(*action, state, &found.document)?;
                 edit::Change::Patch(patch)
             }
@@ -113,7 +147,7 @@ impl Daemon {
     }
 
     /// One connection as its file has it now.
-    pub(super) async fn find(&mut self, name: &str) -> Result<Found, EditRefused> {
+    pub(super) async fn find_in_files(&mut self, name: &str) -> Result<Found, EditRefused> {
         let (directory, hint) = self.where_is(name);
         let wanted = name.to_owned();
         let found =
@@ -192,7 +226,8 @@ fn state_patch(
         (Action::Pause | Action::Resume, Some(State::Disabled)) => {
             conflict("the connection is disabled; enable it first")
         }
-        (Action::Pause, Some(State::Paused))
+        (Action::PauseUntilRestart, _)
+        | (Action::Pause, Some(State::Paused))
         | (Action::Resume, Some(State::Active))
         | (Action::Enable, Some(State::Active | State::Paused))
         | (Action::Disable, Some(State::Disabled)) => nothing,
@@ -211,7 +246,7 @@ fn check_effect(edit: &Edit, plan: &Plan) -> Result<(), EditRefused> {
         return Ok(());
     };
     let done = match action {
-        Action::Pause => connection.state == State::Paused,
+        Action::Pause | Action::PauseUntilRestart => connection.state == State::Paused,
         Action::Resume | Action::Enable => connection.state == State::Active,
         Action::Disable => connection.state == State::Disabled,
         Action::Archive => connection.archived,
@@ -240,6 +275,7 @@ mod tests {
         let nothing = || Ok(json!({}));
         let refused = || Err(Why::State);
         let cases = [
+            (PauseUntilRestart, Active, &plain, nothing()),
             (Pause, Active, &plain, set("paused")),
             (Pause, Paused, &plain, nothing()),
             (Pause, Disabled, &plain, refused()),
@@ -261,7 +297,7 @@ mod tests {
             let patch = state_patch(action, Some(state), document.as_object().unwrap());
             let patch = patch.map(serde_json::Value::Object).map_err(|refused| match refused {
                 EditRefused::Cannot(why, _) => why,
-                EditRefused::Invalid(_) => Why::Failed,
+                EditRefused::Invalid(_) | EditRefused::Hold(_) => Why::Failed,
             });
             assert_eq!(patch, expected, "{action:?} {state:?} {document}");
         }

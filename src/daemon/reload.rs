@@ -25,6 +25,13 @@ pub(super) struct Plan {
     origins: BTreeMap<String, PathBuf>,
 }
 
+/// Files that make no legal configuration.
+pub(super) struct NotLoaded {
+    pub(super) refused: ReloadRefused,
+    /// What to watch, and the content that was read.
+    seen: Option<(Watched, ContentHash)>,
+}
+
 impl Plan {
     /// Where its connection files are.
     pub(super) fn connections_dir(&self) -> &Path {
@@ -63,25 +70,25 @@ impl Daemon {
         self.note_reload(&Ok(reloaded));
     }
 
-    /// Reads the files, one of them perhaps as it is to become.
-    pub(super) async fn load(&mut self, pending: Option<Pending>) -> Result<Loaded, ReloadRefused> {
+    /// Reads the files, one of them perhaps as it is to become. Changes nothing.
+    pub(super) async fn load(&self, pending: Option<Pending>) -> Result<Loaded, NotLoaded> {
         let options = LoadOptions::of_process(&self.root);
         let path = self.root.path.clone();
-        let of_disk = pending.is_none();
         let loaded = tokio::task::spawn_blocking(move || match pending {
             None => config::load(&path, &options),
             Some(pending) => config::load_with(&path, &options, pending),
         });
-        let loaded = loaded
-            .await
-            .map_err(|error| refused(format!("could not read the configuration: {error}")))?;
-        loaded.map_err(|errors| {
-            if of_disk {
-                // Whoever mends the files wants them to be read again.
-                self.watch.set_paths(errors.watched.clone(), errors.content_hash);
+        match loaded.await {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(errors)) => Err(NotLoaded {
+                refused: ReloadRefused { errors: errors.errors.iter().map(problem).collect() },
+                seen: Some((errors.watched, errors.content_hash)),
+            }),
+            Err(error) => {
+                let refused = refused(format!("could not read the configuration: {error}"));
+                Err(NotLoaded { refused, seen: None })
             }
-            ReloadRefused { errors: errors.errors.iter().map(problem).collect() }
-        })
+        }
     }
 
     /// Reads, compares and prepares. Changes nothing but what is watched, and that not with a file that is still to be
@@ -91,7 +98,16 @@ impl Daemon {
         pending: Option<Pending>,
     ) -> Result<Plan, ReloadRefused> {
         let of_disk = pending.is_none();
-        let loaded = self.load(pending).await?;
+        let loaded = match self.load(pending).await {
+            Ok(loaded) => loaded,
+            Err(NotLoaded { refused, seen }) => {
+                // Whoever mends the files wants them to be read again.
+                if let Some((watched, content_hash)) = seen.filter(|_| of_disk) {
+                    self.watch.set_paths(watched, content_hash);
+                }
+                return Err(refused);
+            }
+        };
         say_warnings(&loaded);
         let Loaded { config, warnings, content_hash, watched, origins } = loaded;
         if of_disk {
@@ -135,11 +151,13 @@ impl Daemon {
             before.into_iter().map(|live| (live.connection.name.clone(), live)).collect();
         self.config = config;
         let mut replaced = Vec::new();
+        let mut edited = Vec::new();
         for connection in self.config.connections.clone() {
             let ready = prepared.remove(&connection.name);
             match (known.remove(&connection.name), ready) {
                 (Some(live), Some(ready)) => {
-                    let live = Live { connection, ..live };
+                    edited.extend(live.suspension.map(|_| live.id));
+                    let live = Live { connection, suspension: None, ..live };
                     replaced.push((live.clone(), ready));
                     self.live.push(live);
                 }
@@ -156,6 +174,7 @@ impl Daemon {
             self.feed(&live);
             self.dispatcher.replace(live.id, ready).await;
         }
+        self.lift_edited(edited).await;
         for live in known.into_values() {
             self.retire(live).await;
         }

@@ -61,6 +61,10 @@ fn a_connection_lives_and_dies_through_the_api() {
     assert_eq!(status.json["queue"]["held"], 1, "{}", status.json);
     let listed = daemon.cli_json(&["connections", "list", "--state", "paused", "--json"]);
     assert_eq!(listed["count"], 1, "{listed}");
+    // What is paused in its file can be paused again, until a restart it cannot.
+    expect(&ask(&site, "POST", "/v1/connections/crm/pause", &[], &Json::Null), 200, "");
+    let held = ask(&site, "POST", "/v1/connections/crm/pause?until_restart=true", &[], &Json::Null);
+    expect(&held, 409, "held_by_file");
     expect(&ask(&site, "PUT", "/v1/connections/crm/unpause", &[], &Json::Null), 200, "");
     eventually("the second event arrives", SOON, || receiver.delivered("crm") == 2);
 
@@ -135,9 +139,7 @@ fn what_is_refused_leaves_everything_as_it_was() {
     assert_eq!(failed.status.code(), Some(78), "{failed:?}");
     assert!(String::from_utf8_lossy(&failed.stderr).contains("timeout"), "{failed:?}");
     // A link belongs to somebody else.
-    std::os::unix::fs::symlink("crm.toml", site.connections().join("zlink.toml")).unwrap();
     let link = site.connections().join("zlink.toml");
-    fs::remove_file(&link).unwrap();
     let elsewhere = site.path().join("elsewhere.toml");
     fs::write(&elsewhere, "[[connection]]\nname = \"far\"\nurl = \"http://127.0.0.1:9/\"\n")
         .unwrap();

@@ -38,6 +38,7 @@ impl ToSchema for Document {
 
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push(("Meta".to_owned(), <Meta as utoipa::PartialSchema>::schema()));
+        <Meta as ToSchema>::schemas(schemas);
     }
 }
 
@@ -48,8 +49,11 @@ pub struct Meta {
     pub file: String,
     /// Which version of it: what `If-Match` takes, without the quotes.
     pub etag: String,
-    /// `active`, `paused` or `disabled`, after defaults and overlays; `None` while it is not in force.
+    /// `active`, `paused` or `disabled`: after defaults and overlays, or stricter what the daemon made of it. `None` while it
+    /// is not in force.
     pub state: Option<String>,
+    /// Why the daemon holds it although its file does not, if it does.
+    pub suspended: Option<super::Suspended>,
     /// Whether it is hidden from lists.
     pub archived: bool,
     /// Whether the daemon has loaded it. What else the file says may still wait for a reload.
@@ -143,7 +147,7 @@ pub struct AuditRecord {
     pub at: String,
     /// Who: `unix uid N`, `token NAME`, `files` or `signal`.
     pub by: String,
-    /// What: `create`, `replace`, `patch`, `delete`, `pause`, `resume`, `enable`, `disable`, `archive`, `unarchive`, `reload`,
+    /// What: `create`, `replace`, `patch`, `delete`, `pause`, `pause_until_restart`, `resume`, `enable`, `disable`, `archive`, `unarchive`, `reload`,
     /// or `state` for a state that a reload changed.
     pub action: String,
     /// Which connection; `None` for a reload.

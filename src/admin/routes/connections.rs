@@ -192,9 +192,11 @@ pub(super) async fn connection_status(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct EditQuery {
+pub(super) struct ActQuery {
     /// Whether it is put in force at once. If it is not said: unless the configuration has `reload = "manual"`.
     reload: Option<bool>,
+    /// With `pause`: until the daemon is started again, and without a change to the file.
+    until_restart: Option<bool>,
 }
 
 /// Who edits, and under which conditions.
@@ -203,6 +205,7 @@ pub(super) struct Editor {
     caller: Caller,
     condition: Condition,
     reload: Option<bool>,
+    until_restart: Option<bool>,
 }
 
 impl FromRequest<Context> for Editor {
@@ -216,18 +219,24 @@ impl FromRequest<Context> for Editor {
 
 impl Editor {
     fn of_parts(parts: &mut http::request::Parts, context: &Context) -> Result<Editor, Problem> {
-        let Query(query) = Query::<EditQuery>::try_from_uri(&parts.uri).map_err(bad_query)?;
+        let Query(query) = Query::<ActQuery>::try_from_uri(&parts.uri).map_err(bad_query)?;
         let nobody = || Caller { by: "nobody".to_owned(), scope: None };
         Ok(Editor {
             context: context.clone(),
             caller: parts.extensions.remove::<Caller>().unwrap_or_else(nobody),
             condition: condition(&parts.headers)?,
             reload: query.reload,
+            until_restart: query.until_restart,
         })
     }
 
     async fn edit(self, name: String, change: Change) -> Result<Edited, Problem> {
-        let Editor { context, caller, condition, reload } = self;
+        let Editor { context, caller, condition, reload, until_restart } = self;
+        let change = match (change, until_restart) {
+            (Change::Act(Action::Pause), Some(true)) => Change::Act(Action::PauseUntilRestart),
+            (change @ Change::Act(Action::Pause), _) | (change, None) => change,
+            (_, Some(_)) => return Err(Problem::malformed("until_restart goes with pause alone")),
+        };
         let edit = Edit { name, change, condition, reload, by: caller.by };
         Ok(ask(&context, |reply| Command::Edit { edit, reply }).await??)
     }
@@ -319,7 +328,7 @@ fn listed(headers: &HeaderMap, name: HeaderName) -> Result<Vec<String>, Problem>
 }
 
 /// Create a connection
-#[utoipa::path(post, path = "/v1/connections", tag = "connections", params(EditQuery),
+#[utoipa::path(post, path = "/v1/connections", tag = "connections", params(("reload" = Option<bool>, Query, description = "whether it is put in force at once; if it is not said, unless the configuration has `reload = \"manual\"`")),
     request_body = ConnectionInput,
     responses((status = 201, description = "it was created", body = Document,
         headers(("ETag" = String), ("Location" = String))), Refused))]
@@ -335,7 +344,8 @@ pub(super) async fn connection_create(sent: Sent) -> Result<Response, Problem> {
 
 /// Replace a connection, or create it
 #[utoipa::path(put, path = "/v1/connections/{name}", tag = "connections",
-    params(("name" = String, Path, description = "the connection's name"), EditQuery,
+    params(("name" = String, Path, description = "the connection's name"), 
+        ("reload" = Option<bool>, Query, description = "whether it is put in force at once; if it is not said, unless the configuration has `reload = \"manual\"`"),
         ("If-Match" = Option<String>, Header, description = "only this version"),
         ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none")),
     request_body = ConnectionInput,
@@ -351,7 +361,8 @@ pub(super) async fn connection_replace(
 
 /// Change some keys of a connection (RFC 7396)
 #[utoipa::path(patch, path = "/v1/connections/{name}", tag = "connections",
-    params(("name" = String, Path, description = "the connection's name"), EditQuery,
+    params(("name" = String, Path, description = "the connection's name"), 
+        ("reload" = Option<bool>, Query, description = "whether it is put in force at once; if it is not said, unless the configuration has `reload = \"manual\"`"),
         ("If-Match" = Option<String>, Header, description = "only this version")),
     request_body(content((ConnectionPatch = "application/merge-patch+json"), (ConnectionPatch = "application/json"))),
     responses((status = 200, description = "it was changed", body = Document, headers(("ETag" = String))), Refused))]
@@ -364,7 +375,8 @@ pub(super) async fn connection_patch(
 
 /// Delete a connection; what waits for it is held, or cancelled, as its `on_remove` says
 #[utoipa::path(delete, path = "/v1/connections/{name}", tag = "connections",
-    params(("name" = String, Path, description = "the connection's name"), EditQuery,
+    params(("name" = String, Path, description = "the connection's name"), 
+        ("reload" = Option<bool>, Query, description = "whether it is put in force at once; if it is not said, unless the configuration has `reload = \"manual\"`"),
         ("If-Match" = Option<String>, Header, description = "only this version")),
     responses((status = 204, description = "it is gone"), Refused))]
 pub(super) async fn connection_delete(
@@ -379,7 +391,7 @@ pub(super) async fn connection_delete(
     operation_id = "connection_act",
     params(("name" = String, Path, description = "the connection's name"),
         ("action" = String, Path, description = "what to do", pattern = "^(pause|resume|unpause|enable|disable|archive|unarchive)$"),
-        EditQuery, ("If-Match" = Option<String>, Header, description = "only this version")),
+        ActQuery, ("If-Match" = Option<String>, Header, description = "only this version")),
     responses((status = 200, description = "its state is that", body = Document, headers(("ETag" = String))), Refused))]
 pub(super) async fn connection_act(
     Path((name, action)): Path<(String, String)>,
@@ -393,7 +405,7 @@ pub(super) async fn connection_act(
     operation_id = "connection_act_put",
     params(("name" = String, Path, description = "the connection's name"),
         ("action" = String, Path, description = "what to do", pattern = "^(pause|resume|unpause|enable|disable|archive|unarchive)$"),
-        EditQuery, ("If-Match" = Option<String>, Header, description = "only this version")),
+        ActQuery, ("If-Match" = Option<String>, Header, description = "only this version")),
     responses((status = 200, description = "its state is that", body = Document, headers(("ETag" = String))), Refused))]
 pub(super) async fn connection_act_put(
     Path((name, action)): Path<(String, String)>,

@@ -57,6 +57,13 @@ async fn edits_are_asked_for_as_the_request_says() {
             200,
         ),
         (
+            "POST /v1/connections/crm/pause?until_restart=true",
+            "",
+            false,
+            Change::Act(Action::PauseUntilRestart),
+            200,
+        ),
+        (
             "PUT /v1/connections/crm/unpause?reload=true",
             "",
             false,
@@ -133,6 +140,7 @@ async fn edits_that_make_no_sense_are_refused_here() {
         ),
         ("PATCH /v1/connections/a", json, &large, 413, "too_large"),
         ("POST /v1/connections/a/explode", "", "", 404, "not_found"),
+        ("POST /v1/connections/a/enable?until_restart=true", "", "", 400, "malformed"),
         ("PATCH /v1/connections", json, "{}", 405, "method_not_allowed"),
     ] {
         let (got, _, answer) = relay.send(request, headers, body).await;

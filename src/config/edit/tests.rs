@@ -102,7 +102,11 @@ fn a_connection_is_shown_without_its_secrets() {
     assert_eq!(shown, expected);
     assert_eq!(find(directory.path(), "none", None).unwrap(), None);
     let hint = directory.path().join("elsewhere.toml");
-    assert_eq!(find(directory.path(), "crm", Some(&hint)).unwrap(), Some(found));
+    assert_eq!(find(directory.path(), "crm", Some(&hint)).unwrap().as_ref(), Some(&found));
+    let at = |name: &str, file: &str| (name.to_owned(), directory.path().join(file));
+    let all =
+        find_all(&[at("crm", "shop.toml"), at("erp", "elsewhere.toml"), at("x", "shop.toml")]);
+    assert_eq!(all.into_iter().collect::<Vec<_>>(), [("crm".to_owned(), found)]);
 }
 
 #[test]
