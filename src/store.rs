@@ -22,7 +22,7 @@ use crossbeam::channel::Sender;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
-pub use command::{DeadPage, StoreStatus};
+pub use command::{DeadPage, Renamed, StoreStatus};
 pub use lookup::{FoundDelivery, FoundEvent, Standing};
 pub use marks::{DeadCursor, DeadLetter};
 pub use reader::LoadError;
@@ -87,6 +87,7 @@ mod log;
 mod lookup;
 mod marks;
 pub mod order;
+pub mod outcomes;
 pub mod queue;
 mod reader;
 mod record;
@@ -243,6 +244,7 @@ struct StoreMetrics {
     kept_given_up: Counter,
     attempts_bytes: Gauge,
     corrupt_records: Counter,
+    relaxed_lost: Counter,
     errors: Counter,
 }
 
@@ -262,6 +264,7 @@ impl StoreMetrics {
             kept_given_up: metrics.counter("posthaste_store_kept_given_up_total", &[]),
             attempts_bytes: metrics.gauge("posthaste_store_attempts_bytes", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
+            relaxed_lost: metrics.counter("posthaste_store_relaxed_lost_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }
     }
@@ -379,6 +382,21 @@ impl Store {
     pub async fn register(&self, name: &str) -> Result<(ConnectionId, Arc<QueueCounters>), Closed> {
         let name = name.to_owned();
         self.ask(|reply| Command::Register { name, reply }).await
+    }
+
+    /// Hands all that the store has under one name to another: what waits, what is scheduled, dead letters, a suspension. One
+    /// step, and the connection's number stays. Nobody may append to the new name meanwhile, or be attached to it. Returns
+    /// what came of it, and whether that is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn rename(
+        &self,
+        old: &str,
+        new: &str,
+    ) -> Result<(Renamed, Result<(), DiskTrouble>), Closed> {
+        let (old, new) = (old.to_owned(), new.to_owned());
+        self.ask(|reply| Command::Rename { old, new, reply }).await
     }
 
     /// Hands this connection's deliveries to an egress runtime from now on.
@@ -618,7 +636,12 @@ impl Ends {
             attempts_bytes: AtomicU64::new(0),
             metrics: StoreMetrics::new(metrics),
         });
-        let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
+        let mut recovered = recovery::recover(
+            &*disk,
+            options.keys.max_keys,
+            options.shelf,
+            options.seed.rotate_left(48),
+        )?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = clock.boot_id();

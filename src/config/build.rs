@@ -18,6 +18,7 @@ mod daemon;
 mod headers;
 mod ordering;
 mod retry;
+mod transport;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {
@@ -35,7 +36,7 @@ impl Build<'_> {
         let daemon = self.daemon(&drafts);
         let mut connections = Vec::with_capacity(drafts.connections.len());
         for draft in &drafts.connections {
-            connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
+            connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
         Config { daemon, connections }
     }

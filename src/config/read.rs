@@ -35,7 +35,7 @@ pub(super) struct Reader<'r> {
 type Node<'i> = Spanned<DeValue<'i>>;
 
 /// Keys that neither `[defaults]` nor an overlay may set.
-const IDENTITY: &[&str] = &["name", "env"];
+pub(super) const IDENTITY: &[&str] = &["name", "renamed_from", "env"];
 
 impl Reader<'_> {
     /// Reads the keys of one table. `path` is the table's name for errors, with a separator at its end.

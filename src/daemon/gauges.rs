@@ -40,6 +40,8 @@ struct OfConnection {
     dead: Gauge,
     open: Gauge,
     idle: Gauge,
+    /// Where it signs: when the last of its secrets ends, 0 for never.
+    signing_ends: Option<(Gauge, f64)>,
     retry_after: Gauge,
     /// By the number of the phase; none where there is no breaker.
     breaker: Option<[Gauge; 3]>,
@@ -163,6 +165,10 @@ impl OfConnection {
             dead: plain("posthaste_dead_letters"),
             open: pool("open"),
             idle: pool("idle"),
+            signing_ends: live.connection.sign.as_ref().map(|sign| {
+                let gauge = plain("posthaste_signing_secret_expiry_timestamp_seconds");
+                (gauge, sign.ends().map_or(0.0, |ends| ends as f64))
+            }),
             retry_after: plain("posthaste_retry_after_hold_seconds"),
             breaker: live.connection.breaker.is_some().then(|| Phase::ALL.map(breaker)),
             metrics: Arc::clone(&live.metrics),
@@ -180,6 +186,9 @@ impl OfConnection {
         self.bytes.set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
         self.oldest.set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
         self.dead.set(self.queue.dead.load(Ordering::Relaxed) as f64);
+        if let Some((gauge, ends)) = &self.signing_ends {
+            gauge.set(*ends);
+        }
         self.refresh_held(states.held, now_ms);
         if let Some(status) = &self.status {
             self.open.set(f64::from(status.open.load(Ordering::Relaxed)));
@@ -228,6 +237,9 @@ impl OfConnection {
     /// Takes back what only holds for as long as it is watched.
     fn forget(&self) {
         self.held_by.values().for_each(|gauge| gauge.set(0.0));
+        if let Some((gauge, _)) = &self.signing_ends {
+            gauge.set(0.0);
+        }
         if let Some(cause) = self.suspended {
             self.suspended_gauge(cause).set(0.0);
         }

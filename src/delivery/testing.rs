@@ -8,9 +8,12 @@ use tokio::sync::mpsc;
 
 use super::{COMMANDS, Dispatcher, DispatcherOptions, runtime};
 use crate::clock::{Age, Clock};
+use crate::connection::egress::Egress;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
-use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
+use crate::connection::{
+    Connection, Http2, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull,
+};
 use crate::event::{ContentBuilder, Disposition, Event, EventId, Outcome};
 use crate::metrics::Metrics;
 use crate::store::defects::{self, Defect};
@@ -30,6 +33,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        host_header: None,
         auth: None,
         sign: None,
         connect_timeout: Duration::from_secs(1),
@@ -60,6 +64,11 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         max_body: 1 << 20,
         success_status: StatusSet::success(),
         tls: Tls::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
+        http2: Http2::default(),
+        proxy: None,
+        egress: Egress::default(),
         on_remove: OnRemove::Hold,
         breaker: None,
         disable_on_gone: false,
@@ -89,6 +98,7 @@ pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event
         attempts: u32::from(lane == Lane::Retry),
         first_attempt: None,
         size: u32::try_from(event.content.as_bytes().len()).unwrap(),
+        delayed: false,
         hot: Arc::downgrade(event),
     }
 }
@@ -108,6 +118,7 @@ pub(crate) fn local(
         clock: clock.clone(),
         payload_bytes: options.payload_bytes,
         seed: options.seed,
+        resolvers: options.resolvers,
         ticks: Arc::clone(&ticks),
         inbox,
         notices,

@@ -5,6 +5,7 @@ mod auth;
 mod gates;
 mod health;
 mod history;
+mod http2;
 mod lifecycle;
 mod ordering;
 mod peers;
@@ -72,6 +73,7 @@ impl Rig {
             feed,
             clock: clock.clone(),
             payload_bytes,
+            resolvers: Vec::new(),
             seed: 1,
             ticks: Arc::default(),
             inbox,

@@ -21,6 +21,8 @@ use super::routing::{Group, Plan, Target, too_large};
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
+
+use crate::store::intake::Durability;
 use crate::store::keys::{Fingerprint, KeyRecord};
 
 /// The header that names an event's type.
@@ -193,14 +195,14 @@ impl Peer {
         // Looked up again: what counts is the configuration in force now, not when the head came in.
         let group = Arc::clone(self.shared.routing.load().find(target)?);
         let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content)?;
+        let mut plan = group.decide(body, content, None)?;
         let (id, json) = (event.id, answer_json(&group, &plan, event.id));
         let key = print.map(|print| KeyRecord::new(print, id, event.accepted_age, plan.queued()));
         let key = key.filter(|_| !plan.routes.is_empty());
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
             let (intake, event) = (&self.shared.intake, Arc::new(event));
-            intake.append_with(event, routes, key.map(Box::new)).await?;
+            intake.append_with(event, routes, key.map(Box::new), Durability::Disk).await?;
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
         group.count(&plan.dead);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
 use crate::connection::{Connection, State, WhenFull};
@@ -129,8 +130,13 @@ impl Group {
     }
 
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
-    /// reserves that room. On a refusal nothing stays reserved.
-    pub(super) fn decide(&self, body: u64, content: u64) -> Result<Plan, Refused> {
+    /// reserves that room. `delay` is the event's own, which wins over the connections'. On a refusal nothing stays reserved.
+    pub(super) fn decide(
+        &self,
+        body: u64,
+        content: u64,
+        delay: Option<Duration>,
+    ) -> Result<Plan, Refused> {
         let mut plan =
             Plan { routes: Vec::with_capacity(self.entries.len()), dead: Vec::new(), ignored: 0 };
         let mut rejected = false;
@@ -150,7 +156,8 @@ impl Group {
             if let Fate::Dead(cause) = fate {
                 plan.dead.push((at, cause));
             }
-            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate });
+            let delay = delay.unwrap_or(connection.delay);
+            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate, delay });
         }
         match self.refusal(&plan, rejected) {
             None => Ok(plan),

@@ -40,8 +40,14 @@ pub enum Defect {
     AgeByWallClock,
     /// A replay is answered before it is durable.
     ReplayNotSynced,
+    /// A connection is renamed in memory alone.
+    RenameNotMarked,
     /// A suspension is answered before it is durable.
     SuspensionNotSynced,
+    /// A sync that fails is believed when somebody was answered before it.
+    RelaxedBelieved,
+    /// A start hands out at once what came with a delay.
+    DelayForgotten,
     /// A discard leaves no mark.
     DiscardNotMarked,
     /// A run of scheduled or dead deliveries is not synced before a snapshot relies on it.

@@ -33,6 +33,8 @@ pub struct Delivery {
     pub first_attempt: Option<Age>,
     /// Bytes of its record: what loading it costs.
     pub size: u32,
+    /// It came with a delay, as far as that is known: a retry's payload has to be loaded to tell. Then it stands in no order.
+    pub delayed: bool,
     /// The event itself while it is in memory.
     pub hot: Weak<Event>,
 }
@@ -48,11 +50,11 @@ impl Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Never tried before.
-    New,
+    New = 0,
     /// Due again after a failure.
-    Retry,
+    Retry = 1,
     /// A dead letter that an operator sent again.
-    Replay,
+    Replay = 2,
 }
 
 /// What the store sends.

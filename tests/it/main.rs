@@ -6,6 +6,8 @@
 //! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
+mod auth;
+#[cfg(test)]
 mod capacity;
 #[cfg(test)]
 mod cli;
@@ -35,10 +37,17 @@ mod lifecycle;
 mod limits;
 #[cfg(test)]
 mod manage;
+mod ordering;
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod renaming;
+#[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod signatures;
 #[cfg(test)]
 mod stalls;
 #[cfg(test)]

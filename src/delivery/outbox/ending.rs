@@ -11,14 +11,13 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
-use crate::delivery::order::End;
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition, Outcome};
 use crate::store::feed::Delivery;
-use crate::store::history::{Attempt, Phase};
+use crate::store::history::{Attempt, Phase, Timings};
 
 /// One attempt that has ended.
 #[derive(Debug)]
@@ -33,8 +32,8 @@ pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) detail: Option<String>,
     /// How far it came.
     pub(in crate::delivery) phase: Phase,
-    /// How long it took to open the connection; `None` when one was open.
-    pub(in crate::delivery) connect: Option<Duration>,
+    /// How long its parts took.
+    pub(in crate::delivery) timings: Timings,
     /// Where to, as far as that was known.
     pub(in crate::delivery) remote: Option<SocketAddr>,
     /// The configuration that brought the settings it used.
@@ -77,7 +76,6 @@ impl Outbox {
             }
             Disposition::RetryAfter(_) => self.note_failure(ended),
             Disposition::Dead { cause, status } => {
-                self.metrics.deliveries.dead.increment(1);
                 self.note_failure(ended);
                 self.warn_of_dead_letter(connection, cause, status);
             }
@@ -109,7 +107,7 @@ impl Outbox {
             at_ms: self.shared.clock.wall_ms(),
             age: self.shared.clock.age(),
             phase: ended.phase,
-            connect: ended.connect,
+            timings: ended.timings,
             took: ended.took,
             remote: ended.remote,
             status,
@@ -158,12 +156,10 @@ impl Outbox {
     }
 
     pub(super) fn settle_unreadable(&self, delivery: &Delivery) {
-        self.metrics.deliveries.dead.increment(1);
         tracing::error!(
             connection = self.settings().connection.name,
             "A queued event could not be read back from the store; its delivery became a dead letter"
         );
-        self.settle_untried(delivery, Cause::Internal);
-        self.note_end(delivery.id, End::Over);
+        self.settle_untried(&mut self.inner.borrow_mut(), delivery, Cause::Internal);
     }
 }

@@ -49,7 +49,7 @@ fn check(connections: &[&str], target: Named<'_>, body: u64, expected: Result<&s
     let table = RoutingTable::new(&entries);
     let decided = table
         .find(target)
-        .and_then(|group| group.decide(body, body + 50).map_err(|refused| refused.why));
+        .and_then(|group| group.decide(body, body + 50, None).map_err(|refused| refused.why));
     let found = decided.as_ref().map(summary);
     let expected = expected.map(str::to_owned);
     assert_eq!(

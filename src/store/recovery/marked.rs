@@ -13,6 +13,7 @@ use super::super::marks::{
 use super::super::record::{FileKind, Reader, Record};
 use super::super::schedule::Scheduled;
 use super::super::shelf::RunState;
+use super::super::state::no_name;
 use super::super::suspension::Suspension;
 use super::super::{ConnectionId, FIRST_HOT, OpenError};
 use super::files::{note_damage, open, quarantine};
@@ -33,6 +34,8 @@ pub(super) struct Marked {
     pub(super) latest: HashMap<Place, Latest>,
     /// The runs that the snapshot speaks of.
     pub(super) runs: Vec<RunState>,
+    /// A power cut may take the snapshot back: runs that an older one speaks of must stay.
+    pub(super) uncertain: bool,
     /// Connections whose scheduled deliveries in runs were cancelled.
     pub(super) cancelled: HashSet<ConnectionId>,
     /// What is on a shelf, by marks or in runs.
@@ -74,7 +77,8 @@ pub(super) fn read_marks(
     }
     // A power cut can bring older files back; on a full disk their space is needed. First it must be certain that the
     // snapshot stays.
-    if from > 0 && disk.sync_dir().is_ok() {
+    marked.uncertain = from > 0 && disk.sync_dir().is_err();
+    if from > 0 && !marked.uncertain {
         remove_older(disk, from);
     }
     for number in listed.logs.iter().filter(|number| **number >= from) {
@@ -181,6 +185,7 @@ impl Marked {
             Mark::Name(id, name) => {
                 self.names.insert(id, name);
             }
+            Mark::Renamed(id, name) => self.rename(id, name),
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
@@ -197,6 +202,14 @@ impl Marked {
                 self.moved.insert(Place::from(to));
             }
         }
+    }
+
+    fn rename(&mut self, id: ConnectionId, name: String) {
+        let others = self.names.iter_mut().filter(|(other, _)| **other != id);
+        others.filter(|(_, known)| **known == name).for_each(|(other, known)| {
+            *known = no_name(*other);
+        });
+        self.names.insert(id, name);
     }
 
     /// The last mark of a delivery is all that counts: forget the earlier ones.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::bits::Bits;
 use super::super::disk::Disk;
+use super::super::feed::Lane;
 use super::super::file::{StoreFile, make_durable, segment_name};
 use super::super::keys::KeyRecord;
 use super::super::marks::{DeadLetter, Place};
 use super::super::record::FileKind;
+use super::super::schedule::Scheduled;
 use super::super::segment_index::SegmentIndex;
-use super::super::state::{Entries, Part, Segment, State};
+use super::super::state::{Entries, Part, Segment, State, no_name};
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, spare_name};
 use super::Recovered;
 use super::files::{note_damage, open, reopen};
@@ -30,16 +32,17 @@ pub(super) fn register_names(state: &mut State, names: &BTreeMap<ConnectionId, S
         }
         // Ids are dense; a gap is a name whose mark was lost. Nothing that is kept refers to it, but its number stays taken.
         while state.streams.len() < id.0 as usize {
-            state.register(&format!("\u{0}lost-{}", state.streams.len()));
+            let next = ConnectionId(u32::try_from(state.streams.len()).unwrap_or(u32::MAX));
+            state.register(&no_name(next));
         }
-        if state.streams.len() == id.0 as usize {
-            state.register(name);
-        } else if let Some(stream) = state.streams.get_mut(id.0 as usize)
-            && stream.name.starts_with('\u{0}')
-        {
-            state.names.remove(&stream.name);
-            stream.name.clone_from(name);
-            state.names.insert(name.clone(), *id);
+        // A segment may still have the name that was given to another one.
+        let taken = state.names.contains_key(name);
+        let known = state.streams.get(id.0 as usize);
+        match known.map(|stream| stream.name.starts_with('\u{0}')) {
+            None if taken => drop(state.register(&no_name(*id))),
+            None => drop(state.register(name)),
+            Some(true) if !taken => state.rename(*id, name),
+            Some(_) => {}
         }
     }
 }
@@ -171,6 +174,8 @@ pub(super) fn recover_part(
         (0..below).for_each(|slot| end(&mut over, slot));
     }
     let mut left = over.clone();
+    let delayed =
+        if defect!(DelayForgotten) { BTreeMap::new() } else { index.delayed_of(connection) };
     let (mut waiting, mut bytes) = (0u64, 0u64);
     for (slot, entry) in (0..slots).zip(index.all_entries(connection)) {
         if shelved.contains(slot) {
@@ -179,7 +184,21 @@ pub(super) fn recover_part(
             // Its record did not validate; the damage was counted where it was found.
             left.insert(slot);
             over.insert(slot);
-        } else if !left.contains(slot) {
+        } else if left.contains(slot) {
+            // It is over.
+        } else if let Some(due) = delayed.get(&slot) {
+            // No mark speaks of it: it still waits for its first attempt, or was with the egress.
+            left.insert(slot);
+            let id = DeliveryId { connection, segment: number, slot, offset: entry.offset };
+            state.schedule.insert(Scheduled {
+                due: *due,
+                id,
+                size: entry.size,
+                attempts: 0,
+                first_attempt: Age(0),
+                lane: Lane::New,
+            });
+        } else {
             waiting += 1;
             bytes += u64::from(entry.size);
         }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::super::feed::{Delivery, Settlement};
-use super::super::intake::{Append, AppendError, Fate, Route};
+use super::super::feed::{Delivery, Lane, Settlement};
+use super::super::intake::{Append, AppendError, Durability, Fate, Route};
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
 use super::super::*;
@@ -21,6 +21,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod check;
 mod ending;
+mod renaming;
 mod suspending;
 
 /// What went wrong, in words.
@@ -37,7 +38,7 @@ pub enum Status {
     Later {
         due: u64,
         attempts: u32,
-        replay: bool,
+        lane: Lane,
     },
     Dead(Cause),
     Over,
@@ -54,6 +55,8 @@ impl Status {
 struct Posted {
     size: usize,
     routes: Vec<(usize, Fate)>,
+    /// When it is due, if it came with a delay.
+    due: Option<u64>,
     acknowledged: bool,
     /// The process that refused it.
     refused_by: Option<u32>,
@@ -104,6 +107,8 @@ pub struct World {
     pub process: Option<Process>,
     posted: Vec<Posted>,
     by_id: HashMap<EventId, usize>,
+    /// Per connection, what a crash may make of its name; the last one is what it is.
+    names: [Vec<String>; CONNECTIONS],
     /// Per connection, what a crash may make of its suspension; the last one is what it is.
     suspended: [Vec<Option<Suspension>>; CONNECTIONS],
     tracked: BTreeMap<(usize, usize), Tracked>,
@@ -181,6 +186,7 @@ impl World {
             process: None,
             posted: Vec::new(),
             by_id: HashMap::new(),
+            names: std::array::from_fn(|number| vec![format!("c{number}")]),
             suspended: std::array::from_fn(|_| vec![None]),
             tracked: BTreeMap::new(),
             damaged: false,
@@ -197,6 +203,7 @@ impl World {
             time: self.time,
             posted: self.posted.clone(),
             by_id: self.by_id.clone(),
+            names: self.names.clone(),
             suspended: self.suspended.clone(),
             tracked: self.tracked.clone(),
             lives: self.lives,
@@ -274,7 +281,7 @@ impl World {
     pub fn attach_all(&mut self) -> Verdict {
         for number in 0..CONNECTIONS {
             if self.process.as_ref().is_some_and(|p| p.ids.len() <= number) {
-                let name = format!("c{number}");
+                let name = self.names[number].last().cloned().unwrap_or_default();
                 let (id, counters) = self.ask(|reply| Command::Register { name, reply })?;
                 let process = self.process.as_mut().unwrap();
                 process.ids.push(id);
@@ -309,15 +316,17 @@ impl World {
 
     fn writer_turn(&mut self) {
         if let Some(process) = &mut self.process {
+            let lost = process.writer.relaxed_lost;
             process.writer.turn();
             poll_once(process.lane.run());
+            let lost = process.writer.relaxed_lost > lost;
+            self.take_answers(lost);
         }
     }
 
     /// One turn of the writer, and a look at all that it says.
     pub fn turn(&mut self) -> Verdict {
         self.writer_turn();
-        self.take_answers();
         self.check_counters()?;
         self.note_durable();
         self.take_handed_out()
@@ -335,6 +344,10 @@ impl World {
 
     /// Posts an event; it is answered in a later turn.
     pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
+        self.post_with(size, to, 0, false);
+    }
+
+    pub fn post_with(&mut self, size: usize, to: &[(usize, Fate)], delay: u64, relaxed: bool) {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
@@ -347,7 +360,8 @@ impl World {
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
             assert!(*fate != Fate::Queued || queue.try_reserve(bytes, u64::MAX, u64::MAX));
-            Route { connection: process.ids[*connection], queue, fate: *fate }
+            let delay = Duration::from_millis(delay);
+            Route { connection: process.ids[*connection], queue, fate: *fate, delay }
         });
         let (reply, answer) = oneshot::channel();
         let append = Append {
@@ -360,7 +374,9 @@ impl World {
             }),
             lane: 0,
             key: None,
-            reply,
+            durability: if relaxed { Durability::Relaxed } else { Durability::Disk },
+            board: None,
+            reply: Some(reply),
         };
         process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));
@@ -368,30 +384,32 @@ impl World {
         self.posted.push(Posted {
             size,
             routes: to.to_vec(),
+            due: (delay > 0).then_some(self.time + delay),
             acknowledged: false,
             refused_by: None,
         });
     }
 
-    fn take_answers(&mut self) {
+    /// `lost`: the sync after the answers failed, so what was answered before it counts as refused.
+    fn take_answers(&mut self, lost: bool) {
         let Some(process) = &mut self.process else {
             return;
         };
         let lives = self.lives;
         let (posted, tracked) = (&mut self.posted, &mut self.tracked);
         process.waiting.retain_mut(|(number, answer)| match answer.try_recv() {
-            Ok(Ok(())) => {
+            Ok(Ok(())) if !lost => {
                 posted[*number].acknowledged = true;
                 for (connection, fate) in &posted[*number].routes {
                     let now = match fate {
-                        Fate::Queued => Status::Waiting,
+                        Fate::Queued => posted[*number].first_status(),
                         Fate::Dead(cause) => Status::Dead(*cause),
                     };
                     tracked.insert((*number, *connection), Tracked::new(now));
                 }
                 false
             }
-            Ok(Err(_)) => {
+            Ok(_) => {
                 posted[*number].refused_by = Some(lives);
                 false
             }
@@ -410,6 +428,9 @@ impl World {
         for tracked in self.tracked.values_mut() {
             let earlier = tracked.possible.len() - 1;
             tracked.possible.drain(..earlier);
+        }
+        for possible in &mut self.names {
+            possible.drain(..possible.len() - 1);
         }
         for possible in &mut self.suspended {
             possible.drain(..possible.len() - 1);
@@ -478,6 +499,15 @@ impl World {
 fn idle(process: &Process) -> bool {
     let log = &process.writer.log;
     process.waiting.is_empty() && !log.has_pending() && !log.has_unsynced()
+}
+
+impl Posted {
+    fn first_status(&self) -> Status {
+        match self.due {
+            Some(due) => Status::Later { due, attempts: 0, lane: Lane::New },
+            None => Status::Waiting,
+        }
+    }
 }
 
 impl Tracked {

@@ -1,9 +1,12 @@
 //! What comes back from the egress, and what operators ask for.
 
-use super::super::command::{Command, DeadPage, StoreStatus};
+use std::sync::atomic::Ordering;
+
+use super::super::command::{Command, DeadPage, Renamed, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
-use super::super::schedule::{self, Scheduled};
+use super::super::outcomes::Ended;
+use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::Item;
 use super::super::state::{NotOver, Segment};
 use super::super::suspension::Suspension;
@@ -19,7 +22,8 @@ impl Writer {
         let Some(stream) = self.state.stream(settlement.id.connection) else {
             return;
         };
-        let lane = stream.handed.remove(&place).map_or(Lane::New, |scheduled| scheduled.lane);
+        let scheduled = stream.take_handed(place);
+        let lane = scheduled.map_or(Lane::New, |scheduled| scheduled.lane);
         stream.take_back(lane);
         self.handed_out = self.handed_out.saturating_sub(1);
         let cancelled = stream.cancelled.remove(&place);
@@ -27,13 +31,14 @@ impl Writer {
         if cancelled {
             return;
         }
-        if lane == Lane::New && !self.state.leave(place) {
+        if scheduled.is_none() && !self.state.leave(place) {
             // It was cancelled while it was in flight.
             return;
         }
         match settlement.disposition {
             Disposition::Delivered => {
                 self.log.note_delivered(place);
+                self.watched.end(place, Ended::Delivered { attempts: settlement.attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.end(place);
             }
@@ -56,6 +61,8 @@ impl Writer {
                     died: self.clock.age(),
                 };
                 self.log.note(&Mark::Dead(dead));
+                let attempts = settlement.attempts;
+                self.watched.end(place, Ended::Dead { cause, status, attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.keep_dead(dead);
             }
@@ -73,7 +80,7 @@ impl Writer {
         };
         stream.take_back(delivery.lane);
         self.handed_out = self.handed_out.saturating_sub(1);
-        match stream.handed.remove(&place) {
+        match stream.take_handed(place) {
             Some(_) if stream.cancelled.remove(&place) => {}
             // Its time is the earliest: it is the next again.
             Some(scheduled) => drop(self.state.schedule.insert(scheduled)),
@@ -140,6 +147,10 @@ impl Writer {
                 if let Some(stream) = self.state.stream(id) {
                     let _ = reply.send((id, std::sync::Arc::clone(&stream.counters)));
                 }
+            }
+            Command::Rename { old, new, reply } => {
+                let renamed = self.rename_connection(&old, &new);
+                let _ = reply.send((renamed, self.synced()));
             }
             Command::Attach { connection, feed } => {
                 if let Some(stream) = self.state.stream(connection) {
@@ -212,6 +223,25 @@ impl Writer {
 
     fn synced(&mut self) -> Result<(), DiskTrouble> {
         if self.sync_marks() { Ok(()) } else { Err(DiskTrouble) }
+    }
+
+    fn rename_connection(&mut self, old: &str, new: &str) -> Renamed {
+        let Some(id) = self.state.names.get(old).copied().filter(|_| old != new) else {
+            return Renamed::Nothing;
+        };
+        let other = self.state.names.get(new).and_then(|id| self.state.streams.get(id.0 as usize));
+        let occupied = other.is_some_and(|stream| {
+            stream.counters.live.load(Ordering::Relaxed) > 0
+                || self.state.dead.count(stream.id.0) > 0
+        });
+        if occupied {
+            return Renamed::Occupied;
+        }
+        self.state.rename(id, new);
+        if !defect!(RenameNotMarked) {
+            self.log.note(&Mark::Renamed(id, new.to_owned()));
+        }
+        Renamed::Done
     }
 
     /// Keeps that a connection is suspended, or not any more. What changes nothing is durable already, or as durable as it
@@ -292,9 +322,10 @@ impl Writer {
         for part in not_over {
             cancelled += self.end_all(connection, &part);
         }
-        for lane in [Lane::Retry, Lane::Replay] {
+        for lane in LANES {
             self.state.schedule.clear(schedule::queue(connection, lane));
         }
+        self.watched.cancel(connection);
         let stream = self.state.stream(connection)?;
         stream.waiting = 0;
         stream.returned.clear();
@@ -381,7 +412,7 @@ impl Writer {
         for number in self.segments_of(unix_ms) {
             let handed = stream.handed.values().filter(|later| later.id.segment == number);
             live.extend(handed.map(|scheduled| (scheduled.id, scheduled.size)));
-            for lane in [Lane::Retry, Lane::Replay] {
+            for lane in LANES {
                 let queue = Some(schedule::queue(connection, lane));
                 let looked = self.state.schedule.look(queue, Some(number), |scheduled, _| {
                     live.push((scheduled.id, scheduled.size));
@@ -412,7 +443,7 @@ impl Writer {
         for number in 0..self.state.streams.len() {
             let id = ConnectionId(u32::try_from(number).unwrap_or(u32::MAX));
             let mut later = Vec::new();
-            for lane in [Lane::Retry, Lane::Replay] {
+            for lane in LANES {
                 let segments = &self.state.segments;
                 let exists = |segment| segments.contains_key(&segment);
                 let oldest = self.state.schedule.oldest(schedule::queue(id, lane), exists);

@@ -7,6 +7,7 @@ use super::super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::super::intake::Fate;
 use super::super::super::writer::Writer;
 use super::super::super::{DeliveryId, LoadError};
+use super::renaming::connection_of;
 use super::{
     CONNECTIONS, Out, Status, Tracked, Verdict, World, body, ensure, poll_once, settlement,
 };
@@ -85,8 +86,7 @@ impl World {
             tracked.ok_or_else(|| format!("{key:?} is handed out, but was not accepted"))?;
         let fits = match tracked.now {
             Status::Waiting => delivery.lane == Lane::New && delivery.attempts == 0,
-            Status::Later { due, attempts, replay } => {
-                let lane = if replay { Lane::Replay } else { Lane::Retry };
+            Status::Later { due, attempts, lane } => {
                 due <= time && lane == delivery.lane && attempts == delivery.attempts
             }
             Status::Dead(_) | Status::Over => false,
@@ -95,7 +95,7 @@ impl World {
             format!("{key:?} is handed out as {delivery:?} at {time}, but is {tracked:?}")
         })?;
         let last = &mut process.last_first[key.1];
-        if delivery.lane == Lane::New && !tracked.released {
+        if tracked.now == Status::Waiting && !tracked.released {
             ensure(key.0 >= *last, || format!("{key:?} comes after event {last}"))?;
             *last = key.0;
         }
@@ -141,6 +141,7 @@ impl World {
     /// Compares what a start found with what a crash may leave, and goes on from there.
     pub(super) fn recovered(&mut self, writer: &mut Writer) -> Verdict {
         let disk = self.disk.clone();
+        self.check_names(writer)?;
         self.check_suspensions(writer)?;
         let found = disk.quietly(|| self.look(writer))?;
         for (key, tracked) in &mut self.tracked {
@@ -187,15 +188,15 @@ impl World {
         for scheduled in later {
             let wait = scheduled.due.0.saturating_sub(self.clock.age().0);
             let passed = self.clock.age().0.saturating_sub(scheduled.due.0);
-            let replay = scheduled.lane == Lane::Replay;
+            let lane = scheduled.lane;
             let status = Status::Later {
-                due: if replay && scheduled.due == Age(0) {
+                due: if lane == Lane::Replay && scheduled.due == Age(0) {
                     0
                 } else {
                     (self.time + wait).saturating_sub(passed)
                 },
                 attempts: scheduled.attempts,
-                replay,
+                lane,
             };
             all.push((scheduled.id, scheduled.size, status));
         }
@@ -207,8 +208,7 @@ impl World {
         for (id, size, status) in all {
             let stream = writer.state.streams.get(id.connection.0 as usize);
             let name = &stream.ok_or("a delivery to no connection")?.name;
-            let connection = name.trim_start_matches('c').parse::<usize>();
-            let connection = connection.unwrap_or(usize::MAX);
+            let connection = connection_of(name).unwrap_or(usize::MAX);
             let Some(key) = self.check_event(writer.files.load(id, size), connection)? else {
                 continue;
             };
