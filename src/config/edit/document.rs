@@ -60,8 +60,10 @@ impl Shape {
     pub(super) fn hides(self, text: Option<&str>) -> bool {
         match self {
             Shape::Secret | Shape::Unknown | Shape::Of(Kind::Secret | Kind::DatedSecret) => true,
-            // A user and a password are refused in a URL; until then they stand there.
-            Shape::Of(Kind::Url) => text.is_some_and(|text| text.contains('@')),
+            // A user and a password are refused in a URL, a proxy's too; until then they stand there.
+            Shape::Of(Kind::Url | Kind::Text(_)) => {
+                text.is_some_and(|text| text.contains("://") && text.contains('@'))
+            }
             _ => false,
         }
     }

@@ -111,7 +111,7 @@ fn a_connection_is_shown_without_its_secrets() {
 
 #[test]
 fn what_no_field_knows_is_hidden() {
-    let text = "[[connection]]\nname = \"a\"\nurl = \"http://u:hunter2@x/\"\npasword = \"hunter2\"\n\
+    let text = "[[connection]]\nname = \"a\"\nurl = \"http://u:hunter2@x/\"\npasword = \"hunter2\"\nproxy = { url = \"http://u:hunter2@p/\" }\n\
         retry = { x = [\"hunter2\", { y = 17 }] }\n[connection.headers]\nX-Token = [\"hunter2\", { env = \"X\" }]\n\
         Cookie = { value = \"hunter2\" }\n[connection.env.test]\nheaders = { x-api-key = \"hunter2\" }\n";
     let directory = tempfile::tempdir().unwrap();
