@@ -1,5 +1,5 @@
-//! The admin listeners: metrics and health over TCP, and the whole admin API over a Unix socket that only the daemon's
-//! own user (and root) can open.
+//! The admin listeners: metrics and health over TCP, and the admin API over a Unix socket that only the daemon's own user
+//! (and root) can open, or over TCP for whoever has a token.
 //!
 //! Promises: a browser cannot reach it (no request with an `Origin`, no strange `Host` on loopback); connections,
 //! waiting commands and idle time are bounded; it never changes anything itself. What it wants to know or have done it
@@ -14,15 +14,20 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::listener::{self, BindError, SocketFile};
 use crate::metrics::Metrics;
+use crate::secret::Secret;
 
+mod access;
 pub mod api;
 pub mod command;
+pub mod manage;
+mod openapi;
 mod problem;
 mod routes;
 mod serve;
@@ -38,7 +43,7 @@ const SOCKET_MODE: u32 = 0o600;
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `[admin] http`: `/metrics`, `/healthz` and `/readyz`.
+    /// `[admin] http`: `/metrics`, `/healthz` and `/readyz`, and everything with a token.
     pub http: Option<SocketAddr>,
     /// `[admin] unix`: everything.
     pub unix: Option<PathBuf>,
@@ -57,6 +62,21 @@ pub struct Context {
     pub commands: mpsc::Sender<Command>,
     /// For `process_start_time_seconds`.
     pub clock: Clock,
+    /// Who may use the API over TCP; a reload changes them.
+    pub tokens: Arc<ArcSwap<Vec<Token>>>,
+    /// Schemas for the OpenAPI document, by name: `ConnectionInput` and what it refers to.
+    pub schemas: Arc<serde_json::Value>,
+}
+
+/// A bearer token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Who it is.
+    pub name: String,
+    /// What it may do.
+    pub scope: manage::Scope,
+    /// What it shows.
+    pub token: Secret,
 }
 
 impl std::fmt::Debug for Context {
@@ -116,7 +136,9 @@ impl Admin {
                 let loopback =
                     listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
                 let guard = serve::Guard::Tcp { loopback };
-                serve::accept_loop(&listener, routes::open(context.clone()), guard, &stop).await;
+                let tokens = Arc::clone(&context.tokens);
+                let door = serve::Door { guard, tokens };
+                serve::accept_loop(&listener, routes::all(context.clone()), door, &stop).await;
             }
         };
         let unix = async {
@@ -125,8 +147,9 @@ impl Admin {
             if let Some(listener) =
                 unix.and_then(|unix| tokio::net::UnixListener::from_std(unix).ok())
             {
+                let door = serve::Door { guard: serve::Guard::Unix, tokens: Arc::default() };
                 let routes = routes::all(context.clone());
-                serve::accept_loop(&listener, routes, serve::Guard::Unix, &stop).await;
+                serve::accept_loop(&listener, routes, door, &stop).await;
             }
         };
         tokio::join!(tcp, unix);

@@ -4,7 +4,7 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `demo` and `listen` talk to a running daemon, over its sockets only: nothing here touches the
+//! All but `run`, `check`, `demo`, `listen`, `schema`, `man` and `completions` talk to a running daemon, over its sockets only: nothing here touches the
 //! store's files.
 
 use std::ffi::OsString;
@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod admin;
 mod attempts;
 mod check;
+mod connections;
 mod dead;
 mod demo;
 mod events;
@@ -22,9 +23,11 @@ mod hold;
 mod http;
 mod listen;
 mod output;
+mod plan;
 mod receiver;
 mod reload;
 mod run;
+mod schema;
 mod send;
 mod settings;
 mod status;
@@ -68,6 +71,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
 ";
 
@@ -84,6 +88,10 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Plan(plan::Arguments),
+    Reload(reload::Arguments),
+    Connections(connections::Arguments),
+    Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
     Events(events::Arguments),
@@ -93,9 +101,10 @@ enum Command {
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
-    Reload(reload::Arguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
+    Schema(schema::Arguments),
+    Man(schema::ManArguments),
     /// Print a completion script for a shell
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -128,6 +137,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reload(arguments) => reload::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Listen(arguments) => listen::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
+        Command::Connections(arguments) => connections::run(arguments),
+        Command::Audit(arguments) => plan::audit(arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Man(arguments) => schema::man(&arguments, Arguments::command()),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -185,7 +199,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 20);
+        assert_eq!(checked, 38);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -240,10 +254,20 @@ mod tests {
         check("posthaste listen --status 99", false);
         check("posthaste listen --delay 5", false);
         check("posthaste listen --fail 2", false);
+        check("posthaste connections list --label team=sales --state paused --limit 7", true);
+        check("posthaste connections list --state gone", false);
+        check("posthaste connections list --next a --prev b", false);
+        check("posthaste connections create crm --url http://x/ --set retry.count=7", true);
+        check("posthaste connections create --url http://x/", false);
+        check("posthaste connections patch crm --unset timeout --if-match e1 --no-reload", true);
+        check("posthaste connections patch crm --set timeout", false);
+        check("posthaste connections unpause crm", true);
+        check("posthaste schema daemon", true);
+        check("posthaste schema else", false);
         check("posthaste enable crm --json", true);
         check("posthaste resume", false);
         check("posthaste pause crm --until-restart", true);
-        check("posthaste pause crm", false);
+        check("posthaste pause crm", true);
         check("posthaste completions zsh", true);
         check("posthaste explode", false);
     }

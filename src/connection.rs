@@ -46,6 +46,8 @@ pub struct Connection {
     pub labels: BTreeMap<String, String>,
     /// Whether it accepts and delivers.
     pub state: State,
+    /// Left out of lists; its state is disabled.
+    pub archived: bool,
     /// The sources that feed it; never empty.
     pub sources: Vec<String>,
     /// Where it delivers to.

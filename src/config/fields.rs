@@ -175,8 +175,17 @@ pub static UNIX: &[Field] = &[
 /// `[admin]`
 #[rustfmt::skip]
 pub static ADMIN: &[Field] = &[
-    field("http", AddressOrOff, Toml("\"127.0.0.1:8378\""), "For /metrics, /healthz and /readyz; \"off\" for none. Needs a restart."),
+    field("http", AddressOrOff, Toml("\"127.0.0.1:8378\""), "For /metrics, /healthz and /readyz, and for the API with a token; \"off\" for none. Needs a restart."),
+    field("tokens", List(&Table(TOKEN), 0, 64), Standard::None("[{ name = \"ops\", scope = \"operate\", token = { env = \"POSTHASTE_OPS_TOKEN\" } }]"), "Who may use the API over http; without any, only the Unix socket has it."),
     field("unix", PathOrOff, Computed("\"/run/posthaste/admin.sock\""), "For the command line; \"off\" for none. Unprivileged: $XDG_RUNTIME_DIR/posthaste/admin.sock. Needs a restart."),
+];
+
+/// `[[admin.tokens]]`
+#[rustfmt::skip]
+pub static TOKEN: &[Field] = &[
+    field("name", Name, Required("\"ops\""), "Who it is, for the audit log."),
+    field("scope", Choice(&["read", "operate", "admin"]), Toml("\"read\""), "read looks; operate also pauses, disables, reloads and replays; admin also changes connections."),
+    field("token", Secret, Required("{ env = \"POSTHASTE_OPS_TOKEN\" }"), "At least 16 bytes."),
 ];
 
 /// `[store]`
@@ -303,6 +312,7 @@ pub static CONNECTION: &[Field] = &[
     field("labels", Labels, Toml("{}"), "For people and for filters of lists: { team = \"sales\" }."),
     field("state", Choice(&["active", "paused", "disabled"]), Toml("\"active\""), "paused accepts and holds; disabled refuses."),
     field("enabled", Bool, Standard::None("true"), "Another way to write state: false is \"disabled\"."),
+    field("archived", Bool, Standard::None("true"), "Disabled, and left out of lists."),
     field("sources", List(&Name, 1, 256), Toml("[\"default\"]"), "The sources that feed it."),
     field("source", Name, Standard::None("\"default\""), "Another way to write sources with one entry."),
     field("url", Url, Required("\"https://crm.example.com/hooks/orders\""), "Where it delivers to: http or https."),
@@ -428,7 +438,7 @@ pub static EGRESS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "dedupe", "filter", "forward_headers", "forward_path", "forward_query", "tokens", "transform", "variables",
+    "dedupe", "filter", "forward_headers", "forward_path", "forward_query", "transform", "variables",
 ];
 
 /// The field of this key.

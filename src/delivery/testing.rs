@@ -29,6 +29,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         description: None,
         labels: BTreeMap::new(),
         state: State::Active,
+        archived: false,
         sources: vec!["default".to_owned()],
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,

@@ -50,6 +50,7 @@ pub(super) fn connection(name: &str) -> Connection {
         description: None,
         labels: std::collections::BTreeMap::new(),
         state: State::Active,
+        archived: false,
         sources: vec!["default".to_owned()],
         target: Target::parse("http://127.0.0.1:9/").unwrap(),
         method: http::Method::POST,

@@ -36,6 +36,8 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod manage;
+#[cfg(test)]
 mod ordering;
 #[cfg(test)]
 mod peers;

@@ -31,6 +31,7 @@ impl Build<'_> {
             description: table.text("description").map(str::to_owned),
             labels: labels(table),
             state: state(table),
+            archived: table.flag("archived") == Some(true),
             sources: sources(table),
             method: table.word("method").parse().unwrap_or(Method::POST),
             headers,
@@ -190,6 +191,9 @@ fn labels(table: &Table) -> BTreeMap<String, String> {
 }
 
 fn state(table: &Table) -> State {
+    if table.flag("archived") == Some(true) {
+        return State::Disabled;
+    }
     match table.word("state") {
         "paused" => State::Paused,
         "disabled" => State::Disabled,
