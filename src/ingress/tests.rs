@@ -133,7 +133,7 @@ impl Relay {
         change(&mut options);
         let metrics = Metrics::new();
         let entries = entries(&metrics, connections);
-        let ingress = Ingress::bind(options).unwrap();
+        let ingress = Ingress::bind(options, crate::listener::Sockets::default()).unwrap();
         let address = ingress.tcp_addresses().unwrap()[0];
         let (intake, lane, store) = FakeStore::new();
         let parts = IngressParts {

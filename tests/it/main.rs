@@ -6,6 +6,8 @@
 //! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
+mod activation;
+#[cfg(test)]
 mod capacity;
 #[cfg(test)]
 mod cli;
