@@ -42,3 +42,5 @@ mod states;
 mod structure;
 #[cfg(test)]
 mod syscalls;
+#[cfg(test)]
+mod units;
