@@ -32,6 +32,8 @@ mod isolation;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod secrets;
