@@ -9,12 +9,21 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod auth;
+pub mod breaker;
+pub mod ordering;
 pub mod part;
+pub mod path;
 pub mod rate_limit;
 pub mod retry;
+pub mod sign;
 pub mod status;
 
+use auth::Auth;
+use breaker::BreakerPolicy;
+use ordering::Ordering;
 use retry::RetryPolicy;
+use sign::Sign;
 use status::StatusSet;
 
 /// One `[[connection]]`, resolved: defaults and overlay merged, secrets read, everything parsed.
@@ -38,6 +47,10 @@ pub struct Connection {
     pub method: Method,
     /// Headers added to each request, in the file's order. Values may be secrets (marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How it says who it is.
+    pub auth: Option<Auth>,
+    /// How its requests are signed.
+    pub sign: Option<Sign>,
     /// TCP and TLS together; 1 s to 60 s.
     pub connect_timeout: Duration,
     /// From the first byte written to the response's head; 1 s to 60 s.
@@ -52,6 +65,8 @@ pub struct Connection {
     pub rate_limit: Option<RateLimit>,
     /// What happens after a failure.
     pub retry: RetryPolicy,
+    /// In which order its events go out, if that matters.
+    pub ordering: Option<Ordering>,
     /// How much may wait.
     pub queue: QueueLimits,
     /// The largest body this connection takes, in bytes.
@@ -62,6 +77,14 @@ pub struct Connection {
     pub tls: Tls,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// When the target is left alone; `None` never.
+    pub breaker: Option<BreakerPolicy>,
+    /// Whether a 410 disables the connection.
+    pub disable_on_gone: bool,
+    /// After so long of nothing but failure the connection is disabled.
+    pub disable_after: Option<Duration>,
+    /// An event that was accepted longer ago is not sent any more.
+    pub expire_after: Option<Duration>,
 }
 
 impl Connection {
@@ -73,6 +96,11 @@ impl Connection {
     /// Whether HTTP connections that `other` opened may go on being used under these settings.
     pub fn shares_transport_with(&self, other: &Connection) -> bool {
         self.target.origin() == other.target.origin() && self.tls == other.tls
+    }
+
+    /// Whether what is known of the target's health under `other` is still true under these settings.
+    pub fn shares_health_with(&self, other: &Connection) -> bool {
+        self.target == other.target && self.shares_transport_with(other)
     }
 }
 

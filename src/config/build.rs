@@ -11,9 +11,12 @@ use super::value::{Item, Value};
 use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
+mod auth;
+mod breaker;
 mod connection;
 mod daemon;
 mod headers;
+mod ordering;
 mod retry;
 
 /// Everything that building needs besides the drafts.

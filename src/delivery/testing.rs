@@ -29,6 +29,8 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        auth: None,
+        sign: None,
         connect_timeout: Duration::from_secs(1),
         request_timeout: Duration::from_secs(1),
         pool_acquire_timeout: Duration::from_secs(2),
@@ -48,6 +50,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(3600),
         },
+        ordering: None,
         queue: QueueLimits {
             max_events: 1_000_000,
             max_bytes: 1 << 30,
@@ -57,6 +60,10 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
+        breaker: None,
+        disable_on_gone: false,
+        disable_after: None,
+        expire_after: None,
     }
 }
 
@@ -94,6 +101,7 @@ pub(crate) fn local(
 ) -> (Dispatcher, impl Future<Output = ()> + use<>) {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let ticks = Arc::default();
+    let (notices, heard) = mpsc::channel(super::notice::NOTICES);
     let parts = runtime::Parts {
         feed,
         clock: clock.clone(),
@@ -101,12 +109,14 @@ pub(crate) fn local(
         seed: options.seed,
         ticks: Arc::clone(&ticks),
         inbox,
+        notices,
     };
     let runtime = super::Runtime { commands, ticks, thread: Mutex::new(None) };
     let dispatcher = Dispatcher {
         runtimes: vec![runtime],
         attached: Mutex::default(),
         metrics: metrics.clone(),
+        notices: Mutex::new(Some(heard)),
     };
     let run = async move {
         let local = tokio::task::LocalSet::new();

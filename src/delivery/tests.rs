@@ -1,10 +1,15 @@
 //! One runtime with real loopback sockets, in paused time: everything runs on one thread, so the loopback is at rest
 //! before the clock moves, and a timeout of a second takes none.
 
+mod auth;
 mod gates;
+mod health;
 mod history;
 mod lifecycle;
+mod ordering;
 mod peers;
+mod politeness;
+mod signatures;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -16,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
+use super::notice::Notice;
 use super::runtime::{Command, Parts, run};
 use super::status::Status;
 use super::testing;
@@ -42,6 +48,8 @@ fn paused<F: Future<Output = ()>>(test: F) {
 /// One runtime, and the store's side of it.
 struct Rig {
     port: FeedPort,
+    clock: Clock,
+    notices: mpsc::Receiver<Notice>,
     commands: mpsc::Sender<Command>,
     metrics: Metrics,
     next_slot: u32,
@@ -58,6 +66,7 @@ impl Rig {
     fn new(payload_bytes: u64) -> Rig {
         let (feed, port) = feed_for_test();
         let (commands, inbox) = mpsc::channel(16);
+        let (notices, heard) = mpsc::channel(2);
         let clock = Clock::manual(WALL_MS);
         let parts = Parts {
             feed,
@@ -66,20 +75,24 @@ impl Rig {
             seed: 1,
             ticks: Arc::default(),
             inbox,
+            notices,
         };
         tokio::task::spawn_local(async {
             if let Some(done) = run(parts).await {
                 let _ = done.send(());
             }
         });
+        let ticking = clock.clone();
         tokio::task::spawn_local(async move {
             loop {
                 sleep(Duration::from_millis(1)).await;
-                clock.advance(Duration::from_millis(1));
+                ticking.advance(Duration::from_millis(1));
             }
         });
         Rig {
             port,
+            clock,
+            notices: heard,
             commands,
             metrics: Metrics::new(),
             next_slot: 0,
@@ -127,7 +140,10 @@ impl Rig {
     }
 
     fn send_lane(&mut self, connection: u32, count: u32, lane: Lane, body: &[u8]) {
-        let event = testing::event(body);
+        self.send_event(connection, count, lane, testing::event(body));
+    }
+
+    fn send_event(&mut self, connection: u32, count: u32, lane: Lane, event: Arc<Event>) {
         let mut items = Vec::new();
         for _ in 0..count {
             let slot = self.next_slot;

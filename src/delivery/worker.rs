@@ -13,23 +13,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http1::{Drained, Http, SendError};
+use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
+use super::tokens::{self, Token};
 use crate::client::DialError;
 use crate::clock::Age;
+use crate::connection::breaker::Ticket;
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
 use crate::store::history::{EXCERPT_BYTES, Phase};
 
-/// Characters of a redirect's target that are logged.
-const LOCATION_MAX: usize = 200;
+/// Characters of a redirect's target that are kept.
+const LOCATION_MAX: usize = 1000;
 
 /// A delivery in a worker's hands. Dropped before it is settled, it goes back to the store.
 #[derive(Debug)]
@@ -42,11 +45,17 @@ pub(super) struct Job {
     size: u64,
     attempt: u32,
     first_attempt: Age,
+    ticket: Ticket,
 }
 
 impl Job {
     /// The bytes of the payload must be taken.
-    pub(super) fn new(outbox: &Rc<Outbox>, delivery: Delivery, event: Arc<Event>) -> Job {
+    pub(super) fn new(
+        outbox: &Rc<Outbox>,
+        delivery: Delivery,
+        event: Arc<Event>,
+        ticket: Ticket,
+    ) -> Job {
         let now = || outbox.shared.clock.age();
         Job {
             outbox: Rc::clone(outbox),
@@ -56,6 +65,7 @@ impl Job {
             first_attempt: delivery.first_attempt.unwrap_or_else(now),
             delivery: Some(delivery),
             event,
+            ticket,
         }
     }
 
@@ -66,6 +76,11 @@ impl Job {
     /// The number of this attempt, from 1.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// When it started, as the breaker counts.
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     /// Whether the run is a replay.
@@ -87,12 +102,20 @@ impl Job {
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
             });
+            let end = match disposition {
+                Disposition::RetryAfter(_) => End::Retry(self.event.id),
+                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
+            };
+            self.outbox.note_end(delivery.id, end);
         }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
+        if self.delivery.is_some() {
+            self.outbox.abandon(self.ticket);
+        }
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
@@ -100,6 +123,7 @@ impl Drop for Job {
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
+            self.outbox.note_end(delivery.id, End::Released);
             self.outbox.shared.feed.release(delivery);
         }
         self.outbox.give_bytes(self.size);
@@ -230,10 +254,12 @@ impl Worker {
         let response = match self.exchange(&settings, &job).await {
             Ok(response) => response,
             Err(error) => {
+                let at = Instant::now();
                 let ended = Ended {
                     outcome: Outcome::Failed(error.cause),
+                    at,
                     code: error.cause,
-                    took: started.elapsed(),
+                    took: at - started,
                     detail: Some(error.detail),
                     phase: error.phase,
                     connect: self.dialled,
@@ -245,10 +271,12 @@ impl Worker {
             }
         };
         let status = response.status().as_u16();
+        let at = Instant::now();
         let mut ended = Ended {
             outcome: Outcome::Response { status, retry_after: None },
+            at,
             code: cause_of_status(status),
-            took: started.elapsed(),
+            took: at - started,
             detail: None,
             phase: Phase::Response,
             connect: self.dialled,
@@ -265,25 +293,55 @@ impl Worker {
         }
         let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
         ended.outcome = Outcome::Response { status, retry_after };
-        ended.detail = location(response.headers());
+        let redactor = settings.redactor();
+        ended.detail = location(response.headers()).map(|text| redactor.redact_text(text));
         if let (429 | 503, Some(wait)) = (status, retry_after) {
             outbox.hold(wait, &settings.connection);
         }
         let mut excerpt = Vec::with_capacity(EXCERPT_BYTES);
+        if let Some(location) = ended.detail.as_ref().filter(|_| ended.code == Cause::Redirect) {
+            excerpt.extend(location.bytes().chain(*b"\n\n").take(EXCERPT_BYTES / 2));
+        }
         match self.finish_response(response, &mut excerpt).await {
             Drained::TooLarge => (ended.code, ended.phase) = (Cause::ResponseTooLarge, Phase::Body),
             Drained::Late => (ended.code, ended.phase) = (Cause::BodyTimeout, Phase::Body),
             Drained::Whole | Drained::Broken => {}
         }
+        redactor.redact(&mut excerpt);
+        excerpt.truncate(EXCERPT_BYTES);
         ended.excerpt = Bytes::copy_from_slice(&excerpt);
         outbox.conclude(&mut job, &ended);
     }
 
-    /// Sends the request and waits for the head of its response, dialling if needed.
+    /// Sends the request and waits for the head of its response. One that is refused with 401 is sent once more with a new
+    /// token, where the connection has tokens; that is the same attempt.
     async fn exchange(
+        &mut self,
+        settings: &Rc<Settings>,
+        job: &Job,
+    ) -> Result<Response<Incoming>, SendError> {
+        let Some(tokens) = &settings.tokens else {
+            return self.send(settings, job, None).await;
+        };
+        let outbox = Rc::clone(&self.seat.outbox);
+        let token = tokens.get(settings, &outbox.shared).await?;
+        let response = self.send(settings, job, Some(&token)).await?;
+        let refused = response.status() == StatusCode::UNAUTHORIZED
+            && !settings.connection.success_status.contains(401);
+        if !refused || !tokens.refused(&token) {
+            return Ok(response);
+        }
+        self.finish_response(response, &mut Vec::new()).await;
+        let token = tokens.get(settings, &outbox.shared).await?;
+        self.send(settings, job, Some(&token)).await
+    }
+
+    /// Sends the request and waits for the head of its response, dialling if needed.
+    async fn send(
         &mut self,
         settings: &Settings,
         job: &Job,
+        token: Option<&Token>,
     ) -> Result<Response<Incoming>, SendError> {
         let mut reused = self.keep_usable(settings);
         loop {
@@ -291,12 +349,16 @@ impl Worker {
                 Some(http) => http,
                 None => self.dial(settings).await?,
             };
+            let (seconds, timestamp) = self.seat.outbox.shared.timestamp();
             let particulars = Particulars {
                 attempt: job.attempt(),
                 lane: job.lane,
-                timestamp: self.seat.outbox.shared.timestamp(),
+                seconds,
+                timestamp,
+                token: token.map(Token::header),
             };
             let request = settings.template.request(job.event(), &particulars);
+            let request = request.map_err(|ended| tokens::missing(&ended))?;
             self.deadline.set(Instant::now() + settings.connection.request_timeout);
             match http.send(request, &mut self.deadline).await {
                 Ok(response) => {
@@ -372,9 +434,10 @@ fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.as_bytes(), wall_ms)
 }
 
-/// Where a redirect points, for the log: it is not followed.
+/// Where a redirect points, without control characters: it is kept and not followed.
 fn location(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?;
     let text = String::from_utf8_lossy(location.as_bytes());
-    Some(format!("location: {}", text.chars().take(LOCATION_MAX).collect::<String>()))
+    let clean = |character: char| if character.is_control() { '\u{fffd}' } else { character };
+    Some(format!("location: {}", text.chars().take(LOCATION_MAX).map(clean).collect::<String>()))
 }

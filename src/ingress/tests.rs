@@ -46,6 +46,8 @@ pub(super) fn connection(name: &str) -> Connection {
         target: Target::parse("http://127.0.0.1:9/").unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        auth: None,
+        sign: None,
         connect_timeout: Duration::from_secs(2),
         request_timeout: Duration::from_secs(10),
         pool_acquire_timeout: Duration::from_secs(2),
@@ -65,11 +67,16 @@ pub(super) fn connection(name: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(60),
         },
+        ordering: None,
         queue: QueueLimits { max_events: 10, max_bytes: 1 << 20, when_full: WhenFull::DeadLetter },
         max_body: 1024,
         success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
+        breaker: None,
+        disable_on_gone: false,
+        disable_after: None,
+        expire_after: None,
     }
 }
 

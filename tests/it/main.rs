@@ -24,6 +24,8 @@ mod harness;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod ingress;
@@ -31,6 +33,7 @@ mod ingress;
 mod isolation;
 #[cfg(test)]
 mod lifecycle;
+mod limits;
 #[cfg(test)]
 mod monitoring;
 #[cfg(test)]

@@ -17,12 +17,12 @@ fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
 }
 
-/// A site with one endpoint that takes events, one that refuses, and one dead letter; it has seen some of everything.
+/// A site with one endpoint that takes events, one that is away, and one that is gone for ever; it has seen some of everything.
 fn with_traffic(site: &Site) -> (Daemon<'_>, Receiver) {
     let receiver = Receiver::start(Behaviour::ok());
     site.connection("crm", &receiver.url("crm"), "");
     site.connection("away", &format!("http://{}/", free_address()), "");
-    let gone = Receiver::start(Behaviour::status(404));
+    let gone = Receiver::start(Behaviour::status(410));
     site.connection("gone", &gone.url("gone"), "");
     let daemon = Daemon::start(site);
     for _ in 0..5 {
@@ -30,6 +30,9 @@ fn with_traffic(site: &Site) -> (Daemon<'_>, Receiver) {
     }
     site.producer().post("/v1/nowhere", &[], b"{}").unwrap();
     eventually("the events arrive", SOON, || receiver.delivered("crm") == 5);
+    eventually("one connection is suspended", SOON, || {
+        daemon.metrics().sum("posthaste_connection_suspended", &[("connection", "gone")]) == 1.0
+    });
     (daemon, receiver)
 }
 

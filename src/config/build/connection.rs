@@ -25,6 +25,9 @@ impl Build<'_> {
         self.required(draft, "name", "\"orders-crm\"");
         self.required(draft, "url", "\"https://example.com/hooks\"");
         let pool = self.pool(draft);
+        let headers = self.headers(draft);
+        let auth = self.auth(draft, &headers);
+        let sign = self.sign(draft, auth.as_ref(), &headers);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
@@ -32,7 +35,9 @@ impl Build<'_> {
             state: state(table),
             sources: sources(table),
             method: table.word("method").parse().unwrap_or(Method::POST),
-            headers: self.headers(draft),
+            headers,
+            auth,
+            sign,
             connect_timeout: table.span("connect_timeout"),
             request_timeout: table.span("request_timeout"),
             pool_acquire_timeout: table.span("pool_acquire_timeout"),
@@ -40,6 +45,7 @@ impl Build<'_> {
             pool,
             rate_limit: self.rate_limit(draft),
             retry: self.retry(draft),
+            ordering: self.ordering(draft),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, limits),
             success_status: statuses(table, "success_status")?,
@@ -48,6 +54,10 @@ impl Build<'_> {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
             },
+            breaker: self.breaker(draft),
+            disable_on_gone: breaker::disable_on_gone(table),
+            disable_after: breaker::span(table, "disable_after"),
+            expire_after: breaker::span(table, "expire_after"),
             target: target(table)?,
             name: table.text("name")?.to_owned(),
         };
@@ -88,10 +98,19 @@ impl Build<'_> {
 
     fn max_in_flight(&mut self, draft: &Draft, pool: &Pool) -> u32 {
         let effective = pool.max_per_host.min(pool.max_total);
+        let strict = draft.table.word("ordering") == "strict";
         let Some(written) = draft.table.get("max_in_flight") else {
-            return effective;
+            return if strict { 1 } else { effective };
         };
         let max_in_flight = draft.table.whole32("max_in_flight");
+        if strict && max_in_flight > 1 {
+            let message = format!(
+                "is {max_in_flight}, but ordering = \"strict\" sends one at a time; write 1, leave it out, or use ordering = \"key\""
+            );
+            let path = format!("{}max_in_flight", draft.path);
+            self.error_at(Some(written), &draft.place, &path, message);
+            return 1;
+        }
         let known = !draft.table.table("pool").refused(&["max_per_host", "max_total"]);
         if max_in_flight > effective && known {
             let message = format!(
