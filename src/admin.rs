@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::listener::{self, BindError, SocketFile};
+use crate::listener::{self, BindError, SocketFile, Sockets};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 
@@ -103,19 +103,24 @@ pub fn commands() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
 #[derive(Debug)]
 pub struct Admin {
     tcp: Option<std::net::TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    unix: Option<(UnixListener, Option<SocketFile>)>,
 }
 
 impl Admin {
-    /// Opens the listeners. Call it inside the runtime that will serve them.
+    /// Opens the listeners, or takes those that the service manager opened. Call it inside the runtime that will serve them.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(options: &Options) -> Result<Admin, BindError> {
+    pub fn bind(options: &Options, mut inherited: Sockets) -> Result<Admin, BindError> {
+        if !inherited.is_empty() {
+            let unix = inherited.unix.map(|unix| (unix, None));
+            return Ok(Admin { tcp: inherited.tcp.pop(), unix });
+        }
         let unix = match &options.unix {
             Some(path) => {
                 make_directory(path);
-                Some(listener::bind_unix(path, SOCKET_MODE)?)
+                let (unix, file) = listener::bind_unix(path, SOCKET_MODE)?;
+                Some((unix, Some(file)))
             }
             None => None,
         };

@@ -40,7 +40,7 @@ use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
     RunningIngress, Sources, UnixOptions,
 };
-use crate::listener::BindError;
+use crate::listener::{BindError, Inherited};
 use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
@@ -60,6 +60,8 @@ pub struct Options {
     pub ready: Option<Box<dyn FnOnce(Ready) + Send>>,
     /// Drains and stops when cancelled, as SIGTERM does.
     pub shutdown: Option<CancellationToken>,
+    /// Sockets that the service manager opened.
+    pub inherited: Inherited,
 }
 
 impl std::fmt::Debug for Options {
@@ -284,9 +286,8 @@ impl Daemon {
                 "The store was damaged; see above and its quarantine directory"
             );
         }
-        let ingress = Ingress::bind(ingress_options(&config)).map_err(RunError::Ingress)?;
+        let (ingress, admin) = bind(&config, options.inherited)?;
         let addresses = ingress.tcp_addresses().unwrap_or_default();
-        let admin = Admin::bind(&admin_options(&config)).map_err(RunError::Admin)?;
         let dispatcher = start_dispatcher(&config, feeds, &clock, &metrics)?;
         let notices = dispatcher.take_notices().ok_or(RunError::Failed("delivery"))?;
         let suspensions = store.suspensions().await.map_err(|_| RunError::Failed("the store"))?;
@@ -676,6 +677,19 @@ fn start_dispatcher(
     };
     Dispatcher::start(options, feeds, clock, metrics)
         .map_err(|error| RunError::System("start delivery", error))
+}
+
+/// Opens what is listened on, or takes it from the service manager.
+fn bind(config: &Config, mut inherited: Inherited) -> Result<(Ingress, Admin), RunError> {
+    let (ingress, admin) = (ingress_options(config), admin_options(config));
+    let path = ingress.unix.as_ref().map(|unix| unix.path.as_path());
+    let of_ingress = inherited.take("ingress", &ingress.http, path);
+    let of_ingress = of_ingress.map_err(|error| RunError::Ingress(BindError::Inherited(error)))?;
+    let of_admin = inherited.take("admin", admin.http.as_slice(), admin.unix.as_deref());
+    let of_admin = of_admin.map_err(|error| RunError::Admin(BindError::Inherited(error)))?;
+    inherited.close_rest();
+    let ingress = Ingress::bind(ingress, of_ingress).map_err(RunError::Ingress)?;
+    Ok((ingress, Admin::bind(&admin, of_admin).map_err(RunError::Admin)?))
 }
 
 fn ingress_options(config: &Config) -> IngressOptions {

@@ -43,7 +43,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::clock::Clock;
-use crate::listener::{self, BindError, SocketFile};
+use crate::listener::{self, BindError, SocketFile, Sockets};
 use crate::metrics::Metrics;
 use crate::store::intake::{AckLane, Intake};
 
@@ -155,7 +155,7 @@ impl Default for IngressLimits {
 pub struct Ingress {
     options: IngressOptions,
     tcp: Vec<std::net::TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    unix: Option<(UnixListener, Option<SocketFile>)>,
 }
 
 /// What ingress works with; the daemon builds it.
@@ -188,11 +188,15 @@ pub struct RunningIngress {
 }
 
 impl Ingress {
-    /// Opens all listeners.
+    /// Opens all listeners, or takes those that the service manager opened.
     ///
     /// # Errors
     /// The first listener that cannot be opened; the others are closed again.
-    pub fn bind(options: IngressOptions) -> Result<Ingress, BindError> {
+    pub fn bind(options: IngressOptions, inherited: Sockets) -> Result<Ingress, BindError> {
+        if !inherited.is_empty() {
+            let Sockets { tcp, unix } = inherited;
+            return Ok(Ingress { tcp, unix: unix.map(|unix| (unix, None)), options });
+        }
         let tcp = options.http.iter().map(|address| listener::bind_tcp(*address));
         Ok(Ingress {
             tcp: tcp.collect::<Result<_, _>>()?,
@@ -200,7 +204,8 @@ impl Ingress {
                 .unix
                 .as_ref()
                 .map(|unix| listener::bind_unix(&unix.path, unix.mode))
-                .transpose()?,
+                .transpose()?
+                .map(|(unix, file)| (unix, Some(file))),
             options,
         })
     }
@@ -225,7 +230,7 @@ impl Ingress {
             memory: Arc::new(MemoryBudget::new(self.options.memory_bytes)),
             limits: Arc::new(ArcSwap::from_pointee(self.options.limits.clone())),
             slots: Slots::new(self.options.limits.max_connections),
-            _socket_file: socket_file,
+            _socket_file: socket_file.flatten(),
         };
         let counts = Counts::new(&parts.metrics);
         for (number, (intake, lane)) in (0..).zip(parts.intakes) {
@@ -255,8 +260,10 @@ impl Ingress {
         for address in self.tcp_addresses()? {
             tracing::info!(%address, "Listening for events");
         }
-        if let Some(unix) = &self.options.unix {
-            tracing::info!(path = %unix.path.display(), "Listening for events");
+        if let Some(path) = unix.as_ref().and_then(|unix| unix.local_addr().ok())
+            && let Some(path) = path.as_pathname()
+        {
+            tracing::info!(path = %path.display(), "Listening for events");
         }
         Ok(running)
     }
@@ -278,9 +285,10 @@ impl Ingress {
             let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
             listeners.push(Listener::Tcp(listener, door));
         }
-        if let (Some(listener), Some(options)) = (unix, &self.options.unix) {
+        if let Some(listener) = unix {
             let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-            listeners.push(Listener::Unix(listener, options.allow_uids.clone().into()));
+            let allow_uids = self.options.unix.as_ref().map(|unix| unix.allow_uids.clone());
+            listeners.push(Listener::Unix(listener, allow_uids.unwrap_or_default().into()));
         }
         Ok(listeners)
     }

@@ -40,7 +40,7 @@ impl Relay {
             http: Some("127.0.0.1:0".parse().unwrap()),
             unix: Some(directory.path().join("admin.sock")),
         };
-        let admin = Admin::bind(&options).unwrap();
+        let admin = Admin::bind(&options, crate::listener::Sockets::default()).unwrap();
         let (sender, mut receiver) = commands();
         let (readiness, seen) = watch::channel(Readiness::Ready);
         let metrics = Metrics::new();
@@ -458,9 +458,9 @@ async fn a_taken_address_and_a_bad_path_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let options = Options { http: Some(address), unix: None };
-    let error = Admin::bind(&options).unwrap_err().to_string();
+    let error = Admin::bind(&options, crate::listener::Sockets::default()).unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
     let options = Options { http: None, unix: Some(Path::new("/proc/x/admin.sock").to_owned()) };
-    let error = Admin::bind(&options).unwrap_err().to_string();
+    let error = Admin::bind(&options, crate::listener::Sockets::default()).unwrap_err().to_string();
     assert!(error.contains("/proc/x/admin.sock"), "{error}");
 }

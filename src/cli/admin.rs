@@ -165,7 +165,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("admin.sock");
         let options = admin::Options { http: None, unix: Some(socket.clone()) };
-        let listener = admin::Admin::bind(&options).unwrap();
+        let listener = admin::Admin::bind(&options, crate::listener::Sockets::default()).unwrap();
         let (commands, mut asked) = admin::commands();
         let context = admin::Context {
             metrics: Metrics::new(),

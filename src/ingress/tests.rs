@@ -167,7 +167,7 @@ impl Relay {
         let metrics = Metrics::new();
         let sources = Sources::new(sources, &Clock::system());
         let entries = entries(&metrics, connections);
-        let ingress = Ingress::bind(options).unwrap();
+        let ingress = Ingress::bind(options, crate::listener::Sockets::default()).unwrap();
         let address = ingress.tcp_addresses().unwrap()[0];
         let (intake, lane, store) = FakeStore::new();
         let table = RoutingTable::new(&entries, &sources);

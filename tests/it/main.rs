@@ -6,6 +6,8 @@
 //! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
+mod activation;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod capacity;
@@ -38,6 +40,8 @@ mod limits;
 #[cfg(test)]
 mod manage;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod ordering;
 #[cfg(test)]
 mod peers;
@@ -58,3 +62,5 @@ mod states;
 mod structure;
 #[cfg(test)]
 mod syscalls;
+#[cfg(test)]
+mod units;

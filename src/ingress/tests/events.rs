@@ -186,7 +186,7 @@ fn several_runtimes_share_the_listeners() {
         limits: IngressLimits { max_connections: 1, ..IngressLimits::default() },
         ..IngressOptions::default()
     };
-    let ingress = Ingress::bind(options).unwrap();
+    let ingress = Ingress::bind(options, crate::listener::Sockets::default()).unwrap();
     let addresses = ingress.tcp_addresses().unwrap();
     let (ways, stores): (Vec<_>, Vec<_>) = (0..2)
         .map(|_| {
