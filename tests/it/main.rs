@@ -35,6 +35,7 @@ mod isolation;
 mod lifecycle;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
 mod ordering;
 #[cfg(test)]
 mod peers;
