@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::connection::egress::EgressPolicy;
+use crate::source::Source;
 
 #[allow(dead_code)] // until every kind has a user
 mod build;
@@ -75,6 +76,8 @@ pub struct Daemon {
     pub log: Log,
     /// Threads.
     pub runtime: Runtime,
+    /// The sources that have a table of their own, in the file's order.
+    pub sources: Vec<Source>,
 }
 
 /// When the files are read again.

@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method};
 pub mod auth;
 pub mod breaker;
 pub mod egress;
+pub mod keeps;
 pub mod ordering;
 pub mod part;
 pub mod path;
@@ -25,6 +26,7 @@ use crate::secret::Secret;
 use auth::Auth;
 use breaker::BreakerPolicy;
 use egress::Egress;
+use keeps::Keeps;
 use ordering::Ordering;
 use proxy::Proxy;
 use retry::RetryPolicy;
@@ -94,6 +96,8 @@ pub struct Connection {
     pub egress: Egress,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// What of a request its events keep.
+    pub keeps: Keeps,
     /// When the target is left alone; `None` never.
     pub breaker: Option<BreakerPolicy>,
     /// Whether a 410 disables the connection.

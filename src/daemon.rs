@@ -33,7 +33,7 @@ use crate::connection::{Connection, State};
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Notice, Prepared};
 use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
-    RunningIngress, UnixOptions,
+    RunningIngress, Sources, UnixOptions,
 };
 use crate::listener::BindError;
 use crate::logging;
@@ -219,6 +219,8 @@ struct Daemon {
     dispatcher: Dispatcher,
     ingress: Option<RunningIngress>,
     routing: Arc<ArcSwap<RoutingTable>>,
+    /// With the limiters, which go on over reloads.
+    sources: Sources,
     live: Vec<Live>,
     /// Whose queue found at start was counted.
     recovered: HashSet<ConnectionId>,
@@ -296,6 +298,7 @@ impl Daemon {
             dispatcher,
             ingress: None,
             routing: Arc::default(),
+            sources: Sources::new(&config.daemon.sources, &clock),
             live: Vec::new(),
             recovered: HashSet::new(),
             suspensions,
@@ -406,7 +409,7 @@ impl Daemon {
                 (live.effective(), id, queue, metrics)
             })
             .collect();
-        self.routing.store(Arc::new(RoutingTable::new(&entries)));
+        self.routing.store(Arc::new(RoutingTable::new(&entries, &self.sources)));
         self.gauges.watch(&self.live, &self.dispatcher);
     }
 
@@ -666,6 +669,8 @@ fn ingress_limits(config: &Config) -> IngressLimits {
         body_timeout: ingress.body_timeout,
         idle_timeout: ingress.idle_timeout,
         hosts: ingress.hosts.clone(),
+        // With the copies of its items, a batch takes as much memory as the largest event may.
+        max_batch_bytes: config.daemon.limits.max_body / 2,
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod text;
 
-pub use crate::ingress::fuzzing::request;
+pub use crate::ingress::fuzzing::{batch, request};
 pub use crate::store::fuzzing::{record, recovery};
 pub use text::{config, retry_after, statuses, units, url};
 

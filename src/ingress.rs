@@ -13,6 +13,14 @@
 //! | `ingress/socket.rs` | time limits, and answers to what hyper cannot parse |
 //! | `ingress/guard.rs` | ambiguous heads, web pages, forbidden users, paths |
 //! | `ingress/receive.rs` | one request from head to answer |
+//! | `ingress/sources.rs` | the sources in force: who may post, how much |
+//! | `ingress/cors.rs` | web pages that may post |
+//! | `ingress/post.rs` | what of a request an event keeps |
+//! | `ingress/timing.rs` | delays of events, waits of producers |
+//! | `ingress/cloudevents.rs` | CloudEvents in binary and structured form |
+//! | `ingress/batch.rs` | several events in one body |
+//! | `ingress/accept.rs`, `ingress/accept_batch.rs` | storing one event, or several together |
+//! | `ingress/answers.rs` | what a producer is told |
 //! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
 //! | `ingress/memory.rs` | the budget for bodies |
@@ -39,28 +47,38 @@ use crate::listener::{self, BindError, SocketFile};
 use crate::metrics::Metrics;
 use crate::store::intake::{AckLane, Intake};
 
+mod accept;
+mod accept_batch;
+mod answers;
+mod batch;
+mod cloudevents;
+mod cors;
 mod counts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod guard;
 mod idempotency;
 pub mod memory;
+mod post;
 mod receive;
 mod refusal;
 mod routing;
 mod serve;
 mod slots;
 mod socket;
+mod sources;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 pub use idempotency::Idempotency;
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
 pub use serve::HEAD_BYTES_MAX;
+pub use sources::Sources;
 
 use counts::Counts;
 use guard::Door;
@@ -104,6 +122,8 @@ pub struct IngressLimits {
     pub idle_timeout: Duration,
     /// Names that Host may have on loopback listeners beside `localhost` and loopback addresses.
     pub hosts: Vec<String>,
+    /// Bytes of the body of a batch.
+    pub max_batch_bytes: u64,
 }
 
 impl Default for IngressOptions {
@@ -125,6 +145,7 @@ impl Default for IngressLimits {
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             hosts: Vec::new(),
+            max_batch_bytes: 4 * 1024 * 1024,
         }
     }
 }

@@ -18,6 +18,7 @@ mod daemon;
 mod headers;
 mod ordering;
 mod retry;
+mod sources;
 mod transport;
 
 /// Everything that building needs besides the drafts.
@@ -38,6 +39,7 @@ impl Build<'_> {
         for draft in &drafts.connections {
             connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
+        self.look_at_sources(&drafts, &daemon, &connections);
         Config { daemon, connections }
     }
 

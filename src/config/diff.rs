@@ -59,7 +59,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
 ///
 /// What is bound, opened, spawned or sized at start needs one: listeners, the store's path, segment size and table of keys, the
 /// memory budget, thread counts, the log's format. The rest is read when it is used: timeouts, `max_connections` and `hosts` for new
-/// HTTP connections, `max_bytes` at the next segment, `keep_...` at once, `max_body` at the next request.
+/// HTTP connections, `max_bytes` at the next segment, `keep_...` at once, `max_body` and sources at the next request.
 fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'static str>) {
     let names = |changes: &[(&'static str, bool)]| {
         let changed = changes.iter().filter(|(_, same)| !same);
@@ -92,6 +92,7 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("store.keep_delivered", old.store.keep.delivered == new.store.keep.delivered),
         ("store.keep_dead", old.store.keep.dead == new.store.keep.dead),
         ("store.keep_attempts", old.store.keep.attempts == new.store.keep.attempts),
+        ("source", old.sources == new.sources),
         ("limits.max_body", old.limits.max_body == new.limits.max_body),
         ("security", old.security == new.security),
         ("log.level", old.log.level == new.log.level),

@@ -12,6 +12,7 @@ mod golden;
 mod health;
 mod kinds;
 mod samples;
+mod sources;
 mod transport;
 mod values;
 

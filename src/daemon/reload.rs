@@ -102,6 +102,7 @@ impl Daemon {
                 (None, None) => {}
             }
         }
+        self.sources = self.sources.changed_to(&self.config.daemon.sources, &self.clock);
         self.publish_live();
         for (live, ready) in replaced {
             self.feed(&live);

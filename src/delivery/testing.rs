@@ -70,6 +70,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         proxy: None,
         egress: Egress::default(),
         on_remove: OnRemove::Hold,
+        keeps: Default::default(),
         breaker: None,
         disable_on_gone: false,
         disable_after: None,

@@ -6,7 +6,8 @@ use crate::store::fuzzing::{Found, seeds};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 9] = [
+    ("batch", super::batch),
     ("config", super::config),
     ("record", super::record),
     ("recovery", |data| drop(super::recovery(data))),

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
+use super::sources::{Sources, Way};
+use crate::connection::keeps::Keeps;
 use crate::connection::{Connection, State, WhenFull};
 use crate::event::Cause;
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
-use crate::store::intake::{Fate, Route};
+use crate::store::intake::{Durability, Fate, Route};
 use crate::store::queue::QueueCounters;
 
 /// One connection as the daemon hands it over: its settings, its number in the store, its counters, its metrics.
@@ -38,8 +40,12 @@ pub(super) enum Target<'a> {
 pub(super) struct Group {
     /// The source that its events are stored under.
     pub(super) source: String,
+    /// How posts to it are treated.
+    pub(super) way: Arc<Way>,
     /// The largest body that any of them takes: ingress reads no more.
     pub(super) max_body: u64,
+    /// What of a request the events keep because one of them needs it.
+    pub(super) keeps: Keeps,
     /// Whether a post names the connection itself: then there is no fan-out that could ignore it.
     direct: bool,
     entries: Vec<Entry>,
@@ -49,6 +55,8 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) routes: Vec<Route>,
+    /// How many deliveries are queued.
+    queued: usize,
     /// Which entries' deliveries are dead from the start.
     pub(super) dead: Vec<(usize, Cause)>,
     /// How many connections are disabled.
@@ -56,27 +64,32 @@ pub(super) struct Plan {
 }
 
 impl RoutingTable {
-    /// A table of these connections. Names are unique without regard to case; [`crate::config`] sees to it.
-    pub fn new(entries: &[Entry]) -> RoutingTable {
-        let mut by_source: HashMap<&str, Vec<Entry>> = HashMap::new();
+    /// A table of these connections, and of the sources that have settings of their own. Names are unique without regard to case;
+    /// [`crate::config`] sees to it.
+    pub fn new(entries: &[Entry], sources: &Sources) -> RoutingTable {
+        // A source that no connection names still asks who posts, before it says so.
+        let mut by_source: HashMap<&str, Vec<Entry>> =
+            sources.names().map(|name| (name, Vec::new())).collect();
         for entry in entries {
             for source in &entry.0.sources {
                 by_source.entry(source).or_default().push(entry.clone());
             }
         }
-        let sources = by_source
+        let groups = by_source
             .into_iter()
-            .map(|(source, entries)| (source.to_owned(), Group::new(source, false, entries)))
+            .map(|(source, entries)| {
+                (source.to_owned(), Group::new(sources.get(source), false, entries))
+            })
             .collect();
         let mut connections: Vec<_> = entries
             .iter()
             .map(|entry| {
                 let source = entry.0.sources.first().map_or("default", String::as_str);
-                Group::new(source, true, vec![entry.clone()])
+                Group::new(sources.get(source), true, vec![entry.clone()])
             })
             .collect();
         connections.sort_by(|a, b| ignoring_case(a.first_name(), b.first_name()));
-        RoutingTable { sources, connections }
+        RoutingTable { sources: groups, connections }
     }
 
     /// The connections behind a target.
@@ -100,14 +113,19 @@ fn ignoring_case(a: &str, b: &str) -> Ordering {
 }
 
 impl Group {
-    fn new(source: &str, direct: bool, entries: Vec<Entry>) -> Arc<Group> {
+    fn new(way: Arc<Way>, direct: bool, entries: Vec<Entry>) -> Arc<Group> {
         let largest = |disabled_too: bool| {
             let takes = |entry: &&Entry| disabled_too || entry.0.state != State::Disabled;
             entries.iter().filter(takes).map(|entry| entry.0.max_body).max()
         };
         // A disabled connection must not let bodies in that all the others would have to bury.
         let max_body = largest(false).or_else(|| largest(true)).unwrap_or(0);
-        Arc::new(Group { source: source.to_owned(), max_body, direct, entries })
+        let mut keeps = Keeps::default();
+        for entry in entries.iter().filter(|entry| entry.0.state != State::Disabled) {
+            keeps.add(&entry.0.keeps);
+        }
+        let source = way.settings.name.clone();
+        Arc::new(Group { source, way, max_body, keeps, direct, entries })
     }
 
     /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that
@@ -120,6 +138,11 @@ impl Group {
         }
     }
 
+    /// Whether no connection names the source.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn first_name(&self) -> &str {
         self.entries.first().map_or("", |entry| &entry.0.name)
     }
@@ -127,6 +150,20 @@ impl Group {
     /// The name of one of its connections.
     pub(super) fn name(&self, at: usize) -> &str {
         self.entries.get(at).map_or("", |entry| &entry.0.name)
+    }
+
+    /// What a 202 of its source means.
+    pub(super) fn durability(&self) -> Durability {
+        match self.way.settings.durability {
+            crate::source::Durability::Disk => Durability::Disk,
+            crate::source::Durability::Relaxed => Durability::Relaxed,
+        }
+    }
+
+    /// The name of the connection with this number.
+    pub(super) fn name_of(&self, id: ConnectionId) -> String {
+        let found = self.entries.iter().find(|entry| entry.1 == id);
+        found.map(|entry| entry.0.name.clone()).unwrap_or_default()
     }
 
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
@@ -137,8 +174,15 @@ impl Group {
         content: u64,
         delay: Option<Duration>,
     ) -> Result<Plan, Refused> {
-        let mut plan =
-            Plan { routes: Vec::with_capacity(self.entries.len()), dead: Vec::new(), ignored: 0 };
+        if self.entries.is_empty() {
+            return Err(Refusal::NoConnection.into());
+        }
+        let mut plan = Plan {
+            routes: Vec::with_capacity(self.entries.len()),
+            queued: 0,
+            dead: Vec::new(),
+            ignored: 0,
+        };
         let mut rejected = false;
         for (at, (connection, id, queue, _)) in self.entries.iter().enumerate() {
             let limits = &connection.queue;
@@ -153,8 +197,9 @@ impl Group {
                 rejected |= limits.when_full == WhenFull::Reject;
                 Fate::Dead(Cause::QueueFull)
             };
-            if let Fate::Dead(cause) = fate {
-                plan.dead.push((at, cause));
+            match fate {
+                Fate::Queued => plan.queued += 1,
+                Fate::Dead(cause) => plan.dead.push((at, cause)),
             }
             let delay = delay.unwrap_or(connection.delay);
             plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate, delay });
@@ -201,7 +246,12 @@ impl Group {
 impl Plan {
     /// How many deliveries wait for their turn.
     pub(super) fn queued(&self) -> usize {
-        self.routes.len() - self.dead.len()
+        self.queued
+    }
+
+    /// Whether there is nothing to store.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queued == 0 && self.dead.is_empty()
     }
 
     fn give_back(&self, content: u64) {

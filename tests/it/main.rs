@@ -48,6 +48,8 @@ mod secrets;
 #[cfg(test)]
 mod signatures;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod stalls;
 #[cfg(test)]
 mod states;

@@ -10,6 +10,7 @@ use super::*;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
 use crate::config::{Daemon, Limits, fields};
+use crate::connection::keeps::Keeps;
 use crate::connection::{
     Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, WhenFull,
 };
@@ -41,7 +42,10 @@ impl Build<'_> {
             pool_acquire_timeout: table.span("pool_acquire_timeout"),
             max_in_flight: self.max_in_flight(draft, &pool),
             pool,
-            rate_limit: self.rate_limit(draft),
+            rate_limit: {
+                let (item, keys) = (table.get("rate_limit"), table.table("rate_limit"));
+                self.rate_limit(item, &keys, &draft.place, &draft.path)
+            },
             retry: self.retry(draft),
             ordering: self.ordering(draft),
             queue: queue(&table.table("queue")),
@@ -51,6 +55,7 @@ impl Build<'_> {
             http2: http2(&table.table("http2")),
             proxy: self.proxy(draft),
             egress: egress(&table.table("egress"), daemon.security),
+            keeps: Keeps::default(),
             delay: table.span("delay"),
             renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
@@ -125,15 +130,21 @@ impl Build<'_> {
         max_in_flight
     }
 
-    fn rate_limit(&mut self, draft: &Draft) -> Option<RateLimit> {
-        let written = draft.table.get("rate_limit")?;
+    /// The limit that an item holds; `keys` are those that were written.
+    pub(super) fn rate_limit(
+        &mut self,
+        item: Option<&Item>,
+        keys: &Table,
+        place: &Place,
+        path: &str,
+    ) -> Option<RateLimit> {
+        let written = item?;
         let mut table = builtin(fields::RATE_LIMIT);
-        table.merge(&draft.table.table("rate_limit"));
+        table.merge(keys);
         if table.get("limit").is_none() {
             if !table.refused(&["limit"]) {
                 let message = "limit is missing, write one as in limit = 100".to_owned();
-                let path = format!("{}rate_limit", draft.path);
-                self.error_at(Some(written), &draft.place, &path, message);
+                self.error_at(Some(written), place, &format!("{path}rate_limit"), message);
             }
             return None;
         }

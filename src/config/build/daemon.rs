@@ -42,20 +42,12 @@ impl Build<'_> {
             },
             log: log(&table.table("log")),
             runtime: self.runtime(&table.table("runtime")),
+            sources: self.sources(table.list("source")),
         }
     }
 
     fn ingress(&mut self, table: &Table) -> Ingress {
-        let items = table.list("http");
-        let http: Vec<SocketAddr> = items.iter().filter_map(address).collect();
-        for (item, address) in items.iter().zip(&http) {
-            if !address.ip().is_loopback() {
-                let message = format!(
-                    "{address} can be reached from other machines, and posts are not authenticated; listen on 127.0.0.1, or put something in front of it"
-                );
-                self.report.warn(&item.place, &Reveal::Value, "ingress.http", message);
-            }
-        }
+        let http: Vec<SocketAddr> = table.list("http").iter().filter_map(address).collect();
         let unix = self.unix(table);
         if let Some(item) = table.written("http").filter(|_| http.is_empty() && unix.is_none()) {
             let message =
