@@ -197,8 +197,3 @@ fn a_failure_that_lets_the_next_of_its_line_go_is_found() {
 fn an_order_that_begins_without_what_waits_for_a_retry_is_found() {
     finds(Defect::RetriesNotShown, 3);
 }
-
-#[test]
-fn an_order_that_begins_before_all_is_back_is_found() {
-    finds(Defect::OrderNotSettled, 3);
-}

@@ -64,8 +64,6 @@ pub enum Defect {
     FailureIsDelivered,
     /// What waits for a retry is not shown when an order begins.
     RetriesNotShown,
-    /// What was handed out before is not waited for when an order begins.
-    OrderNotSettled,
     /// A failed delivery frees its line (in delivery).
     LineFreedByFailure,
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
 use crate::config::{Daemon, Limits, fields};
-use crate::connection::keeps::Keeps;
+use crate::connection::ordering::Ordering;
 use crate::connection::{
     Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, WhenFull,
 };
@@ -26,6 +26,7 @@ impl Build<'_> {
         let headers = self.headers(draft);
         let auth = self.auth(draft, &headers);
         let sign = self.sign(draft, auth.as_ref(), &headers);
+        let ordering = self.ordering(draft);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
@@ -48,7 +49,7 @@ impl Build<'_> {
                 self.rate_limit(item, &keys, &draft.place, &draft.path)
             },
             retry: self.retry(draft),
-            ordering: self.ordering(draft),
+            ordering: ordering.clone(),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, &daemon.limits),
             success_status: statuses(table, "success_status")?,
@@ -56,7 +57,7 @@ impl Build<'_> {
             http2: http2(&table.table("http2")),
             proxy: self.proxy(draft),
             egress: egress(&table.table("egress"), daemon.security),
-            keeps: Keeps::default(),
+            keeps: ordering.as_ref().map(Ordering::keeps).unwrap_or_default(),
             delay: table.span("delay"),
             renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {

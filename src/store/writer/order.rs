@@ -40,7 +40,7 @@ impl Writer {
             let Some(outbox) = stream.feed.and_then(|feed| self.outbox.get_mut(feed)) else {
                 return;
             };
-            if new + retry > 0 && !defect!(OrderNotSettled) {
+            if new + retry > 0 {
                 return;
             }
             // All between the first of them and the cursor has left or is here.
