@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 pub mod part;
+pub mod path;
 pub mod rate_limit;
 pub mod retry;
 pub mod status;
