@@ -9,14 +9,21 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod dedupe;
+pub mod filter;
+pub mod json;
 pub mod part;
+pub mod parts;
 pub mod path;
 pub mod rate_limit;
 pub mod retry;
 pub mod status;
+pub mod template;
+pub mod transform;
 
 use retry::RetryPolicy;
 use status::StatusSet;
+use template::{Marked, UrlTemplate, has_placeholders};
 
 /// One `[[connection]]`, resolved: defaults and overlay merged, secrets read, everything parsed.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +108,7 @@ impl State {
 }
 
 /// A target address: an `http` or `https` URL, split once at load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The normalised URL, for people.
     pub url: String,
@@ -111,8 +118,10 @@ pub struct Target {
     pub host: String,
     /// Port, explicit or the scheme's.
     pub port: u16,
-    /// Path and query, as sent in the request line.
+    /// Path and query, as sent in the request line. Where they have placeholders, see `template`.
     pub path_and_query: http::uri::PathAndQuery,
+    /// Path and query with placeholders, if there are any.
+    pub template: Option<Box<UrlTemplate>>,
     /// What the Host header says: host, and the port where it is not the scheme's.
     pub authority: HeaderValue,
 }
@@ -123,6 +132,17 @@ impl Target {
     /// # Errors
     /// A sentence that says what is wrong and what to write instead.
     pub fn parse(text: &str) -> Result<Target, String> {
+        if !has_placeholders(text) {
+            return Target::without_placeholders(text);
+        }
+        let marked = Marked::new(text).map_err(|error| error.message)?;
+        let mut target = Target::without_placeholders(&marked.text)?;
+        target.template = Some(Box::new(marked.template(target.path_and_query.as_str())?));
+        target.url = marked.unmarked(&target.url);
+        Ok(target)
+    }
+
+    fn without_placeholders(text: &str) -> Result<Target, String> {
         let url = url::Url::parse(text).map_err(|error| {
             format!("not a URL ({error}); write it whole, as in \"https://example.com/hooks\"")
         })?;
@@ -158,7 +178,15 @@ impl Target {
         };
         let path_and_query =
             path.parse().map_err(|error| format!("the path cannot be sent ({error})"))?;
-        Ok(Target { url: url.to_string(), tls, host, port, path_and_query, authority })
+        Ok(Target {
+            url: url.to_string(),
+            tls,
+            host,
+            port,
+            path_and_query,
+            template: None,
+            authority,
+        })
     }
 
     /// What decides which peer is dialled.
