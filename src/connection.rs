@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method};
 pub mod dedupe;
 pub mod filter;
 pub mod json;
+pub mod keeps;
 pub mod part;
 pub mod parts;
 pub mod path;
@@ -21,6 +22,7 @@ pub mod status;
 pub mod template;
 pub mod transform;
 
+use keeps::Keeps;
 use retry::RetryPolicy;
 use status::StatusSet;
 use template::{Marked, UrlTemplate, has_placeholders};
@@ -70,6 +72,8 @@ pub struct Connection {
     pub tls: Tls,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
+    /// What of a request its events keep.
+    pub keeps: Keeps,
 }
 
 impl Connection {

@@ -12,6 +12,7 @@
 //! | `ingress/serve.rs` | one runtime: accept, serve, stop |
 //! | `ingress/socket.rs` | time limits, and answers to what hyper cannot parse |
 //! | `ingress/guard.rs` | ambiguous heads, web pages, forbidden users, paths |
+//! | `ingress/post.rs` | what of a request an event keeps |
 //! | `ingress/receive.rs` | one request from head to answer |
 //! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
@@ -45,6 +46,7 @@ pub(crate) mod fuzzing;
 mod guard;
 mod idempotency;
 pub mod memory;
+mod post;
 mod receive;
 mod refusal;
 mod routing;

@@ -57,6 +57,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
+        keeps: Default::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Request, Uri};
 
-use super::guard::{self, Door};
+use super::guard::{self, Below, Door};
 use super::idempotency::key_of;
 use super::receive::event_type;
 use super::routing::Target;
@@ -39,8 +39,12 @@ pub fn request(data: &[u8]) {
     let admitted = guard::check(&head, door, &["relay.internal".to_owned()]).is_ok();
     let origin = head.headers.contains_key("origin");
     assert!(!admitted || !origin || matches!(door, Door::Unix { .. }), "a web page may post");
-    if let Some(Target::Source(name) | Target::Connection(name)) = guard::target(head.uri.path()) {
+    if let Some(address) = guard::address(head.uri.path()) {
+        let (Target::Source(name) | Target::Connection(name)) = address.target;
         assert!(!name.is_empty() && !name.contains('/'));
+        if let Below::Path(path) = address.below {
+            assert!(path.starts_with('/') && head.uri.path().ends_with(path));
+        }
     }
     if let Ok(key) = key_of(&head.headers) {
         assert!(key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_graphic()));

@@ -77,21 +77,50 @@ fn is_local(host: &str) -> bool {
         || host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// What a path names; `None`: nothing.
-pub(super) fn target(path: &str) -> Option<Target<'_>> {
+/// What a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address<'a> {
+    pub(super) target: Target<'a>,
+    pub(super) below: Below<'a>,
+}
+
+/// What stands below a target's own path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Below<'a> {
+    /// Nothing: one event.
+    Nothing,
+    /// `/batch`: several events.
+    Batch,
+    /// Something that connections may want to have, with its first slash: one event.
+    Path(&'a str),
+}
+
+/// What a path names; `None`: nothing. Only whoever names a source or a connection may say something below it.
+pub(super) fn address(path: &str) -> Option<Address<'_>> {
     let rest = path.strip_prefix("/v1/")?;
-    if rest == "events" {
-        return Some(Target::Source("default"));
+    match rest {
+        "events" => return Some(Address { target: DEFAULT, below: Below::Nothing }),
+        "events/batch" => return Some(Address { target: DEFAULT, below: Below::Batch }),
+        _ => {}
     }
     let (kind, rest) = rest.split_once('/')?;
-    let name =
-        rest.strip_suffix("/events").filter(|name| !name.is_empty() && !name.contains('/'))?;
-    match kind {
-        "sources" => Some(Target::Source(name)),
-        "connections" => Some(Target::Connection(name)),
-        _ => None,
-    }
+    let (name, rest) = rest.split_once('/').filter(|(name, _)| !name.is_empty())?;
+    let below = match rest.strip_prefix("events")? {
+        "" => Below::Nothing,
+        "/batch" => Below::Batch,
+        path if path.len() > 1 && path.starts_with('/') => Below::Path(path),
+        _ => return None,
+    };
+    let target = match kind {
+        "sources" => Target::Source(name),
+        "connections" => Target::Connection(name),
+        _ => return None,
+    };
+    Some(Address { target, below })
 }
+
+/// What `/v1/events` names.
+const DEFAULT: Target<'static> = Target::Source("default");
 
 #[cfg(test)]
 mod tests {
@@ -99,20 +128,32 @@ mod tests {
 
     #[test]
     fn paths() {
+        let (shop, crm) = (Target::Source("shop"), Target::Connection("Crm"));
         let cases = [
-            ("/v1/events", Some(Target::Source("default"))),
-            ("/v1/sources/shop/events", Some(Target::Source("shop"))),
-            ("/v1/connections/Crm/events", Some(Target::Connection("Crm"))),
+            ("/v1/events", Some((DEFAULT, Below::Nothing))),
+            ("/v1/events/batch", Some((DEFAULT, Below::Batch))),
+            ("/v1/sources/shop/events", Some((shop, Below::Nothing))),
+            ("/v1/sources/shop/events/batch", Some((shop, Below::Batch))),
+            ("/v1/sources/shop/events/batch/", Some((shop, Below::Path("/batch/")))),
+            ("/v1/sources/shop/events/a/..%2f", Some((shop, Below::Path("/a/..%2f")))),
+            ("/v1/connections/Crm/events", Some((crm, Below::Nothing))),
+            ("/v1/connections/Crm/events/batch", Some((crm, Below::Batch))),
+            ("/v1/connections/Crm/events/x", Some((crm, Below::Path("/x")))),
             ("/v1/events/", None),
+            ("/v1/events/x", None),
+            ("/v1/sources/shop/events/", None),
+            ("/v1/sources/shop/eventsx", None),
             ("/v1/sources//events", None),
             ("/v1/sources/a/b/events", None),
             ("/v1/sources/shop", None),
+            ("/v1/things/shop/events", None),
             ("/v2/events", None),
             ("/", None),
             ("", None),
         ];
         for (path, expected) in cases {
-            assert_eq!(target(path), expected, "{path}");
+            let found = address(path).map(|found| (found.target, found.below));
+            assert_eq!(found, expected, "{path}");
         }
     }
 

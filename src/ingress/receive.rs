@@ -7,17 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 
 use super::IngressLimits;
-use super::guard::{self, Door};
+use super::guard::{self, Below, Door};
 use super::idempotency::{self, Answer};
 use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
+use super::post::Post;
 use super::refusal::{Refusal, Refused};
-use super::routing::{Group, Plan, Target, too_large};
+use super::routing::{Group, Plan, too_large};
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
@@ -32,9 +33,6 @@ const TYPE_BYTES_MAX: usize = 255;
 /// What is left of a refused request is read up to this many bytes, so that the connection can be used again; more
 /// closes it.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-
-/// Room for a body whose length is not known beforehand: that of an event as most are.
-const UNKNOWN_LENGTH_BYTES: u64 = 2048;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -69,10 +67,15 @@ impl Peer {
     async fn receive(&self, head: &request::Parts, body: &mut Incoming) -> Result<String, Refused> {
         let shared = &*self.shared;
         let begin = shared.clock.monotonic();
-        let target = self.admit(head)?;
+        let post = self.admit(head)?;
         let kind = event_type(&head.headers)?;
         let key = idempotency::key_of(&head.headers)?;
-        let group = Arc::clone(shared.routing.load().find(target)?);
+        let group = Arc::clone(shared.routing.load().find(post.target())?);
+        match post.address.below {
+            Below::Path(_) if !group.keeps.path => return Err(no_path_below()),
+            Below::Batch => return Err(Refusal::NotFound.into()),
+            Below::Nothing | Below::Path(_) => {}
+        }
         let max_body = group.max_body;
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > max_body) {
@@ -82,7 +85,7 @@ impl Peer {
             .memory
             .reserve(length.unwrap_or(0) + EVENT_OVERHEAD_BYTES)
             .ok_or(Refusal::MemoryFull)?;
-        let mut builder = start_content(&group, (kind, key), &head.headers, length);
+        let mut builder = post.start_content(&group, (kind, key), length);
         let grow = length.is_none().then_some(&mut reservation);
         self.read(body, &mut builder, grow, max_body).await?;
         let body_bytes = builder.body_len() as u64;
@@ -94,8 +97,8 @@ impl Peer {
             content: builder.finish(),
         };
         let json = match Fingerprint::of(&event.content) {
-            None => self.store(target, event, body_bytes, None).await?.0,
-            Some(print) => self.store_once(target, event, body_bytes, print).await?,
+            None => self.store(&post, event, body_bytes, None).await?.0,
+            Some(print) => self.store_once(&post, event, body_bytes, print).await?,
         };
         let took = shared.clock.monotonic().saturating_sub(begin);
         shared.counts.ack_seconds.record(took);
@@ -103,16 +106,16 @@ impl Peer {
     }
 
     /// Everything that the head alone decides.
-    fn admit<'a>(&self, head: &'a request::Parts) -> Result<Target<'a>, Refused> {
+    fn admit<'a>(&self, head: &'a request::Parts) -> Result<Post<'a>, Refused> {
         guard::check(head, self.door, &self.limits.hosts)?;
-        let target = guard::target(head.uri.path()).ok_or(Refusal::NotFound)?;
+        let address = guard::address(head.uri.path()).ok_or(Refusal::NotFound)?;
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed.into());
         }
         if self.shared.stopping.get() {
             return Err(Refusal::ShuttingDown.into());
         }
-        Ok(target)
+        Ok(Post::new(head, address))
     }
 
     /// Reads the body to its end. `grow` is the reservation where the length was not known beforehand.
@@ -160,7 +163,7 @@ impl Peer {
     /// Stores an event unless its key says that it is there already; returns the answer's text.
     async fn store_once(
         &self,
-        target: Target<'_>,
+        post: &Post<'_>,
         event: Event,
         body: u64,
         print: Fingerprint,
@@ -174,7 +177,7 @@ impl Peer {
                 return waiter.outcome().await.map(|json| json.to_string());
             }
         };
-        let result = self.store(target, event, body, Some(print)).await;
+        let result = self.store(post, event, body, Some(print)).await;
         match &result {
             Ok((json, key)) => claim.settle(*key, Ok(json.as_str().into())),
             Err(refused) => claim.settle(None, Err(refused.clone())),
@@ -185,13 +188,13 @@ impl Peer {
     /// Decides, appends, counts; returns the answer's text and the key to remember, if the event has one and was stored.
     async fn store(
         &self,
-        target: Target<'_>,
+        post: &Post<'_>,
         event: Event,
         body: u64,
         print: Option<Fingerprint>,
     ) -> Result<(String, Option<KeyRecord>), Refused> {
         // Looked up again: what counts is the configuration in force now, not when the head came in.
-        let group = Arc::clone(self.shared.routing.load().find(target)?);
+        let group = Arc::clone(self.shared.routing.load().find(post.target())?);
         let content = event.content.as_bytes().len() as u64;
         let mut plan = group.decide(body, content)?;
         let (id, json) = (event.id, answer_json(&group, &plan, event.id));
@@ -229,6 +232,11 @@ impl Peer {
     }
 }
 
+fn no_path_below() -> Refused {
+    let detail = "no connection here takes anything below its source's path; leave it out, or set forward_path";
+    Refused::with(Refusal::NotFound, detail)
+}
+
 fn accepted(json: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(json));
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -263,29 +271,6 @@ pub(super) fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
         return Err(Refusal::InvalidType.into());
     }
     Ok(text)
-}
-
-/// The content with everything but the body.
-fn start_content(
-    group: &Group,
-    (kind, key): (&str, &str),
-    headers: &HeaderMap,
-    length: Option<u64>,
-) -> ContentBuilder {
-    let kept = || headers.iter().filter(|(name, _)| is_kept(name));
-    let header_bytes: usize =
-        kept().map(|(name, value)| 4 + name.as_str().len() + value.len()).sum();
-    let body_bytes = usize::try_from(length.unwrap_or(UNKNOWN_LENGTH_BYTES)).unwrap_or(0);
-    let key = group.scoped(key);
-    let mut builder = ContentBuilder::new(&group.source, kind, &key, header_bytes + body_bytes);
-    for (name, value) in kept() {
-        builder.header(name.as_str(), value.as_bytes());
-    }
-    builder
-}
-
-fn is_kept(name: &HeaderName) -> bool {
-    name == CONTENT_TYPE || name == CONTENT_ENCODING || name.as_str().starts_with("ce-")
 }
 
 /// The 202's body for an event that was stored before.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::refusal::{Refusal, Refused};
+use crate::connection::keeps::Keeps;
 use crate::connection::{Connection, State, WhenFull};
 use crate::event::Cause;
 use crate::metrics::ConnectionMetrics;
@@ -39,6 +40,8 @@ pub(super) struct Group {
     pub(super) source: String,
     /// The largest body that any of them takes: ingress reads no more.
     pub(super) max_body: u64,
+    /// What of a request the events keep because one of them needs it.
+    pub(super) keeps: Keeps,
     /// Whether a post names the connection itself: then there is no fan-out that could ignore it.
     direct: bool,
     entries: Vec<Entry>,
@@ -106,7 +109,11 @@ impl Group {
         };
         // A disabled connection must not let bodies in that all the others would have to bury.
         let max_body = largest(false).or_else(|| largest(true)).unwrap_or(0);
-        Arc::new(Group { source: source.to_owned(), max_body, direct, entries })
+        let mut keeps = Keeps::default();
+        for entry in entries.iter().filter(|entry| entry.0.state != State::Disabled) {
+            keeps.add(&entry.0.keeps);
+        }
+        Arc::new(Group { source: source.to_owned(), max_body, keeps, direct, entries })
     }
 
     /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that

@@ -26,6 +26,7 @@ use crate::store::queue::QueueCounters;
 
 mod events;
 mod idempotency;
+mod kept;
 mod refusals;
 mod routes;
 mod stopping;
@@ -70,6 +71,7 @@ pub(super) fn connection(name: &str) -> Connection {
         success_status: StatusSet::success(),
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
+        keeps: Default::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::config::fields;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
+use crate::connection::keeps::Keeps;
 use crate::connection::{
     CaFile, Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, Tls, TlsVersion,
     WhenFull,
@@ -44,6 +45,7 @@ impl Build<'_> {
             max_body: self.max_body(draft, limits),
             success_status: statuses(table, "success_status")?,
             tls: self.tls(draft),
+            keeps: Keeps::default(),
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
