@@ -243,6 +243,8 @@ pub struct LoadOptions {
     pub secrets: Secrets,
     /// Cores of the machine, for the default of the thread counts.
     pub cores: usize,
+    /// What time it is: secrets may end.
+    pub clock: crate::clock::Clock,
 }
 
 /// What to do with references to secrets.
@@ -264,6 +266,7 @@ impl LoadOptions {
             root_required: root.named,
             secrets: Secrets::Resolve,
             cores: cores.map_or(1, std::num::NonZero::get),
+            clock: crate::clock::Clock::system(),
         }
     }
 }

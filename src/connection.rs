@@ -13,17 +13,21 @@ pub mod dedupe;
 pub mod filter;
 pub mod json;
 pub mod keeps;
+pub mod auth;
 pub mod part;
 pub mod parts;
 pub mod path;
 pub mod rate_limit;
 pub mod retry;
+pub mod sign;
 pub mod status;
 pub mod template;
 pub mod transform;
 
 use keeps::Keeps;
+use auth::Auth;
 use retry::RetryPolicy;
+use sign::Sign;
 use status::StatusSet;
 use template::{Marked, UrlTemplate, has_placeholders};
 
@@ -48,6 +52,10 @@ pub struct Connection {
     pub method: Method,
     /// Headers added to each request, in the file's order. Values may be secrets (marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How it says who it is.
+    pub auth: Option<Auth>,
+    /// How its requests are signed.
+    pub sign: Option<Sign>,
     /// TCP and TLS together; 1 s to 60 s.
     pub connect_timeout: Duration,
     /// From the first byte written to the response's head; 1 s to 60 s.

@@ -22,6 +22,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod tokens;
 mod worker;
 
 use std::collections::HashMap;
@@ -61,6 +62,8 @@ pub struct DispatcherOptions {
 pub struct Prepared {
     connection: Arc<Connection>,
     client: Client,
+    /// Dials the server that tokens come from, where the connection has tokens.
+    token_client: Option<Client>,
     template: Template,
 }
 
@@ -71,6 +74,7 @@ pub struct Prepared {
 pub fn prepare(connection: &Arc<Connection>) -> Result<Prepared, ClientError> {
     Ok(Prepared {
         client: Client::new(connection)?,
+        token_client: tokens::client(connection)?,
         template: Template::new(connection),
         connection: Arc::clone(connection),
     })

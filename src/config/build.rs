@@ -11,6 +11,7 @@ use super::value::{Item, Value};
 use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
+mod auth;
 mod connection;
 mod daemon;
 mod headers;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::connection::status::Purpose;
 
+mod auth;
+
 /// One key.
 #[derive(Debug)]
 pub struct Field {
@@ -242,6 +244,8 @@ pub static CONNECTION: &[Field] = &[
     field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
     field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
+    field("auth", OneOf(auth::AUTH), Standard::None("{ bearer = { token = { env = \"CRM_TOKEN\" } } }"), "How it says who it is: one of basic, bearer, api_key and oauth2."),
+    field("sign", OneOf(auth::SIGN), Standard::None("{ standard_webhooks = { secrets = [{ env = \"CRM_SIGNING\" }] } }"), "How its requests are signed: one of standard_webhooks and hmac."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
     field("env", Overlays, Toml("{}"), "[connection.env.NAME]: what is different in one environment."),
 ];
@@ -297,8 +301,8 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "auth", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
-    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "sign", "tokens", "transform",
+    "archived", "breaker", "delay", "dedupe", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
+    "filter", "forward_headers", "forward_path", "forward_query", "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "tokens", "transform",
     "client_cert", "client_key", "verify", "variables", "cors",
 ];
 

@@ -20,7 +20,7 @@ use crate::connection::status::{Purpose, StatusSet};
 use crate::units::{ByteSize, HumanDuration, quoted};
 
 mod headers;
-pub(super) use headers::header_value;
+pub(super) use headers::{header_name, header_value};
 mod scalar;
 mod secrets;
 

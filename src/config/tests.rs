@@ -6,6 +6,7 @@ use std::fs;
 use super::*;
 use crate::secret::Env;
 
+mod auth;
 mod docs;
 mod golden;
 mod kinds;
@@ -22,6 +23,7 @@ fn options(variables: &[(&str, &str)]) -> LoadOptions {
         root_required: false,
         secrets: Secrets::Resolve,
         cores: 2,
+        clock: crate::clock::Clock::manual(1_800_000_000_000),
     }
 }
 

@@ -7,6 +7,7 @@
 mod ending;
 mod memory;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -23,8 +24,10 @@ use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
 use super::timer::Alarm;
+use super::tokens::Tokens;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
+use crate::connection::auth::redact::Redactor;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
 use crate::metrics::ConnectionMetrics;
@@ -41,9 +44,22 @@ pub(super) struct Settings {
     pub(super) connection: Arc<Connection>,
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
+    /// Where the connection has tokens; the same object as long as they may be kept.
+    pub(super) tokens: Option<Rc<Tokens>>,
     pub(super) template: Template,
     /// The configuration that brought these settings.
     pub(super) generation: u64,
+}
+
+impl Settings {
+    /// Masks what must not be kept of responses.
+    pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
+        let redactor = &self.template.redactor;
+        match &self.tokens {
+            Some(tokens) => Cow::Owned(redactor.with_token(tokens.header().as_ref())),
+            None => Cow::Borrowed(redactor),
+        }
+    }
 }
 
 /// What a worker does next.
@@ -124,6 +140,7 @@ impl Outbox {
         let settings = Settings {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
+            tokens: prepared.token_client.map(Tokens::new),
             template: prepared.template,
             generation: shared.feed.history().generation(),
         };
@@ -171,9 +188,15 @@ impl Outbox {
             true => Rc::clone(&old.client),
             false => Rc::new(prepared.client),
         };
+        let keep_token = keep_sockets && old.connection.auth == prepared.connection.auth;
+        let tokens = match keep_token {
+            true => old.tokens.clone(),
+            false => prepared.token_client.map(Tokens::new),
+        };
         *self.settings.borrow_mut() = Rc::new(Settings {
             connection: prepared.connection,
             client,
+            tokens,
             template: prepared.template,
             generation: self.shared.feed.history().generation(),
         });

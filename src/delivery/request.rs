@@ -1,11 +1,15 @@
-//! The outbound request: what can be made once per connection is, the rest is filled in per attempt.
+//! The outbound request: what can be made once per connection is, the rest is filled in per attempt. The signature is last,
+//! so that what is signed is what is sent.
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 
 use crate::connection::Connection;
+use crate::connection::auth::Auth;
+use crate::connection::auth::redact::Redactor;
+use crate::connection::sign::{Ended, Message, Sign};
 use crate::event::{Event, EventId};
 use crate::store::feed::Lane;
 
@@ -16,15 +20,20 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const ATTEMPT: HeaderName = HeaderName::from_static("posthaste-attempt");
 const REPLAY: HeaderName = HeaderName::from_static("posthaste-replay");
-const AGENT: HeaderValue =
+pub(super) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("posthaste/", env!("CARGO_PKG_VERSION")));
 const EMPTY: HeaderValue = HeaderValue::from_static("");
 
 /// What all requests of one connection share.
-#[derive(Debug)]
 pub(super) struct Template {
     method: Method,
+    /// With the API key, if that goes into the query.
     uri: Uri,
+    /// Scheme and authority, for signatures.
+    origin: String,
+    sign: Option<Sign>,
+    /// Masks what must not be kept of responses.
+    pub(super) redactor: Redactor,
     /// With empty places for what differs, so that filling them in neither grows nor rehashes the copy.
     headers: HeaderMap,
     sends_body: bool,
@@ -39,13 +48,23 @@ pub(super) struct Particulars {
     pub(super) attempt: u32,
     pub(super) lane: Lane,
     /// Unix seconds of this attempt.
+    pub(super) seconds: u64,
+    /// The same, in digits.
     pub(super) timestamp: HeaderValue,
+    /// `Bearer …`, where the connection has tokens.
+    pub(super) token: Option<HeaderValue>,
+}
+
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Template({} {})", self.method, self.origin)
+    }
 }
 
 impl Template {
     pub(super) fn new(connection: &Connection) -> Template {
         let sends_body = !matches!(connection.method, Method::GET | Method::HEAD);
-        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 8);
+        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 10);
         headers.insert(HOST, connection.target.authority.clone());
         headers.insert(USER_AGENT, AGENT);
         let mut own_content_type = false;
@@ -63,12 +82,31 @@ impl Template {
         for name in [WEBHOOK_ID, WEBHOOK_TIMESTAMP, ATTEMPT] {
             headers.insert(name, EMPTY);
         }
+        match &connection.auth {
+            Some(Auth::Header(name, value)) => drop(headers.insert(name, value.clone())),
+            Some(Auth::OAuth2(_)) => drop(headers.insert(AUTHORIZATION, EMPTY)),
+            Some(Auth::Query(_)) | None => {}
+        }
+        if let Some(sign) = &connection.sign {
+            headers.insert(sign.header(), EMPTY);
+        }
         if sends_body && !own_content_type {
             headers.insert(CONTENT_TYPE, EMPTY);
         }
+        let target = &connection.target;
+        let path_and_query = match &connection.auth {
+            Some(auth) => auth.path_and_query(&target.path_and_query),
+            None => target.path_and_query.clone(),
+        };
+        let scheme = if target.tls { "https" } else { "http" };
+        let authority = target.authority.to_str().unwrap_or_default();
+        let values = connection.headers.iter().map(|(_, value)| value);
         Template {
             method: connection.method.clone(),
-            uri: Uri::from(connection.target.path_and_query.clone()),
+            uri: Uri::from(path_and_query),
+            origin: format!("{scheme}://{authority}"),
+            sign: connection.sign.clone(),
+            redactor: Redactor::new(connection.auth.as_ref(), values),
             headers,
             sends_body,
             own_content_type,
@@ -76,10 +114,20 @@ impl Template {
     }
 
     /// The request of one attempt.
-    pub(super) fn request(&self, event: &Event, particulars: &Particulars) -> Request<Body> {
+    ///
+    /// # Errors
+    /// When it cannot be signed any more.
+    pub(super) fn request(
+        &self,
+        event: &Event,
+        particulars: &Particulars,
+    ) -> Result<Request<Body>, Ended> {
         let mut headers = self.headers.clone();
         headers.insert(WEBHOOK_ID, id_value(event.id));
         headers.insert(WEBHOOK_TIMESTAMP, particulars.timestamp.clone());
+        if let Some(token) = &particulars.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
         headers.insert(ATTEMPT, attempt_value(particulars.attempt));
         if particulars.lane == Lane::Replay {
             headers.insert(REPLAY, HeaderValue::from_static("true"));
@@ -90,11 +138,36 @@ impl Template {
         } else {
             Bytes::new()
         };
+        if let Some(sign) = &self.sign {
+            self.sign(sign, particulars, &mut headers, &body)?;
+        }
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = headers;
-        request
+        Ok(request)
+    }
+
+    fn sign(
+        &self,
+        sign: &Sign,
+        particulars: &Particulars,
+        headers: &mut HeaderMap,
+        body: &[u8],
+    ) -> Result<(), Ended> {
+        // Cheap copies: they share their bytes with the map.
+        let value = |name| headers.get(name).cloned().unwrap_or(EMPTY);
+        let (id, attempt) = (value(WEBHOOK_ID), value(ATTEMPT));
+        let message = Message {
+            id: id.as_bytes(),
+            timestamp: particulars.timestamp.as_bytes(),
+            attempt: attempt.as_bytes(),
+            method: &self.method,
+            origin: &self.origin,
+            uri: &self.uri,
+            body,
+        };
+        sign.sign(&message, particulars.seconds, headers)
     }
 
     fn describe_content(&self, event: &Event, headers: &mut HeaderMap) {
@@ -137,9 +210,15 @@ mod tests {
     use crate::delivery::testing::{connection, event};
 
     fn request(connection: &Connection, attempt: u32, lane: Lane) -> Request<Body> {
-        let particulars =
-            Particulars { attempt, lane, timestamp: HeaderValue::from_static("1700000000") };
-        Template::new(connection).request(&event(b"{\"a\":1}"), &particulars)
+        let particulars = Particulars {
+            attempt,
+            lane,
+            seconds: 1_700_000_000,
+            timestamp: HeaderValue::from_static("1700000000"),
+            token: Some(HeaderValue::from_static("Bearer t"))
+                .filter(|_| connection.auth.as_ref().is_some_and(|auth| auth.oauth2().is_some())),
+        };
+        Template::new(connection).request(&event(b"{\"a\":1}"), &particulars).unwrap()
     }
 
     #[test]

@@ -80,14 +80,14 @@ impl Shared {
         }
     }
 
-    /// Unix seconds now, as a header.
-    pub(super) fn timestamp(&self) -> HeaderValue {
+    /// Unix seconds now, as a number and as a header.
+    pub(super) fn timestamp(&self) -> (u64, HeaderValue) {
         let seconds = self.clock.wall_ms() / 1000;
         let (at, value) = &mut *self.timestamp.borrow_mut();
         if *at != seconds {
             (*at, *value) = (seconds, HeaderValue::from(seconds));
         }
-        value.clone()
+        (seconds, value.clone())
     }
 }
 

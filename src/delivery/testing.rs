@@ -29,6 +29,8 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        auth: None,
+        sign: None,
         connect_timeout: Duration::from_secs(1),
         request_timeout: Duration::from_secs(1),
         pool_acquire_timeout: Duration::from_secs(2),

@@ -1,10 +1,12 @@
 //! One runtime with real loopback sockets, in paused time: everything runs on one thread, so the loopback is at rest
 //! before the clock moves, and a timeout of a second takes none.
 
+mod auth;
 mod gates;
 mod history;
 mod lifecycle;
 mod peers;
+mod signatures;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -42,6 +44,7 @@ fn paused<F: Future<Output = ()>>(test: F) {
 /// One runtime, and the store's side of it.
 struct Rig {
     port: FeedPort,
+    clock: Clock,
     commands: mpsc::Sender<Command>,
     metrics: Metrics,
     next_slot: u32,
@@ -72,14 +75,16 @@ impl Rig {
                 let _ = done.send(());
             }
         });
+        let ticking = clock.clone();
         tokio::task::spawn_local(async move {
             loop {
                 sleep(Duration::from_millis(1)).await;
-                clock.advance(Duration::from_millis(1));
+                ticking.advance(Duration::from_millis(1));
             }
         });
         Rig {
             port,
+            clock,
             commands,
             metrics: Metrics::new(),
             next_slot: 0,

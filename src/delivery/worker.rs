@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use super::http1::{Drained, Http, SendError};
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
+use super::tokens::{self, Token};
 use crate::client::DialError;
 use crate::clock::Age;
 use crate::connection::retry::{cause_of_status, parse_retry_after};
@@ -265,7 +266,8 @@ impl Worker {
         }
         let retry_after = retry_after(response.headers(), outbox.shared.clock.wall_ms());
         ended.outcome = Outcome::Response { status, retry_after };
-        ended.detail = location(response.headers());
+        let redactor = settings.redactor();
+        ended.detail = location(response.headers()).map(|text| redactor.redact_text(text));
         if let (429 | 503, Some(wait)) = (status, retry_after) {
             outbox.hold(wait, &settings.connection);
         }
@@ -275,15 +277,41 @@ impl Worker {
             Drained::Late => (ended.code, ended.phase) = (Cause::BodyTimeout, Phase::Body),
             Drained::Whole | Drained::Broken => {}
         }
+        redactor.redact(&mut excerpt);
+        excerpt.truncate(EXCERPT_BYTES);
         ended.excerpt = Bytes::copy_from_slice(&excerpt);
         outbox.conclude(&mut job, &ended);
     }
 
-    /// Sends the request and waits for the head of its response, dialling if needed.
+    /// Sends the request and waits for the head of its response. One that is refused with 401 is sent once more with a new
+    /// token, where the connection has tokens; that is the same attempt.
     async fn exchange(
+        &mut self,
+        settings: &Rc<Settings>,
+        job: &Job,
+    ) -> Result<Response<Incoming>, SendError> {
+        let Some(tokens) = &settings.tokens else {
+            return self.send(settings, job, None).await;
+        };
+        let outbox = Rc::clone(&self.seat.outbox);
+        let token = tokens.get(settings, &outbox.shared).await?;
+        let response = self.send(settings, job, Some(&token)).await?;
+        let refused = response.status() == StatusCode::UNAUTHORIZED
+            && !settings.connection.success_status.contains(401);
+        if !refused || !tokens.refused(&token) {
+            return Ok(response);
+        }
+        self.finish_response(response, &mut Vec::new()).await;
+        let token = tokens.get(settings, &outbox.shared).await?;
+        self.send(settings, job, Some(&token)).await
+    }
+
+    /// Sends the request and waits for the head of its response, dialling if needed.
+    async fn send(
         &mut self,
         settings: &Settings,
         job: &Job,
+        token: Option<&Token>,
     ) -> Result<Response<Incoming>, SendError> {
         let mut reused = self.keep_usable(settings);
         loop {
@@ -291,12 +319,16 @@ impl Worker {
                 Some(http) => http,
                 None => self.dial(settings).await?,
             };
+            let (seconds, timestamp) = self.seat.outbox.shared.timestamp();
             let particulars = Particulars {
                 attempt: job.attempt(),
                 lane: job.lane,
-                timestamp: self.seat.outbox.shared.timestamp(),
+                seconds,
+                timestamp,
+                token: token.map(Token::header),
             };
             let request = settings.template.request(job.event(), &particulars);
+            let request = request.map_err(|ended| tokens::missing(&ended))?;
             self.deadline.set(Instant::now() + settings.connection.request_timeout);
             match http.send(request, &mut self.deadline).await {
                 Ok(response) => {

@@ -30,6 +30,7 @@ pub fn config(data: &[u8]) {
         root_required: false,
         secrets,
         cores: 2,
+        clock: crate::clock::Clock::manual(1_800_000_000_000),
     };
     match config::load(&directory.path.join(FILE_NAME), &options) {
         Ok(loaded) => look_at(&loaded),

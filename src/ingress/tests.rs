@@ -47,6 +47,8 @@ pub(super) fn connection(name: &str) -> Connection {
         target: Target::parse("http://127.0.0.1:9/").unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        auth: None,
+        sign: None,
         connect_timeout: Duration::from_secs(2),
         request_timeout: Duration::from_secs(10),
         pool_acquire_timeout: Duration::from_secs(2),

@@ -26,6 +26,9 @@ impl Build<'_> {
         self.required(draft, "name", "\"orders-crm\"");
         self.required(draft, "url", "\"https://example.com/hooks\"");
         let pool = self.pool(draft);
+        let headers = self.headers(draft);
+        let auth = self.auth(draft, &headers);
+        let sign = self.sign(draft, auth.as_ref(), &headers);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
@@ -33,7 +36,9 @@ impl Build<'_> {
             state: state(table),
             sources: sources(table),
             method: table.word("method").parse().unwrap_or(Method::POST),
-            headers: self.headers(draft),
+            headers,
+            auth,
+            sign,
             connect_timeout: table.span("connect_timeout"),
             request_timeout: table.span("request_timeout"),
             pool_acquire_timeout: table.span("pool_acquire_timeout"),

@@ -119,7 +119,7 @@ pub(in crate::config) fn header_value(bytes: &[u8]) -> Result<HeaderValue, Strin
 }
 
 /// The name, if a connection may set it.
-fn header_name(text: &str) -> Result<HeaderName, String> {
+pub(in crate::config) fn header_name(text: &str) -> Result<HeaderName, String> {
     let name: HeaderName = text
         .parse()
         .map_err(|_| format!("{} is not a header name: letters, digits and -", quoted(text)))?;
