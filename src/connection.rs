@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub mod auth;
 pub mod dedupe;
 pub mod filter;
 pub mod json;
 pub mod keeps;
-pub mod auth;
 pub mod part;
 pub mod parts;
 pub mod path;
+pub mod payload;
 pub mod rate_limit;
 pub mod retry;
 pub mod sign;
@@ -24,8 +25,9 @@ pub mod status;
 pub mod template;
 pub mod transform;
 
-use keeps::Keeps;
 use auth::Auth;
+use keeps::Keeps;
+use payload::Payload;
 use retry::RetryPolicy;
 use sign::Sign;
 use status::StatusSet;
@@ -82,6 +84,8 @@ pub struct Connection {
     pub on_remove: OnRemove,
     /// What of a request its events keep.
     pub keeps: Keeps,
+    /// What it takes of events and makes of them, beyond delivering all of them as they are.
+    pub payload: Option<Box<Payload>>,
 }
 
 impl Connection {

@@ -60,6 +60,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
+        payload: None,
     }
 }
 

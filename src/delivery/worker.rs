@@ -24,6 +24,7 @@ use super::timer::Deadline;
 use super::tokens::{self, Token};
 use crate::client::DialError;
 use crate::clock::Age;
+use crate::connection::payload::{Shaped, Unsendable};
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
@@ -290,12 +291,22 @@ impl Worker {
         settings: &Rc<Settings>,
         job: &Job,
     ) -> Result<Response<Incoming>, SendError> {
+        let shaped = settings.template.shape(&settings.connection, job.event(), job.attempt());
+        let shaped = match shaped {
+            Ok(shaped) => shaped,
+            Err(unsendable) => {
+                // What waits for nothing must let others have their turn.
+                tokio::task::yield_now().await;
+                return Err(not_made(unsendable));
+            }
+        };
+        let shaped = shaped.as_deref();
         let Some(tokens) = &settings.tokens else {
-            return self.send(settings, job, None).await;
+            return self.send(settings, job, (None, shaped)).await;
         };
         let outbox = Rc::clone(&self.seat.outbox);
         let token = tokens.get(settings, &outbox.shared).await?;
-        let response = self.send(settings, job, Some(&token)).await?;
+        let response = self.send(settings, job, (Some(&token), shaped)).await?;
         let refused = response.status() == StatusCode::UNAUTHORIZED
             && !settings.connection.success_status.contains(401);
         if !refused || !tokens.refused(&token) {
@@ -303,7 +314,7 @@ impl Worker {
         }
         self.finish_response(response, &mut Vec::new()).await;
         let token = tokens.get(settings, &outbox.shared).await?;
-        self.send(settings, job, Some(&token)).await
+        self.send(settings, job, (Some(&token), shaped)).await
     }
 
     /// Sends the request and waits for the head of its response, dialling if needed.
@@ -311,7 +322,7 @@ impl Worker {
         &mut self,
         settings: &Settings,
         job: &Job,
-        token: Option<&Token>,
+        (token, shaped): (Option<&Token>, Option<&Shaped>),
     ) -> Result<Response<Incoming>, SendError> {
         let mut reused = self.keep_usable(settings);
         loop {
@@ -327,7 +338,7 @@ impl Worker {
                 timestamp,
                 token: token.map(Token::header),
             };
-            let request = settings.template.request(job.event(), &particulars);
+            let request = settings.template.request(job.event(), &particulars, shaped);
             let request = request.map_err(|ended| tokens::missing(&ended))?;
             self.deadline.set(Instant::now() + settings.connection.request_timeout);
             match http.send(request, &mut self.deadline).await {
@@ -383,6 +394,17 @@ impl Worker {
             self.http = Some(http);
         }
         drained
+    }
+}
+
+/// No request could be made of the event: nothing was sent.
+fn not_made(unsendable: Unsendable) -> SendError {
+    SendError {
+        cause: unsendable.cause,
+        detail: unsendable.detail,
+        unanswered: false,
+        phase: Phase::Request,
+        remote: None,
     }
 }
 

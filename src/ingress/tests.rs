@@ -74,6 +74,7 @@ pub(super) fn connection(name: &str) -> Connection {
         tls: Tls::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
+        payload: None,
     }
 }
 

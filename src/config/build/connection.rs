@@ -51,6 +51,7 @@ impl Build<'_> {
             success_status: statuses(table, "success_status")?,
             tls: self.tls(draft),
             keeps: Keeps::default(),
+            payload: None,
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,

@@ -199,9 +199,8 @@ impl<'v> Judge<'v, '_> {
                 this.spend(entries.len() / 8);
                 this.member(name, condition, object.member(name), true)
             }),
-            None => self.all(members, |this, (name, condition)| {
-                this.member(name, condition, None, false)
-            }),
+            None => self
+                .all(members, |this, (name, condition)| this.member(name, condition, None, false)),
             Some(_) if members.is_empty() => Yes,
             Some(other) => {
                 let result = self.other_sorts();

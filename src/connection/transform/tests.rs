@@ -198,9 +198,10 @@ fn a_template_that_fails_is_a_failure() {
         ("{{ body.none }}", "undefined"),
         ("{{ body.a.b.c }}", "undefined"),
         ("{{ body.x + 1 }}", "line 1"),
-        ("{{ 1 / 0 }}", "not a number that JSON has"),
+        ("{{ 1 / 0 }}", "unable to calculate"),
+        ("{{ body.f * 1e308 }}", "not a number that JSON has"),
     ] {
-        let error = script(template, r#"{"x":"text","a":{}}"#).expect_err(template);
+        let error = script(template, r#"{"x":"text","a":{},"f":1e300}"#).expect_err(template);
         assert!(
             error.starts_with("the template failed") && error.contains(word),
             "{template}: {error}"
