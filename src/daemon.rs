@@ -7,6 +7,7 @@
 mod commands;
 mod gauges;
 mod history;
+mod recall;
 mod reload;
 
 use std::collections::HashSet;
@@ -297,6 +298,8 @@ impl Daemon {
         };
         daemon.store.set_generation(daemon.generation);
         daemon.attach_all(prepared).await?;
+        daemon.publish_live();
+        daemon.recall().await;
         daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();
         daemon.readiness.send_replace(Readiness::Ready);
@@ -355,7 +358,6 @@ impl Daemon {
         intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
         found: store::keys::Keys,
     ) -> Result<(), RunError> {
-        self.publish_live();
         let limits = key_limits(&self.config);
         let keys = Idempotency::new(limits, found, self.clock.clone(), &self.metrics);
         let keys = Arc::new(keys);
@@ -384,7 +386,8 @@ impl Daemon {
                 (connection, id, queue, metrics)
             })
             .collect();
-        self.routing.store(Arc::new(RoutingTable::new(&entries)));
+        let table = RoutingTable::after(&self.routing.load(), &entries);
+        self.routing.store(Arc::new(table));
         self.gauges.watch(&self.live, &self.dispatcher);
     }
 

@@ -16,6 +16,7 @@
 //! | `ingress/receive.rs` | one request from head to answer |
 //! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
+//! | `ingress/rules.rs` | which connections want it: filters, dedupe |
 //! | `ingress/memory.rs` | the budget for bodies |
 //! | `ingress/slots.rs` | the limit of connections |
 //! | `ingress/refusal.rs` | the closed list of refusals |
@@ -50,6 +51,7 @@ mod post;
 mod receive;
 mod refusal;
 mod routing;
+mod rules;
 mod serve;
 mod slots;
 mod socket;

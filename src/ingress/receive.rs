@@ -18,7 +18,8 @@ use super::idempotency::{self, Answer};
 use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
 use super::post::Post;
 use super::refusal::{Refusal, Refused};
-use super::routing::{Group, Plan, too_large};
+use super::routing::{Group, Plan, Target, too_large};
+use super::rules::Choice;
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
@@ -193,12 +194,12 @@ impl Peer {
         body: u64,
         print: Option<Fingerprint>,
     ) -> Result<(String, Option<KeyRecord>), Refused> {
-        // Looked up again: what counts is the configuration in force now, not when the head came in.
-        let group = Arc::clone(self.shared.routing.load().find(post.target())?);
+        let (group, mut choice) = self.choose(post.target(), &event).await?;
         let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content)?;
-        let (id, json) = (event.id, answer_json(&group, &plan, event.id));
-        let key = print.map(|print| KeyRecord::new(print, id, event.accepted_age, plan.queued()));
+        let mut plan = group.decide(body, content, &choice)?;
+        let (id, age) = (event.id, event.accepted_age);
+        let json = answer_json(&group, &plan, id);
+        let key = print.map(|print| KeyRecord::new(print, id, age, plan.queued()));
         let key = key.filter(|_| !plan.routes.is_empty());
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
@@ -206,9 +207,27 @@ impl Peer {
             intake.append_with(event, routes, key.map(Box::new)).await?;
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
-        group.count(&plan.dead);
+        choice.settle(id, age);
+        group.count(id, &plan.dead, &choice);
         self.shared.counts.body_bytes.increment(body);
         Ok((json, key))
+    }
+
+    /// Asks the connections whether they want the event. One that is the same as an event on its way to the disk waits for what
+    /// becomes of that.
+    async fn choose(
+        &self,
+        target: Target<'_>,
+        event: &Event,
+    ) -> Result<(Arc<Group>, Choice), Refused> {
+        loop {
+            // Looked up again: what counts is the configuration in force now, not when the head came in.
+            let group = Arc::clone(self.shared.routing.load().find(target)?);
+            match group.choose(event) {
+                Ok(choice) => return Ok((group, choice)),
+                Err(waiter) => waiter.wait().await,
+            }
+        }
     }
 
     /// Answers with a problem document, and leaves the connection usable where that is cheap.
