@@ -4,7 +4,7 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `demo` and `listen` talk to a running daemon, over its sockets only: nothing here touches the
+//! All but `run`, `check`, `demo`, `listen`, `filter` and `transform` talk to a running daemon, over its sockets only: nothing here touches the
 //! store's files.
 
 use std::ffi::OsString;
@@ -18,15 +18,18 @@ mod check;
 mod dead;
 mod demo;
 mod events;
+mod filter;
 mod http;
 mod listen;
 mod output;
 mod receiver;
 mod reload;
 mod run;
+mod sample;
 mod send;
 mod settings;
 mod status;
+mod transform;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +95,8 @@ enum Command {
     Reload(reload::Arguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
+    Filter(filter::Arguments),
+    Transform(transform::Arguments),
     /// Print a completion script for a shell
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -121,6 +126,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reload(arguments) => reload::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Listen(arguments) => listen::run(arguments),
+        Command::Filter(arguments) => filter::run(arguments),
+        Command::Transform(arguments) => transform::run(arguments),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -178,7 +185,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 17);
+        assert_eq!(checked, 21);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -234,6 +241,12 @@ mod tests {
         check("posthaste listen --delay 5", false);
         check("posthaste listen --fail 2", false);
         check("posthaste completions zsh", true);
+        check("posthaste filter test --connection crm order.json --header x-a:1", true);
+        check("posthaste filter test --filter f.json -", true);
+        check("posthaste filter test order.json", false);
+        check("posthaste filter test --filter f.json --connection crm order.json", false);
+        check("posthaste transform test --connection crm --data {} --body", true);
+        check("posthaste transform test order.json", false);
         check("posthaste explode", false);
     }
 

@@ -34,6 +34,7 @@ mod tests;
 mod tree;
 #[allow(dead_code)] // until every kind has a user
 mod value;
+mod variables;
 pub mod watch;
 
 pub use error::{ConfigError, ConfigWarning, Position, Snippet};

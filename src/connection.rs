@@ -20,6 +20,7 @@ pub mod path;
 pub mod payload;
 pub mod rate_limit;
 pub mod retry;
+pub mod sample;
 pub mod sign;
 pub mod status;
 pub mod template;
@@ -89,6 +90,16 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The same, with what its rules need of a producer's request.
+    #[must_use]
+    pub fn with_keeps(mut self) -> Connection {
+        let none = Payload::default();
+        let payload = self.payload.as_deref().unwrap_or(&none);
+        let needed = payload.keeps(&self.target);
+        self.keeps.add(&needed);
+        self
+    }
+
     /// How many HTTP connections it may hold open: a connection has one host, so both limits of the pool apply.
     pub fn effective_pool(&self) -> u32 {
         self.pool.max_per_host.min(self.pool.max_total)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::files::Files;
@@ -15,7 +16,9 @@ mod auth;
 mod connection;
 mod daemon;
 mod headers;
+mod payload;
 mod retry;
+mod trials;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {

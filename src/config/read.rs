@@ -34,7 +34,7 @@ pub(super) struct Reader<'r> {
 type Node<'i> = Spanned<DeValue<'i>>;
 
 /// Keys that neither `[defaults]` nor an overlay may set.
-const IDENTITY: &[&str] = &["name", "env"];
+const IDENTITY: &[&str] = &["name", "env", "test"];
 
 impl Reader<'_> {
     /// Reads the keys of one table. `path` is the table's name for errors, with a separator at its end.
@@ -130,6 +130,8 @@ impl Reader<'_> {
             Kind::Secret => self.secret(node, path),
             Kind::DatedSecret => self.dated_secret(node, path),
             Kind::Tree => self.tree(node, path).map(Value::Tree),
+            // What is wrong with them was said before.
+            Kind::Variables => Some(Value::Map(Vec::new())),
             Kind::Labels => self.labels(node, path),
             Kind::Headers => self.headers(node, path),
             Kind::Overlays => self.overlays(node, path),

@@ -10,6 +10,7 @@ mod auth;
 mod docs;
 mod golden;
 mod kinds;
+mod payload;
 mod samples;
 mod values;
 

@@ -114,6 +114,29 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// Whether both mean the same: numbers by their value, objects whatever the order of their members. For values of our own:
+    /// of two large objects it is slow.
+    pub fn equals(&self, other: &Json<'_>) -> bool {
+        match (self, other) {
+            (Json::Number(a), Json::Number(b)) => {
+                compare_numbers(a, b) == Some(std::cmp::Ordering::Equal)
+            }
+            (Json::Array(a), Json::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equals(b))
+            }
+            (Json::Object(members), Json::Object(others)) => {
+                let same = |(name, value): &(Cow<'_, str>, Json<'_>)| {
+                    other.member(name).is_some_and(|other| value.equals(other))
+                };
+                members.len() == others.len() && members.iter().all(same)
+            }
+            (Json::Null, Json::Null) => true,
+            (Json::Bool(a), Json::Bool(b)) => a == b,
+            (Json::Text(a), Json::Text(b)) => a == b,
+            _ => false,
+        }
+    }
+
     /// The same, with nothing borrowed.
     pub fn into_owned(self) -> Json<'static> {
         match self {
@@ -284,6 +307,23 @@ mod tests {
         assert_eq!(json.member("a").and_then(Json::scalar), Some("3"));
         assert_eq!(json.member("c"), None);
         assert_eq!(Json::Null.member("a"), None);
+    }
+
+    #[test]
+    fn equal_values_may_be_written_differently() {
+        let equal = |a: &str, b: &str| {
+            Json::parse(a.as_bytes()).unwrap().equals(&Json::parse(b.as_bytes()).unwrap())
+        };
+        assert!(equal(r#"{"a":1.0,"b":[null,true,"x"]}"#, r#"{ "b": [null, true, "x"], "a": 1 }"#));
+        for (a, b) in [
+            ("[1,2]", "[2,1]"),
+            ("{\"a\":1}", "{\"a\":1,\"b\":2}"),
+            ("1", "\"1\""),
+            ("true", "false"),
+            ("null", "0"),
+        ] {
+            assert!(!equal(a, b), "{a} {b}");
+        }
     }
 
     #[test]

@@ -25,7 +25,9 @@ impl Daemon {
             });
             match timeout_at(until, looked).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "Could not look for events that came before"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "Could not look for events that came before")
+                }
                 Err(_) => tracing::warn!(
                     "Looking for events that came before the start took too long; duplicates of older ones may be delivered"
                 ),

@@ -5,6 +5,7 @@ mod auth;
 mod gates;
 mod history;
 mod lifecycle;
+mod payload;
 mod peers;
 mod signatures;
 mod targets;

@@ -29,6 +29,7 @@ mod idempotency;
 mod kept;
 mod refusals;
 mod routes;
+mod rules;
 mod stopping;
 mod wire;
 

@@ -23,19 +23,25 @@ impl Build<'_> {
     /// `None` when a required key is missing; that, and all else, is in the report.
     pub(super) fn connection(&mut self, draft: &Draft, limits: &Limits) -> Option<Connection> {
         let table = &draft.table;
+        let errors = self.report.errors.len();
         self.required(draft, "name", "\"orders-crm\"");
         self.required(draft, "url", "\"https://example.com/hooks\"");
         let pool = self.pool(draft);
         let headers = self.headers(draft);
-        let auth = self.auth(draft, &headers);
-        let sign = self.sign(draft, auth.as_ref(), &headers);
+        let payload = self.payload(draft, headers.len());
+        let names = payload::all_names(&headers, payload.as_deref());
+        let auth = self.auth(draft, &names);
+        let sign = self.sign(draft, auth.as_ref(), &names);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
             labels: labels(table),
             state: state(table),
             sources: sources(table),
-            method: table.word("method").parse().unwrap_or(Method::POST),
+            method: match table.word("method") {
+                "inherit" => Method::POST,
+                method => method.parse().unwrap_or(Method::POST),
+            },
             headers,
             auth,
             sign,
@@ -51,7 +57,7 @@ impl Build<'_> {
             success_status: statuses(table, "success_status")?,
             tls: self.tls(draft),
             keeps: Keeps::default(),
-            payload: None,
+            payload,
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
@@ -59,6 +65,10 @@ impl Build<'_> {
             target: target(table)?,
             name: table.text("name")?.to_owned(),
         };
+        let connection = connection.with_keeps();
+        if self.report.errors.len() == errors && table.is_whole() {
+            self.trials(draft, &connection);
+        }
         Some(connection)
     }
 

@@ -233,6 +233,10 @@ impl Compiler {
             Json::Array(items) if !items.is_empty() => {
                 self.list(items, |this, item| this.condition(item, level))
             }
+            Json::Array(_) => {
+                self.error("is empty, write a list of one condition or more".to_owned());
+                None
+            }
             other => self.wrong(other, "a list of one condition or more"),
         }
     }
