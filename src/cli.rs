@@ -19,6 +19,7 @@ mod dead;
 mod demo;
 mod events;
 mod filter;
+mod hold;
 mod http;
 mod listen;
 mod output;
@@ -92,6 +93,9 @@ enum Command {
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Enable(hold::EnableArguments),
+    Resume(hold::ResumeArguments),
+    Pause(hold::PauseArguments),
     Reload(reload::Arguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
@@ -123,6 +127,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Enable(arguments) => hold::enable(arguments),
+        Command::Resume(arguments) => hold::resume(arguments),
+        Command::Pause(arguments) => hold::pause(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Listen(arguments) => listen::run(arguments),
@@ -185,7 +192,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 21);
+        assert_eq!(checked, 24);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -240,6 +247,10 @@ mod tests {
         check("posthaste listen --status 99", false);
         check("posthaste listen --delay 5", false);
         check("posthaste listen --fail 2", false);
+        check("posthaste enable crm --json", true);
+        check("posthaste resume", false);
+        check("posthaste pause crm --until-restart", true);
+        check("posthaste pause crm", false);
         check("posthaste completions zsh", true);
         check("posthaste filter test --connection crm order.json --header x-a:1", true);
         check("posthaste filter test --filter f.json -", true);

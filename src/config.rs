@@ -341,6 +341,11 @@ pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refus
     for list in [&mut errors, &mut warnings] {
         list.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
     }
+    // What a string means without its variable is no second mistake.
+    errors.dedup_by(|later, first| {
+        let same_place = (&later.file, later.position) == (&first.file, first.position);
+        same_place && first.message.starts_with(variables::MISSING)
+    });
     if !errors.is_empty() {
         return Err(Box::new(Refused { errors, warnings, content_hash, watched }));
     }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 pub mod auth;
+pub mod breaker;
 pub mod dedupe;
 pub mod filter;
 pub mod json;
 pub mod keeps;
+pub mod ordering;
 pub mod part;
 pub mod parts;
 pub mod path;
@@ -27,7 +29,9 @@ pub mod template;
 pub mod transform;
 
 use auth::Auth;
+use breaker::BreakerPolicy;
 use keeps::Keeps;
+use ordering::Ordering;
 use payload::Payload;
 use retry::RetryPolicy;
 use sign::Sign;
@@ -73,6 +77,8 @@ pub struct Connection {
     pub rate_limit: Option<RateLimit>,
     /// What happens after a failure.
     pub retry: RetryPolicy,
+    /// In which order its events go out, if that matters.
+    pub ordering: Option<Ordering>,
     /// How much may wait.
     pub queue: QueueLimits,
     /// The largest body this connection takes, in bytes.
@@ -87,6 +93,14 @@ pub struct Connection {
     pub keeps: Keeps,
     /// What it takes of events and makes of them, beyond delivering all of them as they are.
     pub payload: Option<Box<Payload>>,
+    /// When the target is left alone; `None` never.
+    pub breaker: Option<BreakerPolicy>,
+    /// Whether a 410 disables the connection.
+    pub disable_on_gone: bool,
+    /// After so long of nothing but failure the connection is disabled.
+    pub disable_after: Option<Duration>,
+    /// An event that was accepted longer ago is not sent any more.
+    pub expire_after: Option<Duration>,
 }
 
 impl Connection {
@@ -95,7 +109,11 @@ impl Connection {
     pub fn with_keeps(mut self) -> Connection {
         let none = Payload::default();
         let payload = self.payload.as_deref().unwrap_or(&none);
-        let needed = payload.keeps(&self.target);
+        let mut needed = payload.keeps(&self.target);
+        if let Some(Ordering { by: ordering::By::Key(path), .. }) = &self.ordering {
+            needed.headers.extend(path.header().and_then(|name| name.parse().ok()));
+            needed.query |= path.reads_query();
+        }
         self.keeps.add(&needed);
         self
     }
@@ -108,6 +126,11 @@ impl Connection {
     /// Whether HTTP connections that `other` opened may go on being used under these settings.
     pub fn shares_transport_with(&self, other: &Connection) -> bool {
         self.target.origin() == other.target.origin() && self.tls == other.tls
+    }
+
+    /// Whether what is known of the target's health under `other` is still true under these settings.
+    pub fn shares_health_with(&self, other: &Connection) -> bool {
+        self.target == other.target && self.shares_transport_with(other)
     }
 }
 

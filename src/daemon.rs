@@ -9,8 +9,9 @@ mod gauges;
 mod history;
 mod recall;
 mod reload;
+mod suspensions;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, ReloadMode, RootFile};
 use crate::connection::{Connection, State};
-use crate::delivery::{self, Dispatcher, DispatcherOptions, Prepared};
+use crate::delivery::{self, Dispatcher, DispatcherOptions, Notice, Prepared};
 use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
     RunningIngress, UnixOptions,
@@ -39,6 +40,7 @@ use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
 use crate::store::queue::QueueCounters;
+use crate::store::suspension::Suspension;
 use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
 use gauges::Gauges;
@@ -163,6 +165,7 @@ enum Event {
     Reload,
     FilesChanged(ContentHash),
     Command(admin::Command),
+    Notice(Notice),
     Upkeep,
     Watchdog,
     Shutdown,
@@ -199,6 +202,8 @@ struct Live {
     id: ConnectionId,
     queue: Arc<QueueCounters>,
     metrics: Arc<ConnectionMetrics>,
+    /// Held by the daemon, whatever its configuration says.
+    suspension: Option<Suspension>,
 }
 
 struct Daemon {
@@ -217,6 +222,10 @@ struct Daemon {
     live: Vec<Live>,
     /// Whose queue found at start was counted.
     recovered: HashSet<ConnectionId>,
+    /// Those that the daemon holds, configured or not.
+    suspensions: HashMap<ConnectionId, Suspension>,
+    /// From the egress.
+    notices: mpsc::Receiver<Notice>,
     gauges: Arc<Gauges>,
     watch: Watch,
     readiness: watch::Sender<Readiness>,
@@ -260,7 +269,10 @@ impl Daemon {
         let addresses = ingress.tcp_addresses().unwrap_or_default();
         let admin = Admin::bind(&admin_options(&config)).map_err(RunError::Admin)?;
         let dispatcher = start_dispatcher(&config, feeds, &clock, &metrics)?;
-        let gauges = Arc::new(Gauges::new(&metrics));
+        let notices = dispatcher.take_notices().ok_or(RunError::Failed("delivery"))?;
+        let suspensions = store.suspensions().await.map_err(|_| RunError::Failed("the store"))?;
+        let suspensions = suspensions.into_iter().collect();
+        let gauges = Arc::new(Gauges::new(&metrics, &clock));
         let (readiness, ready) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let (command_sender, commands) = admin::commands();
         let admin_stop = CancellationToken::new();
@@ -286,6 +298,8 @@ impl Daemon {
             routing: Arc::default(),
             live: Vec::new(),
             recovered: HashSet::new(),
+            suspensions,
+            notices,
             gauges,
             readiness,
             commands,
@@ -335,8 +349,12 @@ impl Daemon {
         if self.recovered.insert(id) {
             metrics.recovered.increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
         }
+        let suspension = self.kept_suspension(&connection, id).await;
         self.dispatcher.attach(id, prepared).await;
-        let live = Live { connection, id, queue, metrics };
+        if suspension.is_some() {
+            self.dispatcher.suspend(id, true).await;
+        }
+        let live = Live { connection, id, queue, metrics, suspension };
         self.feed(&live);
         Ok(live)
     }
@@ -344,7 +362,7 @@ impl Daemon {
     /// Lets the store hand a connection's deliveries out, if it is active. What is held stays in the store, where it takes
     /// no memory and can be moved out of the way.
     fn feed(&self, live: &Live) {
-        if live.connection.state == State::Active {
+        if live.state() == State::Active {
             let runtimes = self.config.daemon.runtime.egress_threads;
             self.store.attach(live.id, Dispatcher::runtime_of(&live.connection.name, runtimes));
         } else {
@@ -382,8 +400,8 @@ impl Daemon {
             .live
             .iter()
             .map(|live| {
-                let Live { connection, id, queue, metrics } = live.clone();
-                (connection, id, queue, metrics)
+                let Live { id, queue, metrics, .. } = live.clone();
+                (live.effective(), id, queue, metrics)
             })
             .collect();
         let table = RoutingTable::after(&self.routing.load(), &entries);
@@ -423,6 +441,7 @@ impl Daemon {
                         );
                     }
                 }
+                Event::Notice(notice) => self.heed(notice).await,
                 Event::Upkeep => self.upkeep().await?,
                 Event::Watchdog => self.feed_watchdog(),
             }
@@ -444,6 +463,7 @@ impl Daemon {
             () = Watchdog::tick(&mut self.watchdog) => Event::Watchdog,
             _ = signals.hang_up.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(command),
+            Some(notice) = self.notices.recv() => Event::Notice(notice),
             hash = self.watch.changed(), if automatic => Event::FilesChanged(hash),
             _ = upkeep.tick() => Event::Upkeep,
         }

@@ -13,6 +13,8 @@
 mod budget;
 mod http1;
 mod lanes;
+mod notice;
+mod order;
 mod outbox;
 mod request;
 mod runtime;
@@ -34,6 +36,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use notice::Notice;
 pub use status::{LastFailure, Status};
 
 use crate::client::{Client, ClientError};
@@ -86,6 +89,8 @@ pub struct Dispatcher {
     runtimes: Vec<Runtime>,
     attached: Mutex<HashMap<ConnectionId, Attached>>,
     metrics: Metrics,
+    /// Until somebody takes it.
+    notices: Mutex<Option<mpsc::Receiver<Notice>>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +120,7 @@ impl Dispatcher {
         metrics: &Metrics,
     ) -> io::Result<Dispatcher> {
         let mut runtimes = Vec::with_capacity(feeds.len());
+        let (notices, heard) = mpsc::channel(notice::NOTICES);
         for (number, feed) in feeds.into_iter().enumerate() {
             let (commands, inbox) = mpsc::channel(COMMANDS);
             let ticks = Arc::new(AtomicU64::new(0));
@@ -126,6 +132,7 @@ impl Dispatcher {
                 seed,
                 ticks: Arc::clone(&ticks),
                 inbox,
+                notices: notices.clone(),
             };
             runtimes.push(Runtime {
                 commands,
@@ -133,7 +140,12 @@ impl Dispatcher {
                 thread: Mutex::new(Some(runtime::spawn(number, parts)?)),
             });
         }
-        Ok(Dispatcher { runtimes, attached: Mutex::default(), metrics: metrics.clone() })
+        Ok(Dispatcher {
+            runtimes,
+            attached: Mutex::default(),
+            metrics: metrics.clone(),
+            notices: Mutex::new(Some(heard)),
+        })
     }
 
     /// The runtime, and so the feed, of a connection, of `runtimes` (at least 1).
@@ -171,6 +183,17 @@ impl Dispatcher {
         if let Some(attached) = attached {
             self.send(attached.runtime, Command::Detach(id)).await;
         }
+    }
+
+    /// Holds a connection whatever its settings say, or lets it go on. What it has not started goes back to the store, so
+    /// that must not hand it out any more. New settings end the hold, too.
+    pub async fn suspend(&self, id: ConnectionId, suspended: bool) {
+        self.send_to(id, Command::Suspend(id, suspended)).await;
+    }
+
+    /// What delivery finds out that the control loop must know. For one listener: `None` the second time.
+    pub fn take_notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        lock(&self.notices).take()
     }
 
     /// What an attached connection is doing; the value goes on changing.

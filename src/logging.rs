@@ -114,6 +114,21 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// JSON in which what a terminal would act on stands as escapes, too: JSON itself only asks for those below U+0020. It
+/// does not occur outside of strings.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if must_be_escaped(character) && character != '\n' {
+            // Writing to a String cannot fail.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 /// Both formats are installed; the one that is not wanted is off.
 struct Switch {
     terminal: bool,
@@ -150,7 +165,7 @@ where
         .fmt_fields(escaped_fields())
         .with_filter(text_level);
     let json = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
+        .with_writer(EscapeJson(writer))
         .json()
         .flatten_event(true)
         .with_span_list(false)
@@ -184,6 +199,37 @@ impl<W: fmt::Write> fmt::Write for Escape<W> {
             rest = characters.as_str();
         }
         self.0.write_str(rest)
+    }
+}
+
+/// Makes writers that put lines of JSON through [`escape_json`].
+#[derive(Clone)]
+struct EscapeJson<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for EscapeJson<W> {
+    type Writer = EscapeLine<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        EscapeLine(self.0.make_writer())
+    }
+}
+
+struct EscapeLine<W>(W);
+
+impl<W: io::Write> io::Write for EscapeLine<W> {
+    /// The layer writes a whole line at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(line) {
+            Ok(text) if text.contains(|c| must_be_escaped(c) && c != '\n') => {
+                self.0.write_all(escape_json(text).as_bytes())?;
+            }
+            _ => self.0.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -249,6 +295,22 @@ mod tests {
         assert_eq!(line["connection"], "crm");
         assert_eq!(line["message"], "Reloaded\nit");
         assert_eq!(line["level"], "INFO");
+    }
+
+    #[test]
+    fn json_has_nothing_that_a_terminal_would_act_on() {
+        let hostile = "\u{1b}[31m \u{7f} \u{9b}2J \u{202e}x é \n";
+        let text = logged(|switch| {
+            switch.apply(settings(LevelFilter::INFO, Format::Json));
+            tracing::info!(name = hostile, "Took {hostile}");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let raw = text.chars().find(|c| must_be_escaped(*c) && *c != '\n');
+        assert_eq!(raw, None, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["name"], hostile);
+        let json = serde_json::to_string(hostile).unwrap();
+        assert_eq!(serde_json::from_str::<String>(&escape_json(&json)).unwrap(), hostile);
     }
 
     #[test]

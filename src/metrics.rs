@@ -175,6 +175,11 @@ pub struct ConnectionMetrics {
     pub pool_exhausted: Counter,
     /// Times that the queue waited for a rate token.
     pub rate_limit_waits: Counter,
+    /// Times that the target asked to be left alone.
+    pub retry_after_holds: Counter,
+    /// Times that the breaker opened.
+    pub breaker_opened: Counter,
+    unordered: OnceLock<Counter>,
 }
 
 impl ConnectionMetrics {
@@ -202,6 +207,9 @@ impl ConnectionMetrics {
             connections_opened: counter("posthaste_connections_opened_total"),
             pool_exhausted: counter("posthaste_pool_exhausted_total"),
             rate_limit_waits: counter("posthaste_rate_limit_waits_total"),
+            retry_after_holds: counter("posthaste_retry_after_holds_total"),
+            breaker_opened: counter("posthaste_breaker_opened_total"),
+            unordered: OnceLock::new(),
             metrics: metrics.clone(),
             name: name.to_owned(),
         };
@@ -237,6 +245,13 @@ impl ConnectionMetrics {
         let mut labels = vec![("connection", self.name.as_str())];
         labels.extend(label);
         self.metrics.counter(metric, &labels)
+    }
+
+    /// Events that went out in no order, because they have no ordering key. Connections that have no order have none.
+    pub fn unordered(&self) -> &Counter {
+        let labels = [("connection", self.name.as_str())];
+        self.unordered
+            .get_or_init(|| self.metrics.counter("posthaste_unordered_events_total", &labels))
     }
 
     /// A gauge of this connection with one more label, such as `state`.
@@ -295,6 +310,13 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
+    (C, "posthaste_retry_after_holds_total", None, "Answers of a target that held its whole connection: 429 or 503 with Retry-After."),
+    (G, "posthaste_retry_after_hold_seconds", None, "How long a Retry-After goes on holding the connection; 0 when none does."),
+    (C, "posthaste_breaker_opened_total", None, "Times that the breaker of a connection opened, failed probes included."),
+    (G, "posthaste_breaker_state", None, "1 for the state that the breaker is in: closed, half_open or open."),
+    (G, "posthaste_held_events", None, "Deliveries that are held, by cause."),
+    (G, "posthaste_connection_suspended", None, "1 for a connection that the daemon or an operator holds although its settings do not, by cause."),
+    (C, "posthaste_unordered_events_total", None, "Events that went out in no order, because they have no ordering key."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),
     (G, "posthaste_queue_bytes", None, "Payload bytes of the deliveries that are not over."),
     (G, "posthaste_queue_oldest_event_age_seconds", None, "Age of the oldest delivery that is not over."),

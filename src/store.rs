@@ -43,6 +43,7 @@ use marks::TimeStamp;
 use queue::QueueCounters;
 use reader::ReadRequest;
 use recovery::Recovered;
+use suspension::Suspension;
 use writer::Writer;
 
 /// The lowest number of a segment that new events go to. Lower ones are cold: what is left of old segments is moved there,
@@ -85,6 +86,7 @@ pub mod keys;
 mod log;
 mod lookup;
 mod marks;
+pub mod order;
 pub mod queue;
 mod reader;
 mod record;
@@ -93,6 +95,7 @@ mod schedule;
 mod segment_index;
 mod shelf;
 mod state;
+pub mod suspension;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writer;
@@ -108,12 +111,15 @@ pub const WINDOW_NEW: usize = 320;
 pub const WINDOW_RETRY: usize = 128;
 /// Replays of them.
 pub const WINDOW_REPLAY: usize = 64;
+/// Deliveries of one connection with ordering that may be handed out on top of that, because they stand behind others.
+pub const PARKED_EVENTS: usize = 10_000;
 
 /// A connection's number inside the store: small, the same over restarts, never used again for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
 
-/// Names one delivery. Opaque outside of the store: nothing may be read from it but its connection.
+/// Names one delivery. Opaque outside of the store: nothing may be read from it but its connection. Those of one connection
+/// compare as they stand in the log: in order of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId {
     /// The connection it goes to.
@@ -395,6 +401,28 @@ impl Store {
         connection: ConnectionId,
     ) -> Result<(u64, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::Discard { connection, reply }).await
+    }
+
+    /// Keeps that the daemon holds a connection, or, with `None`, that it does not any more; durable when this returns `Ok`
+    /// inside: if not, it counts for this process, and a crash may forget it. The store itself goes on as before: whoever
+    /// suspends a connection detaches it.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn suspend(
+        &self,
+        connection: ConnectionId,
+        suspension: Option<Suspension>,
+    ) -> Result<Result<(), DiskTrouble>, Closed> {
+        self.ask(|reply| Command::Suspend { connection, suspension, reply }).await
+    }
+
+    /// Every connection that is suspended. [`suspension::SuspensionKind::PausedUntilRestart`] does not outlive an open.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn suspensions(&self) -> Result<Vec<(ConnectionId, Suspension)>, Closed> {
+        self.ask(|reply| Command::Suspensions { reply }).await
     }
 
     /// Dead letters of a connection in the order in which they died, after a given one.

@@ -53,8 +53,14 @@ pub struct LastReload {
 pub struct Connection {
     /// Its name.
     pub name: String,
-    /// `active`, `paused` or `disabled`.
+    /// `active`, `paused` or `disabled`: what its file says, or stricter what the daemon made of it.
     pub state: String,
+    /// Why the daemon holds it although its file does not, if it does.
+    #[serde(default)]
+    pub suspended: Option<Suspended>,
+    /// `closed`, `half_open` or `open`; `None` when it has no breaker.
+    #[serde(default)]
+    pub breaker: Option<String>,
     /// Deliveries that are not over.
     pub queue: Queue,
     /// Dead letters kept.
@@ -65,6 +71,15 @@ pub struct Connection {
     pub last_error: Option<LastError>,
 }
 
+/// Why the daemon holds a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// `gone`, `failing_too_long`, `halted` or `paused_until_restart`.
+    pub cause: String,
+    /// Since when.
+    pub since: String,
+}
+
 /// Deliveries that are not over, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
@@ -72,7 +87,7 @@ pub struct Queue {
     pub queued: u64,
     /// Wait for a time.
     pub scheduled: u64,
-    /// Wait for an operator: paused or disabled.
+    /// Wait for an operator (paused or disabled) or for the target to come back (breaker).
     pub held: u64,
     /// Are being sent.
     pub in_flight: u64,
@@ -245,7 +260,8 @@ pub struct Attempt {
     pub remote: Option<String>,
     /// The generation of the configuration that it used, if that is known.
     pub generation: Option<u64>,
-    /// The start of the response's body, at most 4 KiB. Bytes that are not UTF-8 show as U+FFFD.
+    /// The start of the response's body, at most 4 KiB, after the Location of a redirect. Bytes that are not UTF-8 show
+    /// as U+FFFD.
     pub response: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::api::{Attempt, ConfigProblem, DeadLetter, Page, Reloaded, Status};
+use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
 use crate::event::{Cause, Event, EventId};
 
 /// The way back for an answer. Whoever asked may be gone: a failed send is no error.
@@ -78,6 +78,21 @@ pub enum Command {
         query: AttemptsQuery,
         /// The page.
         reply: Reply<Result<Page<Attempt>, Refusal>>,
+    },
+    /// Lets a connection go on that the daemon holds, or that was paused until a restart. The mark is synced before the
+    /// answer.
+    Lift {
+        /// The connection.
+        connection: String,
+        /// How it is then.
+        reply: Reply<Result<Connection, Refusal>>,
+    },
+    /// Pauses a connection until the next restart, without a change to its file.
+    Pause {
+        /// The connection.
+        connection: String,
+        /// How it is then.
+        reply: Reply<Result<Connection, Refusal>>,
     },
     /// Reads the configuration again.
     Reload(Reply<Result<Reloaded, ReloadRefused>>),
@@ -164,6 +179,26 @@ pub enum Refusal {
     /// The connection's queue has no room.
     #[error("the queue of connection {0:?} is full; try again when it has drained")]
     QueueFull(String),
+    /// The connection's own file holds it.
+    #[error(
+        "connection {connection:?} is {state} because its file says so; change it there and reload"
+    )]
+    HeldByFile {
+        /// The connection.
+        connection: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The connection is held already.
+    #[error("connection {connection:?} is {state} already ({cause})")]
+    HeldAlready {
+        /// The connection.
+        connection: String,
+        /// Its state.
+        state: &'static str,
+        /// Why the daemon holds it.
+        cause: &'static str,
+    },
     /// The store could not do it.
     #[error("the store could not do it: {0}")]
     Store(String),

@@ -52,6 +52,10 @@ impl From<Refusal> for Problem {
                 (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
             }
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", "Still on its way"),
+            Refusal::HeldByFile { .. } => {
+                (StatusCode::CONFLICT, "held_by_file", "Held by its file")
+            }
+            Refusal::HeldAlready { .. } => (StatusCode::CONFLICT, "held_already", "Held already"),
             Refusal::BadCursor => (StatusCode::BAD_REQUEST, "bad_cursor", "Bad cursor"),
             Refusal::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", "Queue full"),
             Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_failed", "Store failed"),

@@ -1,6 +1,7 @@
 //! The routes: a small function each. They read the request, ask the daemon, and write the answer.
 
 mod history;
+mod hold;
 
 use std::time::Duration;
 
@@ -59,6 +60,10 @@ pub(super) fn all(context: Context) -> Router {
         .route("/v1/events/{event}/body", get(history::event_body))
         .route("/v1/events/{event}/replay", post(history::event_replay))
         .route("/v1/attempts", get(history::attempts))
+        .route("/v1/connections/{name}/enable", post(hold::lift).put(hold::lift))
+        .route("/v1/connections/{name}/resume", post(hold::lift).put(hold::lift))
+        .route("/v1/connections/{name}/unpause", post(hold::lift).put(hold::lift))
+        .route("/v1/connections/{name}/pause", post(hold::pause).put(hold::pause))
         .route("/v1/reload", post(reload))
         .fallback(async || not_found("there is no such route"))
         .with_state(context)

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::Failure;
-use crate::logging::{colours, escape};
+use crate::logging::{colours, escape, escape_json};
 
 /// Writes bytes to stdout as they are.
 pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
@@ -22,10 +22,10 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Writes a value as JSON on one line.
+/// Writes a value as JSON on one line, in which foreign control characters are escapes.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::Failed(error.into()))?;
-    line(&text)
+    line(&escape_json(&text))
 }
 
 /// Says something to the person, beside the data.

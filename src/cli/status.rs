@@ -85,7 +85,7 @@ fn connections(status: &Status) -> String {
         let queue = connection.queue;
         table.row([
             connection.name.clone(),
-            connection.state.clone(),
+            state(connection),
             queue.queued.to_string(),
             queue.scheduled.to_string(),
             queue.held.to_string(),
@@ -105,6 +105,20 @@ fn connections(status: &Status) -> String {
     table.render()
 }
 
+/// Its state, and what makes it so if that is not its file.
+pub(super) fn state(connection: &Connection) -> String {
+    let breaker = connection.breaker.as_deref().filter(|breaker| *breaker != "closed");
+    match (&connection.suspended, breaker) {
+        (Some(suspended), _) => {
+            format!("{} ({})", connection.state, suspended.cause.replace('_', " "))
+        }
+        (None, Some(breaker)) => {
+            format!("{} (breaker {})", connection.state, breaker.replace('_', "-"))
+        }
+        (None, None) => connection.state.clone(),
+    }
+}
+
 fn last_error(connection: &Connection) -> String {
     match &connection.last_error {
         None => "-".to_owned(),
@@ -118,7 +132,32 @@ fn last_error(connection: &Connection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{Daemon, LastError, LastReload, Orphaned, Queue, Store};
+    use crate::admin::api::{Daemon, LastError, LastReload, Orphaned, Queue, Store, Suspended};
+
+    #[test]
+    fn a_state_says_what_made_it_so() {
+        let connection = |state: &str, suspended: Option<&str>, breaker: Option<&str>| Connection {
+            name: "crm".to_owned(),
+            state: state.to_owned(),
+            suspended: suspended.map(|cause| Suspended {
+                cause: cause.to_owned(),
+                since: "2025-11-21T00:00:00.000Z".to_owned(),
+            }),
+            breaker: breaker.map(str::to_owned),
+            queue: Queue::default(),
+            dead: 0,
+            oldest_age_seconds: None,
+            last_error: None,
+        };
+        for (suspended, breaker, expected) in [
+            (None, None, "active"),
+            (None, Some("closed"), "active"),
+            (None, Some("half_open"), "active (breaker half-open)"),
+            (Some("paused_until_restart"), Some("open"), "active (paused until restart)"),
+        ] {
+            assert_eq!(state(&connection("active", suspended, breaker)), expected);
+        }
+    }
 
     #[test]
     fn people_see_what_waits_and_why() {
@@ -139,6 +178,8 @@ mod tests {
             connections: vec![Connection {
                 name: "crm".to_owned(),
                 state: "active".to_owned(),
+                suspended: None,
+                breaker: Some("closed".to_owned()),
                 queue: Queue { queued: 1, scheduled: 22, held: 0, in_flight: 4, bytes: 9 },
                 dead: 5,
                 oldest_age_seconds: Some(61),

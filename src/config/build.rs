@@ -13,9 +13,11 @@ use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
 mod auth;
+mod breaker;
 mod connection;
 mod daemon;
 mod headers;
+mod ordering;
 mod payload;
 mod retry;
 mod trials;

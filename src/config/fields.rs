@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::connection::path::PATH_BYTES_MAX;
 use crate::connection::status::Purpose;
 
 mod auth;
@@ -251,6 +252,9 @@ pub static CONNECTION: &[Field] = &[
     field("max_in_flight", Integer(1, POOL_MAX), Computed("24"), "Attempts at one time; the smaller of the pool's two limits."),
     field("rate_limit", Table(RATE_LIMIT), Standard::None("{ limit = 100, per = \"second\", burst = 10 }"), "Sends per time."),
     field("retry", Table(RETRY), Toml("{}"), "What happens after a failure."),
+    field("ordering", Choice(&["none", "strict", "key"]), Toml("\"none\""), "strict: one after the other, in order of acceptance; key: the same among events with one ordering_key."),
+    field("ordering_key", Text(PATH_BYTES_MAX), Standard::None("\"body.order.id\""), "Where an event's key is, for ordering = \"key\": body.a.b, headers.x, query.x or event.type."),
+    field("on_dead", Choice(&["skip", "halt"]), Toml("\"skip\""), "With ordering, when an event becomes a dead letter: skip goes on with the next, halt holds the connection until it is resumed."),
     field("queue", Table(QUEUE), Toml("{}"), "How much may wait."),
     field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
@@ -258,6 +262,10 @@ pub static CONNECTION: &[Field] = &[
     field("auth", OneOf(auth::AUTH), Standard::None("{ bearer = { token = { env = \"CRM_TOKEN\" } } }"), "How it says who it is: one of basic, bearer, api_key and oauth2."),
     field("sign", OneOf(auth::SIGN), Standard::None("{ standard_webhooks = { secrets = [{ env = \"CRM_SIGNING\" }] } }"), "How its requests are signed: one of standard_webhooks and hmac."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
+    field("breaker", Table(BREAKER), Toml("{}"), "When the target is left alone because it fails."),
+    field("disable_on_gone", Bool, Computed("true"), "Whether a 410 disables the connection: true for POST to a URL without placeholders, else false."),
+    field("disable_after", Span(secs(1), secs(365 * DAY)), Standard::None("\"5d\""), "Disables the connection after so long of nothing but failure."),
+    field("expire_after", Span(secs(1), secs(365 * DAY)), Standard::None("\"1h\""), "An event that was accepted longer ago is not sent any more: a dead letter, cause expired."),
     field("env", Overlays, Toml("{}"), "[connection.env.NAME]: what is different in one environment."),
 ];
 
@@ -293,6 +301,18 @@ pub static RETRY: &[Field] = &[
     field("retry_after_max", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"1h\""), "The longest Retry-After that is believed."),
 ];
 
+/// `[connection.breaker]`
+#[rustfmt::skip]
+pub static BREAKER: &[Field] = &[
+    field("enabled", Bool, Toml("true"), "false: a failing target is tried with every event, and each failure is scheduled."),
+    field("consecutive_failures", Integer(1, 1000), Toml("5"), "Deliveries that fail in a row (network errors, timeouts, 5xx) until it opens; one delivery counts once."),
+    field("failure_ratio", Number(0.01, 1.0), Toml("0.5"), "The share of failures that opens it, too."),
+    field("min_attempts", Integer(1, 100_000), Toml("20"), "Attempts that must have ended before the share counts."),
+    field("window", Span(secs(1), secs(HOUR)), Toml("\"60s\""), "What the share is counted over."),
+    field("open_for", Span(ms(100), secs(HOUR)), Toml("\"30s\""), "How long nothing is sent; then one probe. Each probe that fails doubles it."),
+    field("open_for_max", Span(ms(100), secs(DAY)), Toml("\"5m\""), "The longest."),
+];
+
 /// `[connection.queue]`
 #[rustfmt::skip]
 pub static QUEUE: &[Field] = &[
@@ -312,8 +332,7 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "breaker", "delay", "disable_after", "disable_on_gone", "durability", "egress", "expire_after",
-    "host_header", "http2", "ordering", "ordering_key", "proxy", "renamed_from", "security", "tokens",
+    "archived", "delay", "durability", "egress", "host_header", "http2", "proxy", "renamed_from", "security", "tokens",
     "client_cert", "client_key", "verify", "cors",
 ];
 

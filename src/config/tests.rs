@@ -9,6 +9,7 @@ use crate::secret::Env;
 mod auth;
 mod docs;
 mod golden;
+mod health;
 mod kinds;
 mod payload;
 mod samples;

@@ -20,6 +20,9 @@ pub(super) const VARIABLES_MAX: usize = 1_000;
 /// Bytes of one of them, and of a string that they stand in.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
+/// How the error of a variable begins that is not there.
+pub(super) const MISSING: &str = "there is no variable";
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Variables(BTreeMap<String, String>);
@@ -139,12 +142,11 @@ impl Variables {
             .min();
         match near {
             Some((_, known)) => {
-                format!("there is no variable {}, did you mean {known:?}?", quoted(name))
+                format!("{MISSING} {}, did you mean {known:?}?", quoted(name))
             }
-            None => format!(
-                "there is no variable {}; write it into [variables] of posthaste.toml",
-                quoted(name)
-            ),
+            None => {
+                format!("{MISSING} {}; write it into [variables] of posthaste.toml", quoted(name))
+            }
         }
     }
 }

@@ -45,6 +45,12 @@ impl Daemon {
             Command::Attempts { query, reply } => {
                 let _ = reply.send(self.attempts(query).await);
             }
+            Command::Lift { connection, reply } => {
+                let _ = reply.send(self.lift(&connection).await);
+            }
+            Command::Pause { connection, reply } => {
+                let _ = reply.send(self.pause_until_restart(&connection).await);
+            }
             Command::Reload(reply) => {
                 let _ = reply.send(self.reload().await);
             }
@@ -87,9 +93,9 @@ impl Daemon {
         }
     }
 
-    fn describe_connection(&self, live: &Live) -> api::Connection {
+    pub(super) fn describe_connection(&self, live: &Live) -> api::Connection {
         let status = self.dispatcher.status(live.id);
-        let states = States::of(&live.queue, status.as_deref(), live.connection.state);
+        let states = States::of(&live.queue, status.as_deref(), live.state());
         let queue = api::Queue {
             queued: states.queued,
             scheduled: states.scheduled,
@@ -97,10 +103,17 @@ impl Daemon {
             in_flight: states.in_flight,
             bytes: live.queue.live_bytes.load(Ordering::Relaxed),
         };
+        let breaker = status.as_ref().filter(|_| live.connection.breaker.is_some());
+        let breaker = breaker.map(|status| status.breaker().as_str().to_owned());
         let failure = status.and_then(|status| status.last_failure());
         api::Connection {
             name: live.connection.name.clone(),
-            state: live.connection.state.as_str().to_owned(),
+            state: live.state().as_str().to_owned(),
+            suspended: live.suspension.map(|suspension| api::Suspended {
+                cause: suspension.kind.as_str().to_owned(),
+                since: rfc3339(suspension.at_ms),
+            }),
+            breaker,
             oldest_age_seconds: (queue.total() > 0).then(|| self.gauges.oldest_seconds(live.id)),
             queue,
             dead: live.queue.dead.load(Ordering::Relaxed),

@@ -1,16 +1,18 @@
 //! Gauges that are read where they live, just before they are rendered: nothing on the way of an event sets them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::Gauge;
 
 use super::Live;
-use crate::clock::Age;
+use crate::clock::{Age, Clock, millis};
 use crate::connection::State;
+use crate::connection::breaker::Phase;
 use crate::delivery::{Dispatcher, Status};
 use crate::ingress::{Idempotency, MemoryBudget};
-use crate::metrics::Metrics;
+use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::store::ConnectionId;
 use crate::store::queue::QueueCounters;
 
@@ -20,6 +22,7 @@ pub(super) struct Gauges {
     ingress: Mutex<Option<(Arc<MemoryBudget>, Arc<Idempotency>)>>,
     ingress_memory: Gauge,
     orphaned: Gauge,
+    clock: Clock,
 }
 
 struct OfConnection {
@@ -37,6 +40,14 @@ struct OfConnection {
     dead: Gauge,
     open: Gauge,
     idle: Gauge,
+    retry_after: Gauge,
+    /// By the number of the phase; none where there is no breaker.
+    breaker: Option<[Gauge; 3]>,
+    metrics: Arc<ConnectionMetrics>,
+    /// Why the daemon holds it, if it does.
+    suspended: Option<&'static str>,
+    /// By cause, as far as anything was ever held for it.
+    held_by: BTreeMap<&'static str, Gauge>,
 }
 
 /// Deliveries of one connection that are not over, by state.
@@ -50,7 +61,7 @@ pub(super) struct States {
 
 impl States {
     /// Splits what is live: what is neither in flight nor waits for a time is queued, or held while the connection is not
-    /// active.
+    /// active or its breaker not closed.
     pub(super) fn of(queue: &QueueCounters, status: Option<&Status>, state: State) -> States {
         let live = queue.live.load(Ordering::Relaxed);
         let in_flight = status
@@ -58,18 +69,21 @@ impl States {
             .min(live);
         let scheduled = queue.scheduled.load(Ordering::Relaxed).min(live - in_flight);
         let rest = live - in_flight - scheduled;
-        let (queued, held) = if state == State::Active { (rest, 0) } else { (0, rest) };
+        let closed = status.is_none_or(|status| status.breaker() == Phase::Closed);
+        let goes = state == State::Active && closed;
+        let (queued, held) = if goes { (rest, 0) } else { (0, rest) };
         States { queued, scheduled, held, in_flight }
     }
 }
 
 impl Gauges {
-    pub(super) fn new(metrics: &Metrics) -> Gauges {
+    pub(super) fn new(metrics: &Metrics, clock: &Clock) -> Gauges {
         Gauges {
             connections: Mutex::default(),
             ingress: Mutex::default(),
             ingress_memory: metrics.gauge("posthaste_memory_bytes", &[("use", "ingress")]),
             orphaned: metrics.gauge("posthaste_orphaned_events", &[]),
+            clock: clock.clone(),
         }
     }
 
@@ -77,7 +91,10 @@ impl Gauges {
     pub(super) fn watch(&self, live: &[Live], dispatcher: &Dispatcher) {
         let connections =
             live.iter().map(|live| OfConnection::new(live, dispatcher.status(live.id))).collect();
-        *lock(&self.connections) = connections;
+        let mut watched = lock(&self.connections);
+        // What is not true any more must not go on being shown.
+        watched.iter().for_each(OfConnection::forget);
+        *watched = connections;
     }
 
     pub(super) fn watch_ingress(&self, memory: Arc<MemoryBudget>, keys: Arc<Idempotency>) {
@@ -112,8 +129,9 @@ impl Gauges {
     }
 
     fn refresh(&self) {
-        for connection in lock(&self.connections).iter() {
-            connection.refresh();
+        let now_ms = millis(self.clock.monotonic());
+        for connection in lock(&self.connections).iter_mut() {
+            connection.refresh(now_ms);
         }
         if let Some((memory, keys)) = &*lock(&self.ingress) {
             self.ingress_memory.set(memory.used() as f64);
@@ -126,10 +144,13 @@ impl OfConnection {
     fn new(live: &Live, status: Option<Arc<Status>>) -> OfConnection {
         let state = |state| live.metrics.gauge("posthaste_queue_events", Some(("state", state)));
         let pool = |state| live.metrics.gauge("posthaste_pool_connections", Some(("state", state)));
+        let breaker = |phase: Phase| {
+            live.metrics.gauge("posthaste_breaker_state", Some(("state", phase.as_str())))
+        };
         let plain = |metric| live.metrics.gauge(metric, None);
         OfConnection {
             id: live.id,
-            state: live.connection.state,
+            state: live.state(),
             queue: Arc::clone(&live.queue),
             status,
             oldest_seconds: Arc::default(),
@@ -142,10 +163,15 @@ impl OfConnection {
             dead: plain("posthaste_dead_letters"),
             open: pool("open"),
             idle: pool("idle"),
+            retry_after: plain("posthaste_retry_after_hold_seconds"),
+            breaker: live.connection.breaker.is_some().then(|| Phase::ALL.map(breaker)),
+            metrics: Arc::clone(&live.metrics),
+            suspended: live.suspension.map(|suspension| suspension.kind.as_str()),
+            held_by: BTreeMap::new(),
         }
     }
 
-    fn refresh(&self) {
+    fn refresh(&mut self, now_ms: u64) {
         let states = States::of(&self.queue, self.status.as_deref(), self.state);
         self.queued.set(states.queued as f64);
         self.scheduled.set(states.scheduled as f64);
@@ -154,9 +180,56 @@ impl OfConnection {
         self.bytes.set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
         self.oldest.set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
         self.dead.set(self.queue.dead.load(Ordering::Relaxed) as f64);
+        self.refresh_held(states.held, now_ms);
         if let Some(status) = &self.status {
             self.open.set(f64::from(status.open.load(Ordering::Relaxed)));
             self.idle.set(f64::from(status.idle.load(Ordering::Relaxed)));
+        }
+    }
+}
+
+impl OfConnection {
+    fn refresh_held(&mut self, held: u64, now_ms: u64) {
+        let status = self.status.as_deref();
+        let phase = status.map(Status::breaker).unwrap_or_default();
+        for (number, gauge) in self.breaker.iter().flatten().enumerate() {
+            gauge.set(if number == phase as usize { 1.0 } else { 0.0 });
+        }
+        let until = status.map_or(0, |status| status.hold_until_ms.load(Ordering::Relaxed));
+        self.retry_after.set(until.saturating_sub(now_ms) as f64 / 1000.0);
+        let cause = match (self.suspended, self.state) {
+            (Some(cause), _) => Some(cause),
+            (None, State::Active) => (phase != Phase::Closed).then_some("breaker"),
+            (None, state) => Some(state.as_str()),
+        };
+        if let Some(cause) = cause.filter(|_| held > 0) {
+            self.held_gauge(cause);
+        }
+        for (of, gauge) in &self.held_by {
+            gauge.set(if cause == Some(of) { held as f64 } else { 0.0 });
+        }
+        if let Some(cause) = self.suspended {
+            self.suspended_gauge(cause).set(1.0);
+        }
+    }
+
+    /// Makes the series of a cause when it is there for the first time.
+    fn held_gauge(&mut self, cause: &'static str) {
+        let metrics = &self.metrics;
+        self.held_by
+            .entry(cause)
+            .or_insert_with(|| metrics.gauge("posthaste_held_events", Some(("cause", cause))));
+    }
+
+    fn suspended_gauge(&self, cause: &str) -> Gauge {
+        self.metrics.gauge("posthaste_connection_suspended", Some(("cause", cause)))
+    }
+
+    /// Takes back what only holds for as long as it is watched.
+    fn forget(&self) {
+        self.held_by.values().for_each(|gauge| gauge.set(0.0));
+        if let Some(cause) = self.suspended {
+            self.suspended_gauge(cause).set(0.0);
         }
     }
 }

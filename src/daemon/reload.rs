@@ -83,11 +83,13 @@ impl Daemon {
             before.into_iter().map(|live| (live.connection.name.clone(), live)).collect();
         self.config = config;
         let mut replaced = Vec::new();
+        let mut edited = Vec::new();
         for connection in self.config.connections.clone() {
             let ready = prepared.remove(&connection.name);
             match (known.remove(&connection.name), ready) {
                 (Some(live), Some(ready)) => {
-                    let live = Live { connection, ..live };
+                    edited.extend(live.suspension.map(|_| live.id));
+                    let live = Live { connection, suspension: None, ..live };
                     replaced.push((live.clone(), ready));
                     self.live.push(live);
                 }
@@ -104,6 +106,7 @@ impl Daemon {
             self.feed(&live);
             self.dispatcher.replace(live.id, ready).await;
         }
+        self.lift_edited(edited).await;
         for live in known.into_values() {
             self.retire(live).await;
         }

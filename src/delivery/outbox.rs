@@ -1,11 +1,13 @@
 //! One connection inside its runtime: what is due, the gates it must pass, and the workers it has.
 //!
-//! The gates, in order: state, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
+//! The gates, in order: state, breaker, `Retry-After` hold, a free worker, byte permit, and the rate token last, so that no token
 //! is spent on what cannot go. Only then a delivery leaves its lane. A gate that says no holds neither a worker nor an
 //! HTTP connection; one timer per connection opens those that open by time.
 
 mod ending;
+mod health;
 mod memory;
+mod ordered;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use super::Prepared;
 use super::budget::Room;
 use super::lanes::{Candidate, Lanes};
+use super::order::Order;
 use super::request::Template;
 use super::runtime::Shared;
 use super::status::Status;
@@ -28,12 +31,14 @@ use super::tokens::Tokens;
 use super::worker::{Job, Slot, Worker};
 use crate::client::Client;
 use crate::connection::auth::redact::Redactor;
+use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
 use crate::metrics::ConnectionMetrics;
 use crate::store::feed::Delivery;
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
+use health::{Health, Pass};
 
 /// A warning of one connection is logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(30);
@@ -89,12 +94,15 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 struct Inner {
     lanes: Lanes,
+    /// Which deliveries may come to the lanes, if the connection has an order.
+    order: Option<Box<Order>>,
     /// Workers without a delivery, the last one used at the end.
     idle: Vec<Rc<Slot>>,
     workers: u32,
     /// Workers with a delivery.
     busy: u32,
     closed: bool,
+    health: Health,
     hold_until: Option<Instant>,
     limiter: Option<Limiter>,
     /// A rate token is waited for; the alarm is armed.
@@ -123,10 +131,12 @@ impl Outbox {
         let rate = prepared.connection.rate_limit;
         let inner = Inner {
             lanes: Lanes::default(),
+            order: ordered::order(shared, id, (&prepared.connection, &metrics)),
             idle: Vec::new(),
             workers: 0,
             busy: 0,
             closed: false,
+            health: Health::new(&prepared.connection, Instant::now()),
             hold_until: None,
             limiter: rate.map(|rate| Limiter::new(rate, &shared.clock)),
             rate_wait: false,
@@ -207,10 +217,13 @@ impl Outbox {
                 None => Limiter::new(rate, &self.shared.clock),
             });
         }
+        inner.health.replace(&old.connection, &self.settings().connection, Instant::now());
+        self.status.set_breaker(inner.health.phase());
         if resumed {
             inner.ramp = 1;
         }
-        if !is_active(&self.settings().connection) {
+        let reordered = self.reorder(&mut inner, &old.connection);
+        if reordered || !is_active(&self.settings().connection) {
             self.release_waiting(&mut inner);
         }
         if !keep_sockets {
@@ -238,11 +251,16 @@ impl Outbox {
         let unloaded = inner.lanes.unload();
         self.give_bytes(unloaded);
         inner.lanes.drain().for_each(|delivery| self.shared.feed.release(delivery));
+        self.release_order(inner);
     }
 
     /// A delivery is due. [`Outbox::pump`] starts it.
     pub(super) fn push(&self, delivery: Delivery, now: Instant) {
-        self.inner.borrow_mut().lanes.push(delivery, now);
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.order {
+            None => inner.lanes.push(delivery, now),
+            Some(_) => self.push_ordered(inner, delivery, now),
+        }
     }
 
     /// Starts as much as the gates let through.
@@ -250,6 +268,7 @@ impl Outbox {
         let settings = self.settings();
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
+        self.tend(&mut inner, now);
         while let Some(job) = self.take(&mut inner, &settings.connection, now) {
             match inner.idle.pop() {
                 Some(slot) => slot.give(job),
@@ -280,7 +299,7 @@ impl Outbox {
         };
         // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
         let most = settings.connection.max_in_flight.min(inner.ramp);
-        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.lanes.len() > 0;
+        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.has_work();
         drop(inner);
         if more {
             self.pump();
@@ -299,7 +318,7 @@ impl Outbox {
         inner.workers = inner.workers.saturating_sub(1);
         inner.busy = inner.busy.saturating_sub(u32::from(was_busy));
         inner.idle.retain(|idle| !Rc::ptr_eq(idle, slot));
-        let more = !inner.closed && inner.lanes.len() > 0;
+        let more = !inner.closed && inner.has_work();
         drop(inner);
         self.show();
         if more {
@@ -314,20 +333,29 @@ impl Outbox {
         connection: &Connection,
         now: Instant,
     ) -> Option<Job> {
-        if inner.closed || inner.lanes.len() == 0 {
+        if inner.closed || !inner.has_work() {
             return None;
         }
-        if !is_active(connection) || self.is_held(inner, now) {
+        let Some(most) = self.most_in_flight(inner, connection, now) else {
             inner.gated_at = now;
             self.give_bytes(inner.lanes.unload());
             return None;
-        }
-        if inner.busy >= connection.max_in_flight.min(inner.ramp) {
+        };
+        if inner.busy >= most {
             self.note_no_worker(inner, connection, now);
             return None;
         }
+        if inner.order.is_some() {
+            self.keep_order(inner, now);
+        }
         self.load_ahead(inner, connection);
-        let candidate = self.candidate(inner, connection, now)?;
+        let candidate = loop {
+            let candidate = self.candidate(inner, connection, now)?;
+            if !self.is_expired(&candidate, connection) {
+                break candidate;
+            }
+            self.bury(inner, &candidate, connection);
+        };
         if let Some(Err(wait)) = inner.limiter.as_mut().map(Limiter::check) {
             self.wait_for_token(inner, now, wait);
             return None;
@@ -337,7 +365,27 @@ impl Outbox {
             self.take_bytes(candidate.size);
         }
         inner.busy += 1;
-        Some(Job::new(self, entry.delivery, candidate.event))
+        let ticket = inner.health.start();
+        Some(Job::new(self, entry.delivery, candidate.event, ticket))
+    }
+
+    /// How many attempts may be under way now; `None` when none may start: state, breaker or hold say no.
+    fn most_in_flight(
+        &self,
+        inner: &mut Inner,
+        connection: &Connection,
+        now: Instant,
+    ) -> Option<u32> {
+        if !is_active(connection) || inner.health.is_suspended() {
+            return None;
+        }
+        let pass = self.pass(inner, now);
+        if pass == Pass::No || self.is_held(inner, now) {
+            return None;
+        }
+        // A probe does not wait for attempts that hang since before.
+        let ramp = if pass == Pass::Probe { u32::MAX } else { inner.ramp };
+        Some(connection.max_in_flight.min(ramp))
     }
 
     /// The next delivery that has its byte permit or gets one. Where the one in turn gets none, one that was loaded goes
@@ -440,13 +488,28 @@ impl Outbox {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
         store(&self.status.idle, inner.idle.len());
-        store(&self.status.waiting, inner.lanes.len() + inner.loading.len());
+        let ordered = inner.order.as_ref().map_or(0, |order| order.waiting());
+        store(&self.status.waiting, inner.lanes.len() + inner.loading.len() + ordered);
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
         self.status.open.store(inner.workers, Ordering::Relaxed);
     }
 }
 
 impl Inner {
+    /// A success allows one more attempt at one time. What succeeds during a hold or while the breaker is open was sent
+    /// before it and says nothing.
+    fn ramp_up(&mut self, connection: &Connection) {
+        let open = self.health.phase() != Phase::Closed;
+        if self.ramp < connection.max_in_flight && self.hold_until.is_none() && !open {
+            self.ramp += 1;
+        }
+    }
+
+    /// Whether there is anything that the gates might let through, or bring forward.
+    fn has_work(&self) -> bool {
+        self.lanes.len() > 0 || self.order.as_ref().is_some_and(|order| order.has_work())
+    }
+
     /// Whether it is time for a warning again; takes the chance.
     fn may_warn(&mut self, now: Instant) -> bool {
         let may = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);

@@ -1,6 +1,6 @@
 //! One egress thread: it takes commands and what the store hands out, and gives both to the connections it holds.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::Prepared;
 use super::budget::{Budget, Revisits};
+use super::notice::Notice;
 use super::outbox::Outbox;
 use super::status::Status;
 use crate::client::HandshakePace;
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
-use crate::store::feed::{Delivery, Feed, FeedItem};
+use crate::store::feed::{Feed, FeedItem};
 
 /// How often the timers show that they are alive.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Attach(ConnectionId, Box<Prepared>, Arc<ConnectionMetrics>, Arc<Status>),
     Replace(ConnectionId, Box<Prepared>),
     Detach(ConnectionId),
+    /// Hold it whatever its settings say, or let it go on.
+    Suspend(ConnectionId, bool),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -49,6 +52,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
     pub(super) ticks: Arc<AtomicU64>,
     pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) notices: mpsc::Sender<Notice>,
 }
 
 /// What the connections of one runtime share. Nothing in it can be held: each use is one step.
@@ -60,6 +64,10 @@ pub(super) struct Shared {
     pub(super) revisits: Revisits,
     pub(super) rng: RefCell<fastrand::Rng>,
     pub(super) pace: Rc<HandshakePace>,
+    /// To the control loop.
+    pub(super) notices: mpsc::Sender<Notice>,
+    /// Numbers for [`Feed::order`]: none twice, whichever connection asks.
+    orders: Cell<u64>,
     /// Owns the workers and the connections' timers.
     pub(super) tasks: TaskTracker,
     /// The last `webhook-timestamp` and its second.
@@ -67,7 +75,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(feed: Feed, clock: Clock, payload_bytes: u64, seed: u64) -> Shared {
+    pub(super) fn new(
+        feed: Feed,
+        clock: Clock,
+        payload_bytes: u64,
+        seed: u64,
+        notices: mpsc::Sender<Notice>,
+    ) -> Shared {
         Shared {
             feed,
             clock,
@@ -75,9 +89,17 @@ impl Shared {
             revisits: Revisits::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             pace: Rc::default(),
+            notices,
+            orders: Cell::new(0),
             tasks: TaskTracker::new(),
             timestamp: RefCell::new((0, HeaderValue::from_static("0"))),
         }
+    }
+
+    /// A number for [`Feed::order`].
+    pub(super) fn next_order(&self) -> u64 {
+        self.orders.set(self.orders.get() + 1);
+        self.orders.get()
     }
 
     /// Unix seconds now, as a number and as a header.
@@ -120,9 +142,9 @@ struct Runtime {
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
 pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
-    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox } = parts;
+    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox, notices } = parts;
     let mut runtime = Runtime {
-        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed)),
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed, notices)),
         outboxes: BTreeMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);
@@ -162,15 +184,22 @@ impl Runtime {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Attach(id, prepared, metrics, status) => {
-                let outbox = Outbox::new(&self.shared, id, *prepared, metrics, status);
-                drop(self.shared.tasks.spawn_local(Rc::clone(&outbox).run_alarm()));
-                if let Some(before) = self.outboxes.insert(id, outbox) {
+                // First: what it tells the store must not come after what the new one does.
+                if let Some(before) = self.outboxes.remove(&id) {
                     before.close();
                 }
+                let outbox = Outbox::new(&self.shared, id, *prepared, metrics, status);
+                drop(self.shared.tasks.spawn_local(Rc::clone(&outbox).run_alarm()));
+                self.outboxes.insert(id, outbox);
             }
             Command::Replace(id, prepared) => {
                 if let Some(outbox) = self.outboxes.get(&id) {
                     outbox.replace(*prepared);
+                }
+            }
+            Command::Suspend(id, suspended) => {
+                if let Some(outbox) = self.outboxes.get(&id) {
+                    outbox.set_suspended(suspended);
                 }
             }
             Command::Detach(id) => {
@@ -188,9 +217,7 @@ impl Runtime {
         let now = Instant::now();
         let mut touched: Option<Rc<Outbox>> = None;
         for item in items.drain(..) {
-            let id = match &item {
-                FeedItem::Due(delivery) | FeedItem::Loaded(delivery, _) => delivery.connection(),
-            };
+            let id = item.connection();
             if touched.as_ref().is_none_or(|outbox| outbox.id != id) {
                 let next = self.outboxes.get(&id).cloned();
                 if let Some(before) = std::mem::replace(&mut touched, next) {
@@ -202,11 +229,22 @@ impl Runtime {
                 (Some(outbox), FeedItem::Loaded(delivery, event)) => {
                     outbox.push_loaded(delivery, event, now);
                 }
-                (None, item) => self.shared.feed.release(delivery_of(item)),
+                (Some(outbox), FeedItem::Shown(delivery)) => outbox.push_shown(delivery, now),
+                (Some(outbox), FeedItem::Fresh(_, number)) => outbox.in_order(number),
+                (None, item) => self.release(item),
             }
         }
         if let Some(last) = touched {
             last.pump();
+        }
+    }
+
+    fn release(&self, item: FeedItem) {
+        match item {
+            FeedItem::Due(delivery) | FeedItem::Loaded(delivery, _) | FeedItem::Shown(delivery) => {
+                self.shared.feed.release(delivery)
+            }
+            FeedItem::Fresh(..) => {}
         }
     }
 
@@ -220,8 +258,7 @@ impl Runtime {
             let mut items = Vec::new();
             loop {
                 self.shared.feed.next(&mut items).await;
-                let deliveries = items.drain(..).map(delivery_of);
-                deliveries.for_each(|delivery| self.shared.feed.release(delivery));
+                items.drain(..).for_each(|item| self.release(item));
             }
         };
         tokio::select! {
@@ -230,11 +267,5 @@ impl Runtime {
             () = tokio::time::sleep(within) => {}
             () = give_back => {}
         }
-    }
-}
-
-fn delivery_of(item: FeedItem) -> Delivery {
-    match item {
-        FeedItem::Due(delivery) | FeedItem::Loaded(delivery, _) => delivery,
     }
 }

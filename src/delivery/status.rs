@@ -1,8 +1,9 @@
 //! What one connection is doing, readable from any thread. Written by its runtime alone; figures that belong together
 //! may be one step apart.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::connection::breaker::Phase;
 use crate::event::Cause;
 
 /// Gauges of one connection.
@@ -18,6 +19,8 @@ pub struct Status {
     pub waiting: AtomicU32,
     /// Until when a `Retry-After` holds it, in milliseconds of [`crate::clock::Clock::monotonic`]; 0 when none does.
     pub hold_until_ms: AtomicU64,
+    /// The number of the breaker's [`Phase`].
+    breaker: AtomicU8,
     /// Wall clock of the last failure in milliseconds; 0 when there was none.
     failed_ms: AtomicU64,
     /// Its cause's number and its status, `cause << 16 | status`.
@@ -46,6 +49,16 @@ impl Status {
         })
     }
 
+    /// How the breaker stands; closed where there is none.
+    pub fn breaker(&self) -> Phase {
+        let number = usize::from(self.breaker.load(Ordering::Relaxed));
+        Phase::ALL.get(number).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_breaker(&self, phase: Phase) {
+        self.breaker.store(phase as u8, Ordering::Relaxed);
+    }
+
     pub(super) fn note_failure(&self, failure: LastFailure) {
         self.failed_ms.store(failure.at_ms, Ordering::Relaxed);
         let packed = u32::from(failure.cause as u8) << 16 | u32::from(failure.status);
@@ -56,6 +69,16 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_breaker_reads_back() {
+        let status = Status::default();
+        assert_eq!(status.breaker(), Phase::Closed);
+        for phase in Phase::ALL {
+            status.set_breaker(phase);
+            assert_eq!(status.breaker(), phase);
+        }
+    }
 
     #[test]
     fn the_last_failure_reads_back() {

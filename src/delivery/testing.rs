@@ -50,6 +50,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(3600),
         },
+        ordering: None,
         queue: QueueLimits {
             max_events: 1_000_000,
             max_bytes: 1 << 30,
@@ -61,6 +62,10 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,
+        breaker: None,
+        disable_on_gone: false,
+        disable_after: None,
+        expire_after: None,
     }
 }
 
@@ -98,6 +103,7 @@ pub(crate) fn local(
 ) -> (Dispatcher, impl Future<Output = ()> + use<>) {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let ticks = Arc::default();
+    let (notices, heard) = mpsc::channel(super::notice::NOTICES);
     let parts = runtime::Parts {
         feed,
         clock: clock.clone(),
@@ -105,12 +111,14 @@ pub(crate) fn local(
         seed: options.seed,
         ticks: Arc::clone(&ticks),
         inbox,
+        notices,
     };
     let runtime = super::Runtime { commands, ticks, thread: Mutex::new(None) };
     let dispatcher = Dispatcher {
         runtimes: vec![runtime],
         attached: Mutex::default(),
         metrics: metrics.clone(),
+        notices: Mutex::new(Some(heard)),
     };
     let run = async move {
         let local = tokio::task::LocalSet::new();

@@ -3,10 +3,13 @@
 
 mod auth;
 mod gates;
+mod health;
 mod history;
 mod lifecycle;
+mod ordering;
 mod payload;
 mod peers;
+mod politeness;
 mod signatures;
 mod targets;
 
@@ -19,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
+use super::notice::Notice;
 use super::runtime::{Command, Parts, run};
 use super::status::Status;
 use super::testing;
@@ -46,6 +50,7 @@ fn paused<F: Future<Output = ()>>(test: F) {
 struct Rig {
     port: FeedPort,
     clock: Clock,
+    notices: mpsc::Receiver<Notice>,
     commands: mpsc::Sender<Command>,
     metrics: Metrics,
     next_slot: u32,
@@ -62,6 +67,7 @@ impl Rig {
     fn new(payload_bytes: u64) -> Rig {
         let (feed, port) = feed_for_test();
         let (commands, inbox) = mpsc::channel(16);
+        let (notices, heard) = mpsc::channel(2);
         let clock = Clock::manual(WALL_MS);
         let parts = Parts {
             feed,
@@ -70,6 +76,7 @@ impl Rig {
             seed: 1,
             ticks: Arc::default(),
             inbox,
+            notices,
         };
         tokio::task::spawn_local(async {
             if let Some(done) = run(parts).await {
@@ -86,6 +93,7 @@ impl Rig {
         Rig {
             port,
             clock,
+            notices: heard,
             commands,
             metrics: Metrics::new(),
             next_slot: 0,
@@ -133,7 +141,10 @@ impl Rig {
     }
 
     fn send_lane(&mut self, connection: u32, count: u32, lane: Lane, body: &[u8]) {
-        let event = testing::event(body);
+        self.send_event(connection, count, lane, testing::event(body));
+    }
+
+    fn send_event(&mut self, connection: u32, count: u32, lane: Lane, event: Arc<Event>) {
         let mut items = Vec::new();
         for _ in 0..count {
             let slot = self.next_slot;

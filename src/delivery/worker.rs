@@ -18,20 +18,22 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http1::{Drained, Http, SendError};
+use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
 use super::tokens::{self, Token};
 use crate::client::DialError;
 use crate::clock::Age;
+use crate::connection::breaker::Ticket;
 use crate::connection::payload::{Shaped, Unsendable};
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
 use crate::store::history::{EXCERPT_BYTES, Phase};
 
-/// Characters of a redirect's target that are logged.
-const LOCATION_MAX: usize = 200;
+/// Characters of a redirect's target that are kept.
+const LOCATION_MAX: usize = 1000;
 
 /// A delivery in a worker's hands. Dropped before it is settled, it goes back to the store.
 #[derive(Debug)]
@@ -44,11 +46,17 @@ pub(super) struct Job {
     size: u64,
     attempt: u32,
     first_attempt: Age,
+    ticket: Ticket,
 }
 
 impl Job {
     /// The bytes of the payload must be taken.
-    pub(super) fn new(outbox: &Rc<Outbox>, delivery: Delivery, event: Arc<Event>) -> Job {
+    pub(super) fn new(
+        outbox: &Rc<Outbox>,
+        delivery: Delivery,
+        event: Arc<Event>,
+        ticket: Ticket,
+    ) -> Job {
         let now = || outbox.shared.clock.age();
         Job {
             outbox: Rc::clone(outbox),
@@ -58,6 +66,7 @@ impl Job {
             first_attempt: delivery.first_attempt.unwrap_or_else(now),
             delivery: Some(delivery),
             event,
+            ticket,
         }
     }
 
@@ -68,6 +77,11 @@ impl Job {
     /// The number of this attempt, from 1.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// When it started, as the breaker counts.
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     /// Whether the run is a replay.
@@ -89,12 +103,20 @@ impl Job {
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
             });
+            let end = match disposition {
+                Disposition::RetryAfter(_) => End::Retry(self.event.id),
+                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
+            };
+            self.outbox.note_end(delivery.id, end);
         }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
+        if self.delivery.is_some() {
+            self.outbox.abandon(self.ticket);
+        }
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
@@ -102,6 +124,7 @@ impl Drop for Job {
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
+            self.outbox.note_end(delivery.id, End::Released);
             self.outbox.shared.feed.release(delivery);
         }
         self.outbox.give_bytes(self.size);
@@ -232,10 +255,12 @@ impl Worker {
         let response = match self.exchange(&settings, &job).await {
             Ok(response) => response,
             Err(error) => {
+                let at = Instant::now();
                 let ended = Ended {
                     outcome: Outcome::Failed(error.cause),
+                    at,
                     code: error.cause,
-                    took: started.elapsed(),
+                    took: at - started,
                     detail: Some(error.detail),
                     phase: error.phase,
                     connect: self.dialled,
@@ -247,10 +272,12 @@ impl Worker {
             }
         };
         let status = response.status().as_u16();
+        let at = Instant::now();
         let mut ended = Ended {
             outcome: Outcome::Response { status, retry_after: None },
+            at,
             code: cause_of_status(status),
-            took: started.elapsed(),
+            took: at - started,
             detail: None,
             phase: Phase::Response,
             connect: self.dialled,
@@ -273,6 +300,9 @@ impl Worker {
             outbox.hold(wait, &settings.connection);
         }
         let mut excerpt = Vec::with_capacity(EXCERPT_BYTES);
+        if let Some(location) = ended.detail.as_ref().filter(|_| ended.code == Cause::Redirect) {
+            excerpt.extend(location.bytes().chain(*b"\n\n").take(EXCERPT_BYTES / 2));
+        }
         match self.finish_response(response, &mut excerpt).await {
             Drained::TooLarge => (ended.code, ended.phase) = (Cause::ResponseTooLarge, Phase::Body),
             Drained::Late => (ended.code, ended.phase) = (Cause::BodyTimeout, Phase::Body),
@@ -426,9 +456,10 @@ fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.as_bytes(), wall_ms)
 }
 
-/// Where a redirect points, for the log: it is not followed.
+/// Where a redirect points, without control characters: it is kept and not followed.
 fn location(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?;
     let text = String::from_utf8_lossy(location.as_bytes());
-    Some(format!("location: {}", text.chars().take(LOCATION_MAX).collect::<String>()))
+    let clean = |character: char| if character.is_control() { '\u{fffd}' } else { character };
+    Some(format!("location: {}", text.chars().take(LOCATION_MAX).map(clean).collect::<String>()))
 }

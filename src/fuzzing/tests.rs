@@ -6,13 +6,15 @@ use crate::store::fuzzing::{Found, seeds};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 10] = [
     ("config", super::config),
+    ("filter", super::filter),
     ("record", super::record),
     ("recovery", |data| drop(super::recovery(data))),
     ("request", super::request),
     ("retry_after", super::retry_after),
     ("statuses", super::statuses),
+    ("template", super::template),
     ("units", super::units),
     ("url", super::url),
 ];

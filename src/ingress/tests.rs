@@ -69,6 +69,7 @@ pub(super) fn connection(name: &str) -> Connection {
             on_status: StatusSet::retry(),
             retry_after_max: Duration::from_secs(60),
         },
+        ordering: None,
         queue: QueueLimits { max_events: 10, max_bytes: 1 << 20, when_full: WhenFull::DeadLetter },
         max_body: 1024,
         success_status: StatusSet::success(),
@@ -76,6 +77,10 @@ pub(super) fn connection(name: &str) -> Connection {
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,
+        breaker: None,
+        disable_on_gone: false,
+        disable_after: None,
+        expire_after: None,
     }
 }
 

@@ -204,7 +204,11 @@ async fn serve(world: &World, (target, life): (usize, u32), wire: &mut Wire) -> 
     let now = world.trace.now_ms();
     let (key, number) = (attempt.key, attempt.number);
     world.note(format_args!("target {target}: {key:?} attempt {number} {act:?}"));
+    let in_lines = world.ledger.borrow().in_lines;
     let place = world.ledger.borrow_mut().received(attempt, act, &body, now);
+    if world.ledger.borrow().in_lines > in_lines {
+        world.reach("order kept");
+    }
     let (lives, goes_on) = (world.life.get() == life, answer(world, act, wire).await?);
     // An answer that nobody is there to read says nothing.
     if lives && act.is_clear() {

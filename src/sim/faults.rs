@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::endpoint::Mood;
 use super::ledger::Ending;
-use super::plan::draw_rate;
+use super::plan::{draw_ordering, draw_rate};
 use super::producer::{post_again, post_new};
 use super::world::{Verdict, WALL_MS, World};
 use crate::connection::State;
@@ -166,7 +166,7 @@ async fn reload(world: &Rc<World>) -> Verdict {
         return Ok(());
     };
     let number = world.draw(|rng| rng.usize(..world.plan.connections.len()));
-    let change = world.draw(|rng| rng.u8(..16));
+    let change = world.draw(|rng| rng.u8(..18));
     edit(world, number, change);
     world.note(format_args!("reload of c{number}: {change}"));
     relay.reload(world).await
@@ -177,6 +177,7 @@ fn edit(world: &World, number: usize, change: u8) {
     let original = &world.plan.connections[number];
     let target = world.draw(|rng| rng.usize(..world.plan.targets()));
     let rate = world.draw(|rng| rng.bool().then(|| draw_rate(rng)));
+    let ordering = world.draw(draw_ordering);
     let removed = !world.config.borrow().contains_key(&number);
     if removed {
         world.reach("put back");
@@ -184,7 +185,7 @@ fn edit(world: &World, number: usize, change: u8) {
         return;
     }
     let mut config = world.config.borrow_mut();
-    if matches!(change, 9..=11) {
+    if matches!(change, 11..=13) {
         world.reach("removed");
         config.remove(&number);
         return;
@@ -197,6 +198,10 @@ fn edit(world: &World, number: usize, change: u8) {
         4 | 5 => connection.state = State::Disabled,
         6 => connection.rate_limit = rate,
         7 | 8 => super::plan::lead(connection, number, target),
+        9 | 10 => {
+            world.reach("order changed");
+            connection.ordering = ordering;
+        }
         _ => connection.state = State::Active,
     }
     world.reach(match connection.state {

@@ -9,6 +9,7 @@ use super::endpoint::Act;
 use super::plan::{Plan, RETRY_AFTER_MAX, least_wait};
 use crate::clock::millis;
 use crate::connection::Connection;
+use crate::connection::ordering::Ordering;
 use crate::event::EventId;
 
 mod posts;
@@ -88,6 +89,23 @@ struct Discard {
     durable: bool,
 }
 
+/// The order of a connection, as the files have it.
+#[derive(Clone, Debug)]
+struct InForce {
+    ordering: Option<Ordering>,
+    /// Attempts that begin from here on keep it: none that began before is under way any more.
+    from: u64,
+}
+
+/// What was seen of a line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// When the latest event that was tried was posted.
+    posted: u64,
+    /// Until when the last attempt is under way for certain, and of which event.
+    busy: Option<(u64, EventId)>,
+}
+
 /// See the module.
 pub(super) struct Ledger {
     connections: Vec<Connection>,
@@ -102,6 +120,10 @@ pub(super) struct Ledger {
     all_hot: bool,
     /// Per connection and process: the latest post whose first attempt was seen.
     frontier: BTreeMap<(usize, u32), u64>,
+    orders: BTreeMap<usize, InForce>,
+    lines: BTreeMap<(usize, u32, Option<u64>), Seen>,
+    /// Attempts that stood in a line and were looked at.
+    pub(super) in_lines: u64,
     /// The first promise that was found broken.
     pub(super) broken: Option<String>,
 }
@@ -118,6 +140,9 @@ impl Ledger {
             discards: Vec::new(),
             all_hot: plan.is_all_hot(),
             frontier: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            in_lines: 0,
             broken: None,
         }
     }
@@ -178,6 +203,7 @@ impl Ledger {
         self.check_duplicate(&attempt, at);
         self.check_cancelled(&attempt, at);
         self.check_order(&attempt);
+        self.check_line(&attempt, act, at);
         let receipts = self.receipts.entry(attempt.key).or_default();
         receipts.push(Receipt { attempt, act, at, clear_at: None });
         receipts.len() - 1

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::connection::ordering::{By, OnDead, Ordering};
+use crate::connection::path::Path;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::{Connection, OnRemove, QueueLimits, RateLimit, Target, WhenFull};
 use crate::delivery::testing::connection;
@@ -112,7 +114,30 @@ fn draw_connection(number: usize, rng: &mut fastrand::Rng) -> Connection {
     };
     drawn.on_remove = if rng.bool() { OnRemove::Discard } else { OnRemove::Hold };
     drawn.rate_limit = (rng.u8(..4) == 0).then(|| draw_rate(rng));
+    drawn.ordering = draw_ordering(rng);
     drawn
+}
+
+/// A third has an order by the event's type, a sixth a strict one.
+pub(super) fn draw_ordering(rng: &mut fastrand::Rng) -> Option<Ordering> {
+    match rng.u8(..6) {
+        0 | 1 => Some(by_type()),
+        2 => Some(strict()),
+        _ => None,
+    }
+}
+
+fn by_type() -> Ordering {
+    Ordering { by: By::Key(Path::parse("event.type").unwrap()), on_dead: OnDead::Skip }
+}
+
+fn strict() -> Ordering {
+    Ordering { by: By::Connection, on_dead: OnDead::Skip }
+}
+
+/// The type of the event with this number; some have none.
+pub(super) fn kind(number: u64) -> Option<u64> {
+    (!number.is_multiple_of(11)).then_some(number % 3)
 }
 
 /// A rate limit that is felt.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::ledger::{Answer, Post, Try, body};
+use super::plan::kind;
 use super::wire::{Head, Wire};
 use super::world::World;
 use crate::connection::State;
@@ -151,7 +152,9 @@ async fn exchange(
         _ => format!("content-length: {}", body.len()),
     };
     let key = key.unwrap_or_default();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{key}{length}\r\n\r\n");
+    let kind = kind(number).map(|kind| format!("posthaste-type: type-{kind}\r\n"));
+    let kind = kind.unwrap_or_default();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{key}{kind}{length}\r\n\r\n");
     wire.send(head.as_bytes()).await?;
     match manner {
         Manner::Plain | Manner::HangsUp => wire.send(&body).await?,

@@ -183,6 +183,7 @@ impl Relay {
     pub(super) async fn attach_all(&self, world: &World) -> Verdict {
         let configured: Vec<_> = world.config.borrow().clone().into_iter().collect();
         for (number, connection) in configured {
+            world.ledger.borrow_mut().order_in_force(number, connection.ordering.as_ref(), None);
             self.attach(number, connection).await?;
         }
         Ok(())
@@ -259,6 +260,10 @@ impl Relay {
         }
         self.live.borrow_mut().retain(|number, _| config.contains_key(number));
         self.publish(world);
+        for (number, connection) in &config {
+            let now = Some(world.trace.now_ms());
+            world.ledger.borrow_mut().order_in_force(*number, connection.ordering.as_ref(), now);
+        }
         for live in replaced {
             let prepared = delivery::prepare(&live.connection).map_err(|e| e.to_string())?;
             feed(&*self.store()?, &live);

@@ -59,6 +59,8 @@ const MUST_REACH: &[&str] = &[
     "marks durable",
     "nowhere to go",
     "ok",
+    "order changed",
+    "order kept",
     "other status",
     "paused",
     "power cut",

@@ -8,6 +8,7 @@ use super::lookup::{FoundDelivery, Standing};
 use super::marks::{DeadCursor, DeadLetter};
 use super::queue::QueueCounters;
 use super::segment_index::Entry;
+use super::suspension::Suspension;
 use super::{ConnectionId, DeliveryId, DiskTrouble, Keep};
 
 /// Commands that may wait for the writer.
@@ -29,6 +30,14 @@ pub(super) enum Command {
     Discard {
         connection: ConnectionId,
         reply: oneshot::Sender<(u64, Result<(), DiskTrouble>)>,
+    },
+    Suspend {
+        connection: ConnectionId,
+        suspension: Option<Suspension>,
+        reply: oneshot::Sender<Result<(), DiskTrouble>>,
+    },
+    Suspensions {
+        reply: oneshot::Sender<Vec<(ConnectionId, Suspension)>>,
     },
     Dead {
         connection: ConnectionId,

@@ -40,6 +40,8 @@ pub enum Defect {
     AgeByWallClock,
     /// A replay is answered before it is durable.
     ReplayNotSynced,
+    /// A suspension is answered before it is durable.
+    SuspensionNotSynced,
     /// A discard leaves no mark.
     DiscardNotMarked,
     /// A run of scheduled or dead deliveries is not synced before a snapshot relies on it.

@@ -5,7 +5,8 @@
 //! turn, at most 20 ms later, unless many wait.
 //!
 //! **Invariant:** what waits here is bounded: per connection the store hands out at most its window
-//! ([`super::WINDOW_EVENTS`]) of deliveries that are not settled yet.
+//! ([`super::WINDOW_EVENTS`]) of deliveries that are not settled yet, and as many more as stand parked behind others of
+//! their key, at most [`super::PARKED_EVENTS`].
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
 use super::history::History;
+use super::order::Parked;
 use super::reader::{ReadQueue, ReadRequest};
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
@@ -58,9 +60,27 @@ pub enum Lane {
 pub enum FeedItem {
     /// A delivery is due.
     Due(Delivery),
+    /// The answer to [`Feed::order`] with this number: all that was handed out before has come back, and what follows is
+    /// in order.
+    Fresh(ConnectionId, u64),
+    /// A delivery that waits for a time, shown so that the egress learns which order it stands in. It counts as handed
+    /// out, and is to be released.
+    Shown(Delivery),
     /// A payload that [`Feed::load`] asked for. `None`: its record cannot be read; the delivery becomes a dead letter
     /// (cause `internal`) by the egress's settlement.
     Loaded(Delivery, Option<Arc<Event>>),
+}
+
+impl FeedItem {
+    /// The connection that it is for.
+    pub fn connection(&self) -> ConnectionId {
+        match self {
+            FeedItem::Due(delivery) | FeedItem::Shown(delivery) | FeedItem::Loaded(delivery, _) => {
+                delivery.connection()
+            }
+            FeedItem::Fresh(connection, _) => *connection,
+        }
+    }
 }
 
 /// What came of a delivery that was handed out.
@@ -83,6 +103,10 @@ pub struct Settlement {
 pub(super) enum Returned {
     Settled(Settlement),
     Released(Delivery),
+    /// Hand out in order from now on, and say so with this number; `None`: no longer.
+    Order(ConnectionId, Option<u64>),
+    /// So many stand behind others and take no place in their windows.
+    Parked(ConnectionId, Parked),
 }
 
 /// The egress's end.
@@ -102,6 +126,10 @@ enum Loads {
     Kept(Arc<Mutex<Vec<Delivery>>>),
 }
 
+/// What was asked by one call of [`Feed::order`].
+#[cfg(test)]
+pub type Asked = (ConnectionId, Option<u64>);
+
 /// The store's end.
 #[derive(Clone, Debug)]
 pub struct FeedPort {
@@ -111,6 +139,11 @@ pub struct FeedPort {
     /// What the egress told the history, for tests.
     #[cfg(test)]
     noted: Option<(History, crossbeam::channel::Receiver<super::history::Message>)>,
+    /// What was asked by [`Feed::order`], and said by [`Feed::parked`] last, for tests.
+    #[cfg(test)]
+    orders: Arc<Mutex<Vec<Asked>>>,
+    #[cfg(test)]
+    parked: Arc<Mutex<Parked>>,
 }
 
 #[derive(Debug)]
@@ -153,6 +186,10 @@ fn port(doorbell: Arc<Doorbell>) -> FeedPort {
         loads: Arc::default(),
         #[cfg(test)]
         noted: None,
+        #[cfg(test)]
+        orders: Arc::default(),
+        #[cfg(test)]
+        parked: Arc::default(),
     }
 }
 
@@ -181,6 +218,20 @@ impl Feed {
         self.give_back(Returned::Released(delivery));
     }
 
+    /// Asks for a connection's deliveries in an order that can be kept ([`super::order`]), or no longer. Give everything
+    /// back that is not in flight before; what arrives before [`FeedItem::Fresh`] with the number of the last call is
+    /// not in order, and is to be released.
+    pub fn order(&self, connection: ConnectionId, number: Option<u64>) {
+        self.give_back(Returned::Order(connection, number));
+        self.shared.doorbell.ring();
+    }
+
+    /// Says how many of a connection stand behind others, so that the store hands out as
+    /// many more; at most [`super::PARKED_EVENTS`] together.
+    pub fn parked(&self, connection: ConnectionId, parked: Parked) {
+        self.give_back(Returned::Parked(connection, parked));
+    }
+
     /// Asks for payloads from disk. Each comes back as one [`FeedItem::Loaded`]. Ask for one connection at a time, and
     /// only within its share of the memory budget.
     pub fn load(&self, deliveries: Vec<Delivery>) {
@@ -192,6 +243,10 @@ impl Feed {
                     loads: Arc::default(),
                     #[cfg(test)]
                     noted: None,
+                    #[cfg(test)]
+                    orders: Arc::default(),
+                    #[cfg(test)]
+                    parked: Arc::default(),
                 };
                 // The reader lives as long as any feed.
                 let _ = reader.send(ReadRequest::Load(port, deliveries));
@@ -239,6 +294,12 @@ impl FeedPort {
         self.noted.iter().for_each(|(history, _)| history.set_generation(generation));
     }
 
+    /// What was asked by [`Feed::order`] since the last call, and what [`Feed::parked`] said last.
+    #[cfg(test)]
+    pub fn orders_for_test(&self) -> (Vec<Asked>, Parked) {
+        (std::mem::take(&mut lock(&self.orders)), *lock(&self.parked))
+    }
+
     /// Attempts that were noted since the last call.
     #[cfg(test)]
     pub fn noted_for_test(&self) -> Vec<super::history::Attempt> {
@@ -261,6 +322,10 @@ impl FeedPort {
             match item {
                 Returned::Settled(settlement) => settled.push(settlement),
                 Returned::Released(delivery) => released.push(delivery),
+                Returned::Order(connection, number) => {
+                    lock(&self.orders).push((connection, number))
+                }
+                Returned::Parked(_, parked) => *lock(&self.parked) = parked,
             }
         }
         (settled, released, std::mem::take(&mut lock(&self.loads)))

@@ -10,7 +10,7 @@
 //! A snapshot is a file of these records:
 //!
 //! ```text
-//! kind 16, marks:  names, sealed segments, scheduled deliveries, dead letters (see `marks`)
+//! kind 16, marks:  names, suspensions, sealed segments, scheduled deliveries, dead letters (see `marks`)
 //! kind 32, over:   u32 segment, u32 connection, u32 slots, u32 zero, then u64 words: which slots are over
 //! kind 34, run:    how much of a run of scheduled deliveries or dead letters counts (see `shelf`)
 //! kind 33, end:    u64 number of records before it
@@ -259,6 +259,9 @@ impl Out {
             self.mark(&Mark::Dead(*dead))?;
         }
         for stream in &state.streams {
+            if stream.suspension.is_some() {
+                self.mark(&Mark::Suspended(stream.id, stream.suspension))?;
+            }
             let cancelled =
                 |scheduled: &&Scheduled| stream.cancelled.contains(&Place::from(scheduled.id));
             let handed = stream.handed.values().filter(|_| !defect!(HandedOutIsDone));

@@ -16,6 +16,7 @@
 //!   8 moved       old place, new place, its offset, size: it is over there and waits here
 //!   9 delivered   place of the first, how many from there on, then by turns how many are left out and how many follow; to 0
 //!                 left out
+//!   10 suspended  connection, u8 kind (0 not any more), and then, if it is: wall clock, hash of the settings
 //! ```
 //!
 //! A place is segment, connection, slot. A segment's number is its distance from the first hot one, doubled, or of a cold
@@ -26,6 +27,7 @@ use super::record::{Reader, put_varint};
 use super::schedule::Scheduled;
 use super::segment_index::MAX_SLOTS;
 use super::shelf::{Item, Key};
+use super::suspension::{self, Suspension};
 use super::{ConnectionId, DeliveryId, FIRST_HOT};
 use crate::clock::Age;
 use crate::event::Cause;
@@ -196,6 +198,8 @@ pub enum Mark {
         /// Where its records end.
         end: u64,
     },
+    /// The daemon holds a connection, or does not any more.
+    Suspended(ConnectionId, Option<Suspension>),
     /// All deliveries of a connection before a place are cancelled.
     Discarded(Place),
     /// A delivery's record is in a cold segment now. It waits there, unless a mark that follows says more.
@@ -247,6 +251,10 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
             out.push(8);
             put_place(out, *from);
             put_delivery(out, *to, 0);
+        }
+        Mark::Suspended(connection, suspended) => {
+            out.push(10);
+            suspension::encode(out, *connection, *suspended);
         }
     }
 }
@@ -380,6 +388,10 @@ fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
         6 => Mark::Sealed { segment: take_segment(reader)?, end: reader.varint()? },
         7 => Mark::Discarded(take_place(reader)?),
         8 => Mark::Moved { from: take_place(reader)?, to: take_delivery(reader)?.0 },
+        10 => {
+            let (connection, suspended) = suspension::decode(reader)?;
+            Mark::Suspended(connection, suspended)
+        }
         _ => return None,
     })
 }
@@ -463,6 +475,15 @@ mod tests {
         prop_oneof![
             any_run().prop_map(Mark::Delivered),
             any_id().prop_map(|id| Mark::Discarded(id.into())),
+            (any::<u32>(), proptest::option::of((1u8..5, any::<u64>(), any::<u64>()))).prop_map(
+                |(id, suspended)| {
+                    let suspended = suspended.map(|(kind, at_ms, settings)| {
+                        let kind = suspension::SuspensionKind::from_number(kind).unwrap();
+                        Suspension { kind, at_ms, settings }
+                    });
+                    Mark::Suspended(ConnectionId(id), suspended)
+                }
+            ),
             (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved { from: from.into(), to }),
             (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
                 |(id, age, count, replay)| {

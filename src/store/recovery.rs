@@ -21,11 +21,12 @@ use super::reader::Files;
 use super::record::FileKind;
 use super::shelf::{Shelf, ShelfLimits};
 use super::state::State;
+use super::suspension::SuspensionKind;
 use super::{ConnectionId, FIRST_HOT, OpenError};
 use crate::clock::Age;
 use files::{note_damage, open};
 use listed::Listed;
-use marked::read_marks;
+use marked::{Marked, read_marks};
 use segments::{recover_segment, register_names};
 use shelves::{count_shelves, fill_shelves, remove_other_runs};
 
@@ -94,10 +95,21 @@ pub(super) fn recover(
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
     }
+    suspend_again(&mut recovered.state, &marked);
     recovered.last_age = recovered.last_age.max(recovered.keys.latest().unwrap_or_default());
     count_shelves(&mut recovered)?;
     count_live(&mut recovered);
     Ok(recovered)
+}
+
+/// Suspends what was suspended, but for what ends with a restart.
+fn suspend_again(state: &mut State, marked: &Marked) {
+    for (id, suspension) in &marked.suspended {
+        if let Some(stream) = state.stream(*id) {
+            let stays = suspension.kind != SuspensionKind::PausedUntilRestart;
+            stream.suspension = stays.then_some(*suspension);
+        }
+    }
 }
 
 /// Removes the logs and snapshots that snapshot `number` replaces.

@@ -22,11 +22,13 @@ use std::sync::atomic::Ordering;
 use super::bits::Bits;
 use super::feed::{Delivery, Lane};
 use super::marks::{DeadLetter, Place};
+use super::order::Ordered;
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
 use super::schedule::{self, Scheduled};
 use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::shelf::Shelf;
+use super::suspension::Suspension;
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
 
@@ -115,6 +117,8 @@ pub struct Stream {
     pub name: String,
     /// Shared with ingress and metrics.
     pub counters: Arc<QueueCounters>,
+    /// Why the daemon holds it, if it does: only kept here.
+    pub suspension: Option<Suspension>,
     /// The egress runtime that delivers it; `None` holds it.
     pub feed: Option<usize>,
     /// The next delivery that was never handed out: segment and slot.
@@ -133,6 +137,8 @@ pub struct Stream {
     pub cancelled: HashSet<Place>,
     /// First attempts that the egress gave back.
     pub returned: VecDeque<Delivery>,
+    /// Whether its deliveries are handed out so that an order can be kept.
+    pub order: Ordered,
 }
 
 impl State {
@@ -348,6 +354,7 @@ impl Stream {
             id,
             name: name.to_owned(),
             counters: Arc::default(),
+            suspension: None,
             feed: None,
             cursor: (0, 0),
             next_slot: (0, 0),
@@ -357,6 +364,7 @@ impl Stream {
             handed: BTreeMap::new(),
             cancelled: HashSet::new(),
             returned: VecDeque::new(),
+            order: Ordered::No,
         }
     }
 
@@ -367,6 +375,10 @@ impl Stream {
             Lane::Retry => super::WINDOW_RETRY,
             Lane::Replay => super::WINDOW_REPLAY,
         };
+        let Some(parked) = self.order.parked(lane) else {
+            return 0;
+        };
+        let window = window + parked;
         let used = self.out.get(lane as usize).copied().unwrap_or(0);
         window.saturating_sub(used)
     }

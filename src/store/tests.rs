@@ -24,6 +24,9 @@ mod keys;
 mod known;
 mod model;
 pub(crate) mod model_disk;
+mod order;
+mod recent;
+mod suspensions;
 mod sweep;
 mod world;
 
@@ -145,17 +148,23 @@ impl Rig {
         })
     }
 
-    /// Takes what is handed out.
-    fn due(&mut self) -> Vec<Delivery> {
+    /// Takes all that the store sends.
+    fn items(&mut self) -> Vec<FeedItem> {
         self.writer.turn();
         let mut items = Vec::new();
         let feed = &self.ends.feeds[0];
         self.runtime.block_on(async {
             tokio::select! { biased; () = feed.next(&mut items) => {}, () = std::future::ready(()) => {} }
         });
+        items
+    }
+
+    /// Takes what is handed out.
+    fn due(&mut self) -> Vec<Delivery> {
+        let items = self.items();
         let due = items.into_iter().map(|item| match item {
             FeedItem::Due(delivery) => delivery,
-            FeedItem::Loaded(..) => panic!("nothing was asked for"),
+            other => panic!("nothing was asked for: {other:?}"),
         });
         due.collect()
     }

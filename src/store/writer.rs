@@ -15,6 +15,7 @@ mod keep;
 mod kept;
 mod keys;
 mod look;
+mod order;
 mod settle;
 
 use std::collections::VecDeque;
@@ -343,6 +344,8 @@ impl Writer {
             match item {
                 Returned::Settled(settlement) => self.settled(&settlement),
                 Returned::Released(delivery) => self.released(delivery),
+                Returned::Order(connection, number) => self.order(connection, number),
+                Returned::Parked(connection, parked) => self.parked(connection, parked),
             }
         }
         self.buffers.returned = returned;

@@ -19,7 +19,7 @@ fn a_full_store_refuses_and_goes_on_when_it_has_drained() {
     let capped = text.replace("[store]\n", "[store]\nmax_bytes = \"24MiB\"\n");
     assert_ne!(text, capped);
     fs::write(site.config(), capped).unwrap();
-    let quick = "retry = { interval = \"200ms\", max_interval = \"500ms\", count = 10000 }";
+    let quick = "retry = { interval = \"200ms\", max_interval = \"500ms\", count = 10000 }\nbreaker = { enabled = false }";
     site.connection("crm", &receiver.url("crm"), quick);
     let mut daemon = Daemon::start(&site);
     let ledger = Ledger::default();
@@ -55,7 +55,7 @@ fn large_events_outlast_a_refusing_endpoint() {
     let receiver = Receiver::refusing();
     receiver.behave(Behaviour::ok());
     let site = Site::new();
-    let quick = "retry = { interval = \"100ms\", max_interval = \"200ms\", count = 10000 }";
+    let quick = "retry = { interval = \"100ms\", max_interval = \"200ms\", count = 10000 }\nbreaker = { enabled = false }";
     site.connection("crm", &receiver.url("crm"), quick);
     let mut daemon = Daemon::start(&site);
     let mut producer = site.producer();

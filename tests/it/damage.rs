@@ -13,7 +13,7 @@ use crate::harness::{
     Behaviour, Daemon, Ledger, Oracle, Producer, Receiver, SOON, Site, eventually, long,
 };
 
-const QUICK: &str = "max_body = \"256KiB\"\n\
+const QUICK: &str = "max_body = \"256KiB\"\nbreaker = { enabled = false }\n\
     retry = { interval = \"50ms\", max_interval = \"200ms\", jitter = \"none\", count = 10000 }";
 const HEADER: u64 = 64;
 const PAGE: usize = 4096;

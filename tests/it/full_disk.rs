@@ -11,7 +11,7 @@ use crate::harness::{
     Behaviour, Daemon, Ledger, Oracle, Receiver, SOON, Site, eventually, must, now,
 };
 
-const QUICK: &str = "max_body = \"256KiB\"\n\
+const QUICK: &str = "max_body = \"256KiB\"\nbreaker = { enabled = false }\n\
     retry = { interval = \"100ms\", max_interval = \"500ms\", jitter = \"none\", count = 10000 }";
 const BODY: usize = 100 * 1024;
 /// How soon after there is space events are taken.

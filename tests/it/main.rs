@@ -22,6 +22,8 @@ mod harness;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod ingress;
@@ -29,6 +31,10 @@ mod ingress;
 mod isolation;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod payload;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::harness::{
     Behaviour, Daemon, Ledger, Oracle, Receiver, SOON, Site, Verdict, eventually, long, now,
 };
 
-const QUICK: &str = "max_body = \"256KiB\"\n\
+const QUICK: &str = "max_body = \"256KiB\"\nbreaker = { enabled = false }\n\
     retry = { interval = \"50ms\", max_interval = \"200ms\", jitter = \"none\", count = 10000 }";
 /// Five of them fill a segment.
 const BODY: usize = 190 * 1024;

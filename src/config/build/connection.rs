@@ -52,6 +52,7 @@ impl Build<'_> {
             pool,
             rate_limit: self.rate_limit(draft),
             retry: self.retry(draft),
+            ordering: self.ordering(draft),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, limits),
             success_status: statuses(table, "success_status")?,
@@ -62,6 +63,10 @@ impl Build<'_> {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,
             },
+            breaker: self.breaker(draft),
+            disable_on_gone: breaker::disable_on_gone(table),
+            disable_after: breaker::span(table, "disable_after"),
+            expire_after: breaker::span(table, "expire_after"),
             target: target(table)?,
             name: table.text("name")?.to_owned(),
         };
@@ -106,10 +111,19 @@ impl Build<'_> {
 
     fn max_in_flight(&mut self, draft: &Draft, pool: &Pool) -> u32 {
         let effective = pool.max_per_host.min(pool.max_total);
+        let strict = draft.table.word("ordering") == "strict";
         let Some(written) = draft.table.get("max_in_flight") else {
-            return effective;
+            return if strict { 1 } else { effective };
         };
         let max_in_flight = draft.table.whole32("max_in_flight");
+        if strict && max_in_flight > 1 {
+            let message = format!(
+                "is {max_in_flight}, but ordering = \"strict\" sends one at a time; write 1, leave it out, or use ordering = \"key\""
+            );
+            let path = format!("{}max_in_flight", draft.path);
+            self.error_at(Some(written), &draft.place, &path, message);
+            return 1;
+        }
         let known = !draft.table.table("pool").refused(&["max_per_host", "max_total"]);
         if max_in_flight > effective && known {
             let message = format!(

@@ -11,18 +11,21 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
+use crate::delivery::order::End;
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition, Outcome};
-use crate::store::feed::{Delivery, Settlement};
+use crate::store::feed::Delivery;
 use crate::store::history::{Attempt, Phase};
 
 /// One attempt that has ended.
 #[derive(Debug)]
 pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) outcome: Outcome,
+    /// When the response's head was there, or the failure.
+    pub(in crate::delivery) at: Instant,
     /// The metric's code when it failed.
     pub(in crate::delivery) code: Cause,
     pub(in crate::delivery) took: Duration,
@@ -61,6 +64,7 @@ impl Outbox {
             _ => Some(ended.code),
         };
         self.metrics.attempt(failed, ended.took.as_secs_f64());
+        self.judge(connection, job, ended, disposition);
         // A first attempt that succeeds leaves no history.
         if failed.is_some() || attempts > 1 {
             self.record(job, ended, failed);
@@ -70,7 +74,6 @@ impl Outbox {
                 let latency = now.since(job.event().accepted_age);
                 self.metrics.deliveries.delivered.increment(1);
                 self.metrics.latency(latency.as_secs_f64());
-                self.ramp_up(connection);
             }
             Disposition::RetryAfter(_) => self.note_failure(ended),
             Disposition::Dead { cause, status } => {
@@ -116,24 +119,19 @@ impl Outbox {
         });
     }
 
-    /// One more at a time after each success, which doubles them each round. What succeeds during a hold was sent before
-    /// it and says nothing.
-    fn ramp_up(&self, connection: &Connection) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.ramp < connection.max_in_flight && inner.hold_until.is_none() {
-            inner.ramp += 1;
+    fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
+        if self.inner.borrow_mut().may_warn(Instant::now()) {
+            Outbox::say_dead(connection, cause, status);
         }
     }
 
-    fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
-        if self.inner.borrow_mut().may_warn(Instant::now()) {
-            tracing::warn!(
-                connection = connection.name,
-                %cause,
-                status,
-                "A delivery became a dead letter; see `posthaste dead list`, more of them are not logged for a while"
-            );
-        }
+    pub(super) fn say_dead(connection: &Connection, cause: Cause, status: u16) {
+        tracing::warn!(
+            connection = connection.name,
+            %cause,
+            status,
+            "A delivery became a dead letter; see `posthaste dead list`, more of them are not logged for a while"
+        );
     }
 
     fn note_failure(&self, ended: &Ended) {
@@ -150,6 +148,7 @@ impl Outbox {
         let until = Instant::now() + wait;
         let mut inner = self.inner.borrow_mut();
         inner.ramp = 1;
+        self.metrics.retry_after_holds.increment(1);
         if inner.hold_until.is_none_or(|held| held < until) {
             inner.hold_until = Some(until);
             let until_ms = millis(self.shared.clock.monotonic() + wait).max(1);
@@ -159,18 +158,12 @@ impl Outbox {
     }
 
     pub(super) fn settle_unreadable(&self, delivery: &Delivery) {
-        let cause = Cause::Internal;
         self.metrics.deliveries.dead.increment(1);
         tracing::error!(
             connection = self.settings().connection.name,
             "A queued event could not be read back from the store; its delivery became a dead letter"
         );
-        self.shared.feed.settle(Settlement {
-            id: delivery.id,
-            size: delivery.size,
-            disposition: Disposition::Dead { cause, status: 0 },
-            attempts: delivery.attempts,
-            first_attempt: delivery.first_attempt.unwrap_or_else(|| self.shared.clock.age()),
-        });
+        self.settle_untried(delivery, Cause::Internal);
+        self.note_end(delivery.id, End::Over);
     }
 }

@@ -35,8 +35,14 @@ impl Outbox {
             None => self.take_bytes(u64::from(delivery.size)),
         }
         match event {
+            Some(event) if inner.order.is_some() => {
+                self.push_loaded_ordered(&mut inner, delivery, event, now);
+            }
             Some(event) => inner.lanes.push_loaded(delivery, event, now),
             None => {
+                if let Some(order) = &mut inner.order {
+                    order.unreadable(delivery.id);
+                }
                 drop(inner);
                 self.give_bytes(u64::from(delivery.size));
                 self.settle_unreadable(&delivery);
@@ -54,18 +60,20 @@ impl Outbox {
         let mut refused = Room::Free;
         while batch.len() < most {
             let room = Cell::new(Room::Free);
-            let cold = inner.lanes.pop_cold(|size| {
+            let fits = |size| {
                 room.set(self.shared.budget.room(self.held_bytes.get(), size));
                 room.get() == Room::Free
-            });
-            let Some(entry) = cold else {
+            };
+            let cold = inner.lanes.pop_cold(fits).map(|entry| entry.delivery);
+            let unknown = || inner.order.as_mut().and_then(|order| order.next_cold(fits));
+            let Some(delivery) = cold.or_else(unknown) else {
                 refused = room.get();
                 break;
             };
-            let size = u64::from(entry.delivery.size);
+            let size = u64::from(delivery.size);
             self.take_bytes(size);
-            inner.loading.push_back((entry.delivery.id, size));
-            batch.push(entry.delivery);
+            inner.loading.push_back((delivery.id, size));
+            batch.push(delivery);
         }
         if batch.is_empty() {
             self.wait_for_bytes(inner, refused);

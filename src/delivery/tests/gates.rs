@@ -135,7 +135,7 @@ fn paused_and_disabled_connections_hold_what_they_have() {
 }
 
 /// Answers the loads of a rig from `payload`; returns how many there were.
-fn answer_loads(rig: &mut Rig, payload: Option<&Arc<Event>>) -> usize {
+pub(super) fn answer_loads(rig: &mut Rig, payload: Option<&Arc<Event>>) -> usize {
     rig.receive();
     let mut items: Vec<_> =
         rig.loads.drain(..).map(|delivery| FeedItem::Loaded(delivery, payload.cloned())).collect();

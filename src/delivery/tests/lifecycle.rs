@@ -3,6 +3,7 @@
 use super::peers::{answering, healthy, hung, read_request};
 use super::*;
 use crate::connection::State;
+use crate::connection::breaker::Ticket;
 use crate::delivery::outbox::Outbox;
 use crate::delivery::runtime::Shared;
 use crate::delivery::testing::connection;
@@ -219,13 +220,14 @@ fn whatever_happens_each_delivery_comes_back_once() {
 fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
     paused(async {
         let (feed, port) = feed_for_test();
-        let shared = Rc::new(Shared::new(feed, Clock::manual(WALL_MS), 1000, 1));
+        let shared =
+            Rc::new(Shared::new(feed, Clock::manual(WALL_MS), 1000, 1, mpsc::channel(1).0));
         let metrics = Metrics::new().connection("crm");
         let settings = prepared(connection("crm", "http://127.0.0.1:1/"));
         let outbox = Outbox::new(&shared, ConnectionId(1), *settings, metrics, Arc::default());
         let event = testing::event(b"{}");
         let delivery = testing::delivery(1, 7, Lane::New, &event);
-        let job = Job::new(&outbox, delivery, Arc::clone(&event));
+        let job = Job::new(&outbox, delivery, Arc::clone(&event), Ticket::default());
         let worker = tokio::task::spawn_local(async move {
             let _job = job;
             panic!("as a bug would");

@@ -1,6 +1,11 @@
 //! What must hold of every attempt, at the moment when a target sees it.
 
 use super::*;
+use crate::connection::ordering::By;
+use crate::sim::plan::kind;
+
+/// No attempt takes longer: connect and request timeouts of the plan, the dial's latency and more.
+const LONGEST_ATTEMPT_MS: u64 = 10_000;
 
 impl Ledger {
     /// Nothing spurious, nothing altered: it was posted, to this connection, with these bytes, and was not refused.
@@ -94,8 +99,6 @@ impl Ledger {
 
     /// First attempts are made in order of acceptance, where one is made at a time and nothing has to be read from the disk
     /// first: no order is promised, but this is what the store hands out.
-    ///
-    /// Once there is `ordering`, its keys get a frontier each, over all attempts: this is the place.
     pub(super) fn check_order(&mut self, attempt: &Attempt) {
         let Key { event, connection } = attempt.key;
         let one_by_one = self.connections[connection].max_in_flight == 1;
@@ -127,5 +130,61 @@ impl Ledger {
                 "{key:?}, accepted at {accepted_at}, comes after one that was posted at {before}"
             )
         });
+    }
+
+    /// An order is in force from now on. What is under way has begun without it; `None`: nothing is.
+    pub(in crate::sim) fn order_in_force(
+        &mut self,
+        connection: usize,
+        ordering: Option<&Ordering>,
+        now: Option<u64>,
+    ) {
+        let same = |known: &InForce| known.ordering.as_ref() == ordering;
+        if now.is_some() && self.orders.get(&connection).is_some_and(same) {
+            return;
+        }
+        let ordering = ordering.cloned();
+        let from = now.map_or(0, |now| now + LONGEST_ATTEMPT_MS);
+        self.orders.insert(connection, InForce { ordering, from });
+        self.lines.retain(|(of, ..), _| *of != connection);
+    }
+
+    /// In order: once an event was tried, none of its line that was accepted before is tried any more; and one at a time.
+    pub(super) fn check_line(&mut self, attempt: &Attempt, act: Act, at: u64) {
+        let Key { event, connection } = attempt.key;
+        let Some(number) = self.numbers.get(&event).copied().filter(|_| !attempt.replay) else {
+            return;
+        };
+        let Some(in_force) = self.orders.get(&connection) else {
+            return;
+        };
+        let line = match in_force.ordering.as_ref().map(|ordering| &ordering.by) {
+            Some(By::Connection) => None,
+            Some(By::Key(_)) if kind(number).is_some() => kind(number),
+            _ => return,
+        };
+        if at < in_force.from {
+            return;
+        }
+        self.in_lines += 1;
+        let post = self.posts.get(&number);
+        let accepted_at = post.and_then(Post::accepted).map_or(u64::MAX, |(_, at)| at);
+        let posted = post.map_or(0, Post::first_posted);
+        let before = *self.lines.entry((connection, attempt.life, line)).or_default();
+        self.ensure(accepted_at >= before.posted, || {
+            format!(
+                "{:?}, accepted at {accepted_at}, is tried after one of its line that was posted at {}",
+                attempt.key, before.posted
+            )
+        });
+        self.ensure(before.busy.is_none_or(|(until, _)| at >= until), || {
+            format!("{:?} is tried at {at} beside one of its line: {before:?}", attempt.key)
+        });
+        let busy = match act {
+            Act::Ok(ms) => Some((at + ms, event)),
+            _ => None,
+        };
+        let posted = posted.max(before.posted);
+        self.lines.insert((connection, attempt.life, line), Seen { posted, busy });
     }
 }

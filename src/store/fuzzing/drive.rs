@@ -140,7 +140,7 @@ impl Relay {
         }
         let due = items.into_iter().filter_map(|item| match item {
             FeedItem::Due(delivery) => Some(delivery),
-            FeedItem::Loaded(..) => None,
+            FeedItem::Loaded(..) | FeedItem::Fresh(..) | FeedItem::Shown(_) => None,
         });
         due.collect()
     }
@@ -182,6 +182,11 @@ impl Relay {
         assert!(status.segments > 0, "{status:?}");
         for (id, size) in self.ask(|reply| Command::Oldest { reply }) {
             drop(self.ends.writer.files.load(id, size));
+        }
+        for (connection, _) in self.ask(|reply| Command::Suspensions { reply }) {
+            let cleared =
+                self.ask(|reply| Command::Suspend { connection, suspension: None, reply });
+            assert!(cleared.is_ok(), "a disk that is fine does not keep a suspension");
         }
         for connection in self.connections() {
             let (mut after, mut letters) = (None, Vec::new());

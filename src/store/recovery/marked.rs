@@ -13,6 +13,7 @@ use super::super::marks::{
 use super::super::record::{FileKind, Reader, Record};
 use super::super::schedule::Scheduled;
 use super::super::shelf::RunState;
+use super::super::suspension::Suspension;
 use super::super::{ConnectionId, FIRST_HOT, OpenError};
 use super::files::{note_damage, open, quarantine};
 use super::listed::Listed;
@@ -22,6 +23,8 @@ use super::{Recovered, remove_older};
 #[derive(Debug, Default)]
 pub(super) struct Marked {
     pub(super) names: BTreeMap<ConnectionId, String>,
+    /// Which connections the daemon holds.
+    pub(super) suspended: BTreeMap<ConnectionId, Suspension>,
     /// What is over.
     pub(super) over: HashMap<(u32, ConnectionId), Bits>,
     /// What is over in segments that are gone: from the first to before the last slot. A run may still speak of it.
@@ -181,6 +184,8 @@ impl Marked {
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
+            Mark::Suspended(id, Some(suspension)) => drop(self.suspended.insert(id, suspension)),
+            Mark::Suspended(id, None) => drop(self.suspended.remove(&id)),
             Mark::Delivered(run) => self.end_run(run),
             Mark::Scheduled(scheduled) => {
                 self.shelve(scheduled.id.into(), Latest::Scheduled(scheduled));

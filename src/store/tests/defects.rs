@@ -31,6 +31,7 @@ const TABLE: &[(Defect, Finder)] = &[
     (Defect::SlotsCounted, Finder::Damage),
     (Defect::AgeByWallClock, Finder::Model(59)),
     (Defect::ReplayNotSynced, Finder::Model(30)),
+    (Defect::SuspensionNotSynced, Finder::Model(1)),
     (Defect::DiscardNotMarked, Finder::Model(4)),
     (Defect::RunNotSynced, Finder::Model(1)),
     (Defect::RunRemovedFirst, Finder::Model(1)),

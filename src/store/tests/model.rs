@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
 use super::super::intake::Fate;
+use super::super::suspension::SuspensionKind;
 use super::model_disk::{Failure, Fault, Kind};
 use super::world::{CONNECTIONS, Verdict, World};
 use crate::event::{Cause, Disposition};
@@ -23,6 +24,7 @@ pub enum Op {
     Attach(usize),
     Discard(usize),
     Replay(usize, usize),
+    Suspend(usize, Option<SuspensionKind>),
     Advance(u64),
     Wall(u64),
     WriteBack(u64),
@@ -74,6 +76,7 @@ pub fn step(world: &mut World, op: &Op) -> Verdict {
         Op::Attach(connection) => world.set_attached(*connection, true),
         Op::Discard(connection) => world.discard(*connection),
         Op::Replay(connection, count) => world.replay(*connection, *count),
+        Op::Suspend(connection, kind) => world.suspend(*connection, *kind),
         Op::Advance(ms) => world.advance(Duration::from_millis(*ms)),
         Op::Wall(ms) => {
             world.step_wall(*ms);
@@ -128,6 +131,17 @@ fn any_ending() -> impl Strategy<Value = Ending> {
     ]
 }
 
+fn any_suspension() -> impl Strategy<Value = Option<SuspensionKind>> {
+    prop::option::weighted(
+        0.7,
+        prop::sample::select(vec![
+            SuspensionKind::Gone,
+            SuspensionKind::Halted,
+            SuspensionKind::PausedUntilRestart,
+        ]),
+    )
+}
+
 fn any_fault() -> impl Strategy<Value = Fault> {
     let kinds = prop::option::weighted(
         0.7,
@@ -175,7 +189,10 @@ pub fn any_op() -> impl Strategy<Value = Op> {
         2 => connection.clone().prop_map(Op::Detach),
         3 => connection.clone().prop_map(Op::Attach),
         1 => connection.clone().prop_map(Op::Discard),
-        2 => (connection, 1usize..5).prop_map(|(connection, count)| Op::Replay(connection, count)),
+        2 => (connection.clone(), 1usize..5)
+            .prop_map(|(connection, count)| Op::Replay(connection, count)),
+        2 => (connection, any_suspension())
+            .prop_map(|(connection, kind)| Op::Suspend(connection, kind)),
         10 => late.prop_map(Op::Advance),
         1 => wall.prop_map(Op::Wall),
         3 => any::<u64>().prop_map(Op::WriteBack),

@@ -21,6 +21,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod check;
 mod ending;
+mod suspending;
 
 /// What went wrong, in words.
 pub type Verdict = Result<(), String>;
@@ -103,6 +104,8 @@ pub struct World {
     pub process: Option<Process>,
     posted: Vec<Posted>,
     by_id: HashMap<EventId, usize>,
+    /// Per connection, what a crash may make of its suspension; the last one is what it is.
+    suspended: [Vec<Option<Suspension>>; CONNECTIONS],
     tracked: BTreeMap<(usize, usize), Tracked>,
     /// Tests that break files: acknowledged events may be missing, and are counted here instead.
     pub damaged: bool,
@@ -178,6 +181,7 @@ impl World {
             process: None,
             posted: Vec::new(),
             by_id: HashMap::new(),
+            suspended: std::array::from_fn(|_| vec![None]),
             tracked: BTreeMap::new(),
             damaged: false,
             missing: 0,
@@ -193,6 +197,7 @@ impl World {
             time: self.time,
             posted: self.posted.clone(),
             by_id: self.by_id.clone(),
+            suspended: self.suspended.clone(),
             tracked: self.tracked.clone(),
             lives: self.lives,
             ..World::on(disk, self.options.seed)
@@ -405,6 +410,9 @@ impl World {
         for tracked in self.tracked.values_mut() {
             let earlier = tracked.possible.len() - 1;
             tracked.possible.drain(..earlier);
+        }
+        for possible in &mut self.suspended {
+            possible.drain(..possible.len() - 1);
         }
     }
 

@@ -35,6 +35,7 @@ impl Writer {
     }
 
     fn serve(&mut self, id: ConnectionId) {
+        self.begin_order(id);
         let Some(stream) = self.state.streams.get_mut(id.0 as usize) else {
             return;
         };
@@ -126,7 +127,7 @@ impl Writer {
     }
 }
 
-fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>) -> Delivery {
+pub(super) fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>) -> Delivery {
     Delivery {
         id: scheduled.id,
         lane: scheduled.lane,

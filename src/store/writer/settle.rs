@@ -6,6 +6,7 @@ use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
 use super::super::schedule::{self, Scheduled};
 use super::super::shelf::Item;
 use super::super::state::{NotOver, Segment};
+use super::super::suspension::Suspension;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
 use super::Writer;
 use super::expire::LOOK_AGAIN;
@@ -158,6 +159,12 @@ impl Writer {
                 };
                 let _ = reply.send(answer);
             }
+            Command::Suspend { connection, suspension, reply } => {
+                let _ = reply.send(self.suspend(connection, suspension));
+            }
+            Command::Suspensions { reply } => {
+                let _ = reply.send(self.suspensions());
+            }
             Command::Dead { connection, after, limit, reply } => {
                 let _ = reply.send(self.dead_page(connection, after, limit));
             }
@@ -208,6 +215,27 @@ impl Writer {
 
     fn synced(&mut self) -> Result<(), DiskTrouble> {
         if self.sync_marks() { Ok(()) } else { Err(DiskTrouble) }
+    }
+
+    /// Keeps that a connection is suspended, or not any more. What changes nothing is durable already, or as durable as it
+    /// will be with the next sync.
+    fn suspend(
+        &mut self,
+        connection: ConnectionId,
+        suspension: Option<Suspension>,
+    ) -> Result<(), DiskTrouble> {
+        if let Some(stream) = self.state.stream(connection)
+            && stream.suspension != suspension
+        {
+            stream.suspension = suspension;
+            self.log.note(&Mark::Suspended(connection, suspension));
+        }
+        if defect!(SuspensionNotSynced) { Ok(()) } else { self.synced() }
+    }
+
+    fn suspensions(&self) -> Vec<(ConnectionId, Suspension)> {
+        let streams = self.state.streams.iter();
+        streams.filter_map(|stream| Some((stream.id, stream.suspension?))).collect()
     }
 
     fn dead_page(

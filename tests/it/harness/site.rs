@@ -8,6 +8,9 @@ use tempfile::TempDir;
 
 use super::{Producer, free_address};
 
+/// How long breakers are open: endpoints come back while tests wait.
+const BREAKER_OPEN: &str = "200ms";
+
 /// One daemon's place; it outlives the daemon's restarts.
 pub(crate) struct Site {
     dir: TempDir,
@@ -39,7 +42,8 @@ impl Site {
             [ingress]\nhttp = [\"{ingress}\"]\nunix = {{ path = \"{}\" }}\n\
             [admin]\nhttp = \"{admin}\"\nunix = \"{}\"\n\
             [store]\npath = \"{}\"\nsegment_bytes = \"4MiB\"\n\
-            [limits]\nmax_body = \"1MiB\"\n{tables}",
+            [limits]\nmax_body = \"1MiB\"\n\
+            [defaults.breaker]\nopen_for = \"{BREAKER_OPEN}\"\nopen_for_max = \"{BREAKER_OPEN}\"\n{tables}",
             unix.display(),
             control.display(),
             store.display(),

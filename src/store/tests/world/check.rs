@@ -141,6 +141,7 @@ impl World {
     /// Compares what a start found with what a crash may leave, and goes on from there.
     pub(super) fn recovered(&mut self, writer: &mut Writer) -> Verdict {
         let disk = self.disk.clone();
+        self.check_suspensions(writer)?;
         let found = disk.quietly(|| self.look(writer))?;
         for (key, tracked) in &mut self.tracked {
             let now = found.get(key).copied().unwrap_or(Status::Over);
