@@ -5,7 +5,9 @@
 //! `cargo bench --bench relay` prints one table. `-- --quick` takes about two seconds a case. `-- --bin PATH` measures
 //! another build, `-- --connections 8` and `-- --only saturated` (or `open-loop`) a part of the table, for a profiler.
 //! `-- --only backlog --events 1000000` measures a backlog instead (see `support/backlog.rs`), in both forms or in one
-//! (`backlog-paused`, `backlog-refusing`).
+//! (`backlog-paused`, `backlog-refusing`, `backlog-held`).
+//! `-- --only isolation` runs a hundred connections with and without five bad ones, `-- --only outage` an endpoint that is
+//! down for 20 s at 1,000 events a second.
 //! It fails when something was lost or nothing went through, never because of a time.
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
@@ -19,8 +21,12 @@ use anyhow::{Context, bail, ensure};
 mod backlog;
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/isolation.rs"]
+mod isolation;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/outage.rs"]
+mod outage;
 #[path = "support/relay.rs"]
 mod relay;
 #[path = "support/sink.rs"]
@@ -31,6 +37,7 @@ mod wire;
 use backlog::{Backlog, Form};
 use figures::{fdatasync_ms, now_ns, quantile};
 use load::{Plan, Posted, drive};
+use outage::Outage;
 use relay::Relay;
 use sink::{Arrived, Sink};
 use wire::BODY_BYTES;
@@ -51,6 +58,7 @@ struct Options {
     only: Option<Part>,
     /// Of a backlog.
     events: u64,
+    full: bool,
 }
 
 /// A part of what is measured.
@@ -59,6 +67,8 @@ enum Part {
     Saturated,
     OpenLoop,
     Backlog(Option<Form>),
+    Isolation,
+    Outage,
 }
 
 impl Part {
@@ -69,6 +79,9 @@ impl Part {
             "backlog" => Part::Backlog(None),
             "backlog-paused" => Part::Backlog(Some(Form::Paused)),
             "backlog-refusing" => Part::Backlog(Some(Form::Refusing)),
+            "backlog-held" => Part::Backlog(Some(Form::Held)),
+            "isolation" => Part::Isolation,
+            "outage" => Part::Outage,
             other => bail!("--only does not know {other}"),
         })
     }
@@ -94,8 +107,11 @@ fn main() -> anyhow::Result<()> {
     let options = options()?;
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(place)?;
-    if let Some(Part::Backlog(form)) = options.only {
-        return backlogs(&options, place, form);
+    match options.only {
+        Some(Part::Backlog(form)) => return backlogs(&options, place, form),
+        Some(Part::Isolation) => return isolated(&options, place),
+        Some(Part::Outage) => return outages(&options, place),
+        _ => {}
     }
     let sink = Sink::start().context("start the receiver")?;
     let (sync_p50, sync_p99) = fdatasync_ms(place, 200)?;
@@ -146,7 +162,7 @@ fn options() -> anyhow::Result<Options> {
             "--only" => only = Some(Part::named(&words.next().context("--only what?")?)?),
             other => bail!(
                 "unknown argument {other}; known are --quick, --bin PATH, --connections N, --events N, \
-                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing"
+                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing|backlog-held|isolation|outage"
             ),
         }
     }
@@ -155,7 +171,7 @@ fn options() -> anyhow::Result<Options> {
     let events = events.unwrap_or(if full { 1_000_000 } else { 20_000 });
     let few = matches!(only, Some(Part::Backlog(_))) && !full;
     let connections = connections.unwrap_or_else(|| if few { vec![1] } else { vec![1, 8] });
-    Ok(Options { binary, length_ns, rounds, connections, only, events })
+    Ok(Options { binary, length_ns, rounds, connections, only, events, full })
 }
 
 impl Options {
@@ -166,7 +182,7 @@ impl Options {
 
 /// Each form of the backlog for each number of connections, line by line.
 fn backlogs(options: &Options, place: &Path, only: Option<Form>) -> anyhow::Result<()> {
-    for form in [Form::Paused, Form::Refusing] {
+    for form in [Form::Paused, Form::Refusing, Form::Held] {
         if only.is_some_and(|only| only != form) {
             continue;
         }
@@ -184,11 +200,44 @@ fn backlogs(options: &Options, place: &Path, only: Option<Form>) -> anyhow::Resu
     Ok(())
 }
 
+/// Five pairs of runs, each with its figures, and what they come to.
+fn isolated(options: &Options, place: &Path) -> anyhow::Result<()> {
+    let (pairs, length_ns) = if options.full { (5, 8_000_000_000) } else { (1, 2_000_000_000) };
+    println!(
+        "isolation: 95 healthy connections, without and with 5 bad ones; delivered/offered, p50 and p99 ms"
+    );
+    let (mut shares, mut ratios) = (Vec::new(), Vec::new());
+    for (without, with) in isolation::pairs(&options.binary, place, pairs, length_ns)? {
+        println!(
+            "  {:>6.3} {:>8.2} {:>8.2}   {:>6.3} {:>8.2} {:>8.2}",
+            without.share, without.p50_ms, without.p99_ms, with.share, with.p50_ms, with.p99_ms
+        );
+        shares.push(with.share);
+        ratios.push(with.p99_ms / without.p99_ms);
+    }
+    println!(
+        "  medians: delivered/offered {:.3} (0.95 is promised), p99 with/without {:.2} (2 is promised)",
+        median(&shares),
+        median(&ratios)
+    );
+    Ok(())
+}
+
+fn outages(options: &Options, place: &Path) -> anyhow::Result<()> {
+    let outage = if options.full { Outage::FULL } else { Outage::QUICK };
+    println!("outage of {:?} at 1,000 events a second", outage.down);
+    for (name, value) in outage.run(&options.binary, place)? {
+        println!("  {name:<28}{value:>14.2}");
+    }
+    Ok(())
+}
+
 /// Requests a second of the load aimed straight at the receiver.
 fn straight(sink: &Sink, options: &Options) -> anyhow::Result<f64> {
     let posted = drive(Plan {
         to: sink.address,
         path: "/direct",
+        paths: &[],
         length_ns: options.length_ns / 2,
         rate: None,
         events: u64::MAX,
@@ -246,7 +295,7 @@ fn open_loop(
 }
 
 fn plan(relay: &Relay, length_ns: u64, rate: Option<u64>) -> Plan<'static> {
-    Plan { to: relay.ingress, path: "/v1/events", length_ns, rate, events: u64::MAX }
+    Plan { to: relay.ingress, path: "/v1/events", paths: &[], length_ns, rate, events: u64::MAX }
 }
 
 /// Posts as planned, waits until all of it arrived, and fails if something did not.

@@ -147,7 +147,10 @@ pub fn cause_of_io(error: &io::Error) -> Cause {
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::NotConnected
         | io::ErrorKind::UnexpectedEof => Cause::ConnectReset,
-        _ => tls::cause_inside(error).unwrap_or(Cause::Unreachable),
+        kind => tls::cause_inside(error).unwrap_or(match kind {
+            io::ErrorKind::InvalidData => Cause::Protocol,
+            _ => Cause::Unreachable,
+        }),
     }
 }
 

@@ -87,6 +87,10 @@ pub struct Connection {
     pub success_status: StatusSet,
     /// How an `https` target is verified.
     pub tls: Tls,
+    /// From acceptance to the first attempt; 0 to 7 d. Decided at acceptance.
+    pub delay: Duration,
+    /// The name it had before: what the store holds under that name becomes its own.
+    pub renamed_from: Option<String>,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
     /// What of a request its events keep.

@@ -87,6 +87,7 @@ mod log;
 mod lookup;
 mod marks;
 pub mod order;
+pub mod outcomes;
 pub mod queue;
 mod reader;
 mod record;
@@ -243,6 +244,7 @@ struct StoreMetrics {
     kept_given_up: Counter,
     attempts_bytes: Gauge,
     corrupt_records: Counter,
+    relaxed_lost: Counter,
     errors: Counter,
 }
 
@@ -262,6 +264,7 @@ impl StoreMetrics {
             kept_given_up: metrics.counter("posthaste_store_kept_given_up_total", &[]),
             attempts_bytes: metrics.gauge("posthaste_store_attempts_bytes", &[]),
             corrupt_records: metrics.counter("posthaste_store_corrupt_records_total", &[]),
+            relaxed_lost: metrics.counter("posthaste_store_relaxed_lost_total", &[]),
             errors: metrics.counter("posthaste_store_errors_total", &[]),
         }
     }
@@ -618,7 +621,12 @@ impl Ends {
             attempts_bytes: AtomicU64::new(0),
             metrics: StoreMetrics::new(metrics),
         });
-        let mut recovered = recovery::recover(&*disk, options.keys.max_keys, options.shelf)?;
+        let mut recovered = recovery::recover(
+            &*disk,
+            options.keys.max_keys,
+            options.shelf,
+            options.seed.rotate_left(48),
+        )?;
         let corrupt = recovered.corrupt;
         shared.metrics.corrupt_records.increment(corrupt);
         let boot_id = clock.boot_id();

@@ -1,9 +1,10 @@
 //! The backlog: so many events posted while their endpoint is dead, then a SIGKILL, a restart, and the endpoint is back.
 //!
-//! Two forms. `paused`: the connection is paused, so nothing is attempted; after the restart it is made active. `refusing`:
+//! Three forms. `paused`: the connection is paused, so nothing is attempted; after the restart it is made active. `refusing`:
 //! the endpoint's port is closed, so that each delivery fails once and waits for its retry. A retry's due time is kept with
 //! the delivery, so a shorter interval afterwards would not change it: the interval is chosen so that it is over soon after
 //! the last one failed, and the endpoint comes back at once after the restart. What fell due before then failed once more.
+//! `held`: the same with the breaker, so that next to nothing is tried.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
@@ -35,6 +36,8 @@ const OVERTAKING_MAX: u64 = 512;
 pub(crate) enum Form {
     Paused,
     Refusing,
+    /// As [`Form::Refusing`], but with the breaker: hardly anything is tried.
+    Held,
 }
 
 /// One backlog.
@@ -77,7 +80,9 @@ impl Backlog<'_> {
             connections: self.connections,
             connection: match self.form {
                 Form::Paused => "state = \"paused\"\n".to_owned(),
-                Form::Refusing => String::new(),
+                // What is measured is the schedule: each delivery is tried, and fails.
+                Form::Refusing => "breaker = { enabled = false }\n".to_owned(),
+                Form::Held => "breaker = { open_for = \"5s\", open_for_max = \"5s\" }\n".to_owned(),
             } + &self.common(),
             store: "max_bytes = \"1TiB\"\n".to_owned(),
         }
@@ -97,6 +102,7 @@ impl Backlog<'_> {
         let plan = Plan {
             to: relay.ingress,
             path: "/v1/events",
+            paths: &[],
             length_ns: u64::MAX / 2,
             rate: None,
             events: self.events,
@@ -107,6 +113,11 @@ impl Backlog<'_> {
         if self.form == Form::Refusing {
             self.wait_for_failures(relay)?;
             figures.note("failed/s", self.deliveries() as f64 / ((now_ns() - begun) as f64 / 1e9));
+        }
+        if self.form == Form::Held {
+            let tried = relay.metric("posthaste_delivery_attempts_total")?;
+            figures.note("tried", tried);
+            ensure!(tried < 100.0 * self.connections as f64, "the breaker does not hold");
         }
         thread::sleep(SETTLE);
         figures.note("RSS peak, MiB", relay.memory_kib("VmHWM")? as f64 / 1024.0);

@@ -28,6 +28,8 @@ const TICK_NS: u64 = 1_000_000;
 pub(crate) struct Plan<'a> {
     pub(crate) to: SocketAddr,
     pub(crate) path: &'a str,
+    /// By turns, instead of `path`; none is `path` alone.
+    pub(crate) paths: &'a [String],
     pub(crate) length_ns: u64,
     /// Events a second; `None` is as fast as answers come.
     pub(crate) rate: Option<u64>,
@@ -139,7 +141,9 @@ impl Load<'_> {
             let Some(number) = self.idle.pop() else {
                 return Ok(());
             };
-            request(&mut self.buffer, self.plan.path, event, due);
+            let turn = usize::try_from(event % self.plan.paths.len().max(1) as u64)?;
+            let path = self.plan.paths.get(turn).map_or(self.plan.path, String::as_str);
+            request(&mut self.buffer, path, event, due);
             let client = self.clients.get_mut(number).context("a client")?;
             client.posted = Some((event, due));
             client.stream.write_all(&self.buffer).context("post an event")?;

@@ -82,6 +82,25 @@ impl Relay {
         configure_connections(self.dir.path(), setup)
     }
 
+    /// Writes the file of one more connection.
+    pub(crate) fn add_connection(&self, name: &str, endpoint: SocketAddr) -> anyhow::Result<()> {
+        let text =
+            format!("[[connection]]\nname = \"{name}\"\nurl = \"http://{endpoint}/{name}\"\n");
+        Ok(fs::write(self.dir.path().join(format!("connections.d/{name}.toml")), text)?)
+    }
+
+    /// Waits until a metric, summed over all of its labels, has this value.
+    pub(crate) fn wait_for(&self, name: &str, value: f64) -> anyhow::Result<()> {
+        let begun = now_ns();
+        while self.metric(name)? < value {
+            if now_ns() - begun > START_LIMIT_NS {
+                bail!("{name} is not {value} after 20 s");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Makes it read its configuration.
     pub(crate) fn reload(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::HUP)?)

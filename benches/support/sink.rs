@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -24,6 +25,8 @@ pub(crate) struct Arrived {
     pub(crate) times: HashMap<u64, u32>,
     /// Nanoseconds from the due time to the arrival.
     pub(crate) late_ns: Vec<u64>,
+    /// When each arrived.
+    pub(crate) at_ns: Vec<u64>,
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
     /// How many places any event came before or after its own, at the most.
@@ -34,10 +37,12 @@ pub(crate) struct Arrived {
     pub(crate) strange: u64,
 }
 
-/// A receiver; its thread ends with the process.
+/// A receiver; its thread ends with [`Sink::stop`] or the process.
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     arrived: Arc<Mutex<Arrived>>,
+    stopped: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Sink {
@@ -51,12 +56,23 @@ impl Sink {
         let address = listener.local_addr()?;
         let arrived = Arc::new(Mutex::new(Arrived::default()));
         let notes = Arc::clone(&arrived);
-        thread::Builder::new().name("sink".to_owned()).spawn(move || {
-            if let Err(error) = serve(&listener, &notes) {
+        let stopped = Arc::<AtomicBool>::default();
+        let stop = Arc::clone(&stopped);
+        let thread = thread::Builder::new().name("sink".to_owned()).spawn(move || {
+            if let Err(error) = serve(&listener, &notes, &stop) {
                 eprintln!("the receiver stopped: {error}");
             }
         })?;
-        Ok(Sink { address, arrived })
+        Ok(Sink { address, arrived, stopped, thread })
+    }
+
+    /// Closes the port and all that came through it; what arrived until then.
+    pub(crate) fn stop(self) -> Arrived {
+        self.stopped.store(true, Ordering::Relaxed);
+        // Wakes the thread, which looks at that before it does anything else.
+        drop(TcpStream::connect(self.address));
+        drop(self.thread.join());
+        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many requests arrived since the last [`Sink::take`].
@@ -71,7 +87,7 @@ impl Sink {
     }
 }
 
-fn serve(listener: &TcpListener, notes: &Mutex<Arrived>) -> io::Result<()> {
+fn serve(listener: &TcpListener, notes: &Mutex<Arrived>, stop: &AtomicBool) -> io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let readable = epoll::EventFlags::IN;
     epoll::add(&poll, listener, epoll::EventData::new_u64(LISTENER), readable)?;
@@ -83,6 +99,9 @@ fn serve(listener: &TcpListener, notes: &Mutex<Arrived>) -> io::Result<()> {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,
         };
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         for ready in events.drain(..) {
             let number = ready.data.u64();
             if number == LISTENER {
@@ -128,6 +147,7 @@ fn note(notes: &Mutex<Arrived>, path: u8, found: Option<(u64, u64)>) {
         Some((number, due)) => {
             *notes.times.entry(number).or_default() += 1;
             notes.late_ns.push(now.saturating_sub(due));
+            notes.at_ns.push(now);
             let place = notes.by_path.entry(path).or_default();
             let away = place.abs_diff(number);
             *place += 1;

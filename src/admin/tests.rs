@@ -1,5 +1,7 @@
 //! The listeners and routes against a daemon made of a closure.
 
+mod hold;
+
 use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

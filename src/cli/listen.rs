@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use http::StatusCode;
 use serde::Serialize;
@@ -13,11 +14,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{self, Paint};
-use super::receiver::{Behaviour, Received, Receiver};
+use super::receiver::{Behaviour, Received, Receiver, Verdict};
 use super::{Failure, TEMPLATE, block_on};
 use crate::admin::api::rfc3339;
 use crate::clock::Clock;
+use crate::connection::sign::standard::Verifier;
 use crate::logging::escape;
+use crate::secret::{Env, Secret, SecretRef};
 use crate::units::HumanDuration;
 
 /// Reports that may wait for the terminal.
@@ -33,6 +36,11 @@ Examples:
   posthaste listen 127.0.0.1:9000 -v
   posthaste listen --status 503 --delay 200ms
   posthaste listen --fail 0.25 --count 100 --json
+  posthaste listen --secret-env CRM_SIGNING
+  posthaste listen --public-key whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=
+
+With a secret or a public key, signatures (Standard Webhooks) are verified, and a request without a good one is answered 401.
+
 ")]
 pub(super) struct Arguments {
     /// Where to listen; port 0 takes a free one
@@ -50,6 +58,15 @@ pub(super) struct Arguments {
     /// Exit after so many requests
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    /// Verify signatures with the whsec_ or whsk_ secret in this environment variable; may be repeated
+    #[arg(long, value_name = "NAME")]
+    secret_env: Vec<String>,
+    /// Verify signatures with the secret in this file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    secret_file: Vec<PathBuf>,
+    /// Verify signatures with this whpk_ key; may be repeated
+    #[arg(long, value_name = "KEY")]
+    public_key: Vec<String>,
     /// Print headers and bodies
     #[arg(long, short)]
     verbose: bool,
@@ -64,6 +81,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn listen(arguments: &Arguments) -> Result<(), Failure> {
     let address = arguments.address;
+    let verifiers = verifiers(arguments)?;
     let receiver = Receiver::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}; is something else there?"))?;
@@ -73,6 +91,7 @@ async fn listen(arguments: &Arguments) -> Result<(), Failure> {
         delay: arguments.delay,
         fail: arguments.fail,
         count: arguments.count,
+        verifiers,
     };
     let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
     let stop = CancellationToken::new();
@@ -88,6 +107,22 @@ async fn listen(arguments: &Arguments) -> Result<(), Failure> {
     drop(reports);
     serving.join_all().await;
     printed
+}
+
+/// What signatures are verified with; none: they are not.
+fn verifiers(arguments: &Arguments) -> Result<Vec<Verifier>, Failure> {
+    let named = arguments.secret_env.iter().map(|name| SecretRef::Env(name.clone()));
+    let files = arguments.secret_file.iter().map(|path| SecretRef::File(path.clone()));
+    let keys = arguments.public_key.iter().map(|key| SecretRef::Plain(Secret::new(key.as_str())));
+    let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+    let mut verifiers = Vec::new();
+    for reference in named.chain(files).chain(keys) {
+        let secret = reference.resolve(&Env::Process, read).context("cannot verify signatures")?;
+        let verifier = Verifier::parse(&secret);
+        verifiers
+            .push(verifier.map_err(|error| anyhow!("cannot verify signatures: a key {error}"))?);
+    }
+    Ok(verifiers)
 }
 
 async fn print_all(
@@ -122,6 +157,9 @@ struct Line<'a> {
     body_bytes: usize,
     /// The whole body, when it is UTF-8.
     body: Option<&'a str>,
+    /// `ok`, or why the signature is not believed; nothing when it was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
 }
 
 impl<'a> Line<'a> {
@@ -137,8 +175,14 @@ impl<'a> Line<'a> {
             headers: headers.map(|(name, value)| (name.as_str(), text(value))).collect(),
             body_bytes: received.body.len(),
             body: std::str::from_utf8(&received.body).ok(),
+            signature: received.verdict.map(said),
         }
     }
+}
+
+/// What is said about a signature that was looked at.
+fn said(verdict: Verdict) -> String {
+    verdict.map_or_else(|mismatch| mismatch.to_string(), |()| "ok".to_owned())
 }
 
 /// One line, and with `verbose` headers and body below it. Nothing that came can drive the terminal.
@@ -159,6 +203,11 @@ pub(super) fn render(at: &str, received: &Received, verbose: bool, paint: Paint)
     }
     if let Some(attempt) = received.header("posthaste-attempt").filter(|attempt| *attempt != "1") {
         text += &format!(" attempt {}", escape(attempt));
+    }
+    if let Some(verdict) = received.verdict {
+        let word = format!("signature {}", said(verdict));
+        text += " ";
+        text += &if verdict.is_ok() { paint.good(&word) } else { paint.bad(&word) };
     }
     text.push('\n');
     if verbose {
@@ -209,6 +258,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
+    use crate::connection::sign::standard::Mismatch;
 
     fn received(body: &'static [u8]) -> Received {
         let mut headers = HeaderMap::new();
@@ -221,6 +271,7 @@ mod tests {
             headers,
             body: Bytes::from_static(body),
             status: StatusCode::OK,
+            verdict: None,
         }
     }
 
@@ -232,6 +283,20 @@ mod tests {
         let text = render("now", &received, true, Paint::plain());
         assert!(text.contains("  webhook-id: evt_1\n"), "{text}");
         assert!(text.ends_with("  | {\n  | \\u{1b}[2J}\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_found_of_a_signature_is_said() {
+        let mut received = received(b"{}");
+        for (verdict, word) in
+            [(Ok(()), "ok"), (Err(Mismatch::Old), "webhook-timestamp is too old")]
+        {
+            received.verdict = Some(verdict);
+            let line = render("now", &received, false, Paint::plain());
+            assert!(line.ends_with(&format!(" signature {word}\n")), "{line}");
+            let line = serde_json::to_value(Line::new("now", &received)).unwrap();
+            assert_eq!(line["signature"], word);
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
+use crate::connection::sign::standard::{Claim, Mismatch, Verifier, verify};
+
 /// A larger body is answered 413.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections at one time; the next ones wait.
@@ -35,7 +38,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How requests are answered.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Behaviour {
     /// The status of an answer.
     pub(super) status: StatusCode,
@@ -45,11 +48,22 @@ pub(super) struct Behaviour {
     pub(super) fail: f64,
     /// Requests after so many are answered 503 and not reported.
     pub(super) count: Option<u64>,
+    /// What signatures are verified with; none: they are not looked at. A request without a good one is answered 401.
+    pub(super) verifiers: Vec<Verifier>,
 }
+
+/// What was found of a signature.
+pub(super) type Verdict = Result<(), Mismatch>;
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
-        Behaviour { status: StatusCode::OK, delay: Duration::ZERO, fail: 0.0, count: None }
+        Behaviour {
+            status: StatusCode::OK,
+            delay: Duration::ZERO,
+            fail: 0.0,
+            count: None,
+            verifiers: Vec::new(),
+        }
     }
 }
 
@@ -61,6 +75,8 @@ pub(super) struct Received {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) status: StatusCode,
+    /// What was found of its signature; `None` when that was not looked at.
+    pub(super) verdict: Option<Verdict>,
 }
 
 impl Received {
@@ -162,7 +178,7 @@ async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let Behaviour { status, delay, fail, count } = shared.behaviour;
+    let Behaviour { status, delay, fail, count, .. } = shared.behaviour;
     let number = shared.begun.fetch_add(1, Ordering::Relaxed);
     if count.is_some_and(|count| number >= count) {
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE));
@@ -174,16 +190,36 @@ async fn answer(
         Err(_) => (Bytes::new(), StatusCode::PAYLOAD_TOO_LARGE),
     };
     tokio::time::sleep(delay).await;
+    let verdict = verdict(&shared.behaviour.verifiers, &head.headers, &body);
+    let status = match verdict {
+        Some(Err(_)) if status != StatusCode::PAYLOAD_TOO_LARGE => StatusCode::UNAUTHORIZED,
+        _ => status,
+    };
     let received = Received {
         method: head.method,
         target: head.uri.to_string(),
         headers: head.headers,
         body,
         status,
+        verdict,
     };
     // Nobody takes reports any more when the receiver is about to stop.
     let _ = shared.reports.send(received).await;
     Ok(respond(status))
+}
+
+fn verdict(verifiers: &[Verifier], headers: &HeaderMap, body: &[u8]) -> Option<Verdict> {
+    if verifiers.is_empty() {
+        return None;
+    }
+    let header = |name: &str| headers.get(name).map(http::HeaderValue::as_bytes);
+    let claim = Claim {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+        body,
+    };
+    Some(verify(verifiers, &claim, Clock::system().wall_ms() / 1000))
 }
 
 fn respond(status: StatusCode) -> Response<Full<Bytes>> {
@@ -196,6 +232,10 @@ fn respond(status: StatusCode) -> Response<Full<Bytes>> {
 mod tests {
     use super::super::http::{Endpoint, exchange};
     use super::*;
+    use crate::connection::sign::Message;
+    use crate::connection::sign::keys::{Dated, Keys};
+    use crate::connection::sign::standard::{Key, StandardWebhooks};
+    use crate::secret::Secret;
 
     async fn started(
         behaviour: Behaviour,
@@ -232,6 +272,39 @@ mod tests {
         );
         stop.cancel();
         assert!(reports.recv().await.is_none(), "serve has ended");
+    }
+
+    #[tokio::test]
+    async fn without_a_good_signature_it_answers_401() {
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let verifiers = vec![Verifier::parse(&secret).unwrap()];
+        let (endpoint, mut reports, _stop) =
+            started(Behaviour { verifiers, ..Behaviour::default() }).await;
+        assert_eq!(post(&endpoint, "{}").await, 401);
+        let missing = Mismatch::Missing("webhook-timestamp");
+        assert_eq!(reports.recv().await.unwrap().verdict, Some(Err(missing)));
+        let seconds = (Clock::system().wall_ms() / 1000).to_string();
+        let request = Request::new(());
+        let message = Message {
+            id: b"evt_1",
+            timestamp: seconds.as_bytes(),
+            attempt: b"1",
+            method: request.method(),
+            origin: "",
+            uri: request.uri(),
+            body: b"{}",
+        };
+        let key = Dated { key: Key::parse(&secret).unwrap(), until: None };
+        let signature = StandardWebhooks::new(Keys::new(vec![key])).sign(&message, 0).unwrap();
+        let request = Request::post("/")
+            .header("webhook-id", "evt_1")
+            .header("webhook-timestamp", &seconds)
+            .header("webhook-signature", signature)
+            .body(Full::from("{}"))
+            .unwrap();
+        let answer = exchange(&endpoint, request, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(reports.recv().await.unwrap().verdict, Some(Ok(())));
     }
 
     #[tokio::test]

@@ -22,12 +22,21 @@ pub struct Stream {
 
 /// Whether bytes came from the peer since [`Heard::forget`]. Shared with the socket it belongs to.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Rc<Cell<bool>>);
+pub struct Heard(Rc<Cell<bool>>, Allowance);
+
+/// How much more the peer may say; `None` is no bound.
+type Allowance = Rc<Cell<Option<u64>>>;
 
 impl Heard {
     /// Starts anew, before a request.
     pub fn forget(&self) {
         self.0.set(false);
+    }
+
+    /// Bounds what may come from now on: past it, reading fails. A peer that floods us with interim answers must not get
+    /// more of the thread's time than others.
+    pub fn allow(&self, bytes: Option<u64>) {
+        self.1.set(bytes);
     }
 
     /// Whether a byte has come.
@@ -77,6 +86,11 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         let before = buf.filled().len();
+        let allowed = stream.heard.1.get();
+        if allowed == Some(0) {
+            let error = "more than is allowed before the head of a response";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         let read = match &mut stream.kind {
             Kind::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -85,6 +99,8 @@ impl AsyncRead for Stream {
         };
         if buf.filled().len() > before {
             stream.heard.0.set(true);
+            let came = (buf.filled().len() - before) as u64;
+            stream.heard.1.set(allowed.map(|allowed| allowed.saturating_sub(came)));
         }
         read
     }

@@ -150,7 +150,7 @@ pub static ROOT: &[Field] = &[
     field("limits", Table(LIMITS), Toml("{}"), "What the daemon takes at most."),
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
-    field("defaults", Defaults, Toml("{}"), "Any connection field but name and env: what connections use that do not say otherwise."),
+    field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
 ];
 
 /// `[ingress]`
@@ -261,6 +261,8 @@ pub static CONNECTION: &[Field] = &[
     field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
     field("auth", OneOf(auth::AUTH), Standard::None("{ bearer = { token = { env = \"CRM_TOKEN\" } } }"), "How it says who it is: one of basic, bearer, api_key and oauth2."),
     field("sign", OneOf(auth::SIGN), Standard::None("{ standard_webhooks = { secrets = [{ env = \"CRM_SIGNING\" }] } }"), "How its requests are signed: one of standard_webhooks and hmac."),
+    field("delay", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"0s\""), "From an event's acceptance to its first attempt, by the value in force at acceptance."),
+    field("renamed_from", Name, Standard::None("\"orders\""), "The name it had: its queue, dead letters and history come along. May stay once that is done."),
     field("on_remove", Choice(&["hold", "discard"]), Toml("\"hold\""), "What its queue becomes when it is removed."),
     field("breaker", Table(BREAKER), Toml("{}"), "When the target is left alone because it fails."),
     field("disable_on_gone", Bool, Computed("true"), "Whether a 410 disables the connection: true for POST to a URL without placeholders, else false."),
@@ -332,7 +334,7 @@ pub static TLS: &[Field] = &[
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "delay", "durability", "egress", "host_header", "http2", "proxy", "renamed_from", "security", "tokens",
+    "archived", "durability", "egress", "host_header", "http2", "proxy", "security", "tokens",
     "client_cert", "client_key", "verify", "cors",
 ];
 

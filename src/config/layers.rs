@@ -75,6 +75,7 @@ pub(super) fn read_all(
         }
     }
     unique_names(&written, report);
+    renamed_names(&written, report);
     unused_environment(environment.as_deref(), &written, root, &base, report);
     let whole = written.into_iter().filter(|written| written.whole);
     let mut below = builtin(fields::CONNECTION);
@@ -270,6 +271,42 @@ fn unique_names(written: &[Written], report: &mut Report) {
         } else {
             first.insert(name.to_ascii_lowercase(), item);
         }
+    }
+}
+
+/// A name that a connection had must be nobody's now, or it would be one queue for two.
+fn renamed_names(written: &[Written], report: &mut Report) {
+    let drafts = || written.iter().map(|written| &written.draft);
+    let text = |draft: &Draft, key| draft.table.get(key).and_then(Item::as_text).map(str::to_owned);
+    for (nth, draft) in drafts().enumerate() {
+        let Some(item) = draft.table.get("renamed_from") else {
+            continue;
+        };
+        let old = item.as_text().unwrap_or_default();
+        let holder = drafts().find(|other| {
+            let same = |name: String| name.eq_ignore_ascii_case(old);
+            !std::ptr::eq(*other, draft) && text(other, "name").is_some_and(same)
+        });
+        let earlier = drafts().take(nth).find(|other| {
+            text(other, "renamed_from").is_some_and(|name| name.eq_ignore_ascii_case(old))
+        });
+        let message = if text(draft, "name").as_deref() == Some(old) {
+            "is the connection's own name".to_owned()
+        } else if let Some(holder) = holder {
+            format!(
+                "{old:?} is still a connection ({}); remove that one, or this line",
+                holder.place.name()
+            )
+        } else if let Some(earlier) = earlier {
+            format!(
+                "{old:?} was renamed already: {} says so; only one can have its queue",
+                earlier.place.name()
+            )
+        } else {
+            continue;
+        };
+        let path = format!("{}renamed_from", draft.path);
+        report.error(&item.place, &Reveal::Value, &path, message);
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Reader<'r> {
 type Node<'i> = Spanned<DeValue<'i>>;
 
 /// Keys that neither `[defaults]` nor an overlay may set.
-const IDENTITY: &[&str] = &["name", "env", "test"];
+const IDENTITY: &[&str] = &["name", "renamed_from", "env", "test"];
 
 impl Reader<'_> {
     /// Reads the keys of one table. `path` is the table's name for errors, with a separator at its end.

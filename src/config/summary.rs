@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Daemon, Keep, KeepLimit, Loaded, ReloadMode};
-use crate::connection::State;
+use crate::connection::{Connection, State};
 use crate::units::{ByteSize, HumanDuration};
 
 /// Deliveries in a connection's window: the store's `WINDOW_EVENTS`, which a test compares.
@@ -47,8 +47,19 @@ pub struct Summary {
     pub store_max_bytes: u64,
     /// What is kept of what is over.
     pub keep: [KeepSummary; 3],
+    /// The public halves of the keys that connections sign with.
+    pub public_keys: Vec<PublicKeys>,
     /// How many warnings there are.
     pub warnings: usize,
+}
+
+/// What the receivers of one connection verify with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PublicKeys {
+    /// The connection's name.
+    pub connection: String,
+    /// `whpk_…`, the newest first.
+    pub keys: Vec<String>,
 }
 
 /// What is kept of one thing that is over.
@@ -138,8 +149,15 @@ pub fn check_report(loaded: &Loaded) -> Summary {
         store_path: config.daemon.store.path.display().to_string(),
         store_max_bytes: config.daemon.store.max_bytes,
         keep: keep(config.daemon.store.keep),
+        public_keys: config.connections.iter().filter_map(|one| public_keys(one)).collect(),
         warnings: loaded.warnings.len(),
     }
+}
+
+fn public_keys(connection: &Connection) -> Option<PublicKeys> {
+    let keys = connection.sign.as_ref()?.public_keys();
+    let connection = connection.name.clone();
+    (!keys.is_empty()).then_some(PublicKeys { connection, keys })
 }
 
 fn keep(keep: Keep) -> [KeepSummary; 3] {
@@ -199,6 +217,9 @@ impl fmt::Display for Summary {
             writeln!(f, "environment: {environment}")?;
         }
         writeln!(f, "reload: {}", if self.watched { "auto" } else { "manual" })?;
+        for PublicKeys { connection, keys } in &self.public_keys {
+            writeln!(f, "{connection} is verified with {}", keys.join(", "))?;
+        }
         for listener in &self.listeners {
             writeln!(f, "listens for {listener}")?;
         }

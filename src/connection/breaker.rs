@@ -263,14 +263,10 @@ impl Breaker {
     }
 
     fn note_failure(&mut self, event: EventId, now: Instant) -> Option<Change> {
-        let in_streak = self.streak.contains(&event);
-        if !in_streak {
+        if !self.streak.contains(&event) {
             self.streak.push(event);
         }
-        let in_window = !self.window.note_failure(event, now);
-        if in_streak && in_window {
-            return None;
-        }
+        self.window.note_failure(event, now);
         let in_a_row = self.streak.len() >= self.policy.consecutive_failures as usize;
         let (ended, failed) = self.window.counts();
         let share = ended >= self.policy.min_attempts
@@ -336,15 +332,15 @@ impl Window {
         }
     }
 
-    /// False when this delivery's failure was counted before.
-    fn note_failure(&mut self, event: EventId, now: Instant) -> bool {
+    /// Counts a delivery's failure, unless it was counted before.
+    fn note_failure(&mut self, event: EventId, now: Instant) {
         self.turn(now);
         let oldest = self.ends.checked_sub(self.span()).unwrap_or(self.ends);
         while self.failed.front().is_some_and(|(_, ended)| *ended <= oldest) {
             self.failed.pop_front();
         }
         if self.failed.iter().any(|(known, _)| *known == event) {
-            return false;
+            return;
         }
         if self.failed.len() >= REMEMBERED {
             self.failed.pop_front();
@@ -353,7 +349,6 @@ impl Window {
         if let Some(slice) = self.slices.get_mut(self.at) {
             slice.failed = slice.failed.saturating_add(1);
         }
-        true
     }
 
     /// How many ended, and how many of them failed.

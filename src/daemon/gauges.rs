@@ -48,6 +48,8 @@ struct OfConnection {
     suspended: Option<&'static str>,
     /// By cause, as far as anything was ever held for it.
     held_by: BTreeMap<&'static str, Gauge>,
+    /// Where it signs; set when the configuration changes.
+    signing_ends: Option<Gauge>,
 }
 
 /// Deliveries of one connection that are not over, by state.
@@ -92,9 +94,10 @@ impl Gauges {
         let connections =
             live.iter().map(|live| OfConnection::new(live, dispatcher.status(live.id))).collect();
         let mut watched = lock(&self.connections);
-        // What is not true any more must not go on being shown.
+        // What is not true any more must not go on being shown; one that does not sign any more keeps its series.
         watched.iter().for_each(OfConnection::forget);
         *watched = connections;
+        watched.iter().zip(live).for_each(|(one, live)| one.set_signing_ends(live));
     }
 
     pub(super) fn watch_ingress(&self, memory: Arc<MemoryBudget>, keys: Arc<Idempotency>) {
@@ -168,6 +171,17 @@ impl OfConnection {
             metrics: Arc::clone(&live.metrics),
             suspended: live.suspension.map(|suspension| suspension.kind.as_str()),
             held_by: BTreeMap::new(),
+            signing_ends: live
+                .connection
+                .sign
+                .as_ref()
+                .map(|_| plain("posthaste_signing_secret_expiry_timestamp_seconds")),
+        }
+    }
+
+    fn set_signing_ends(&self, live: &Live) {
+        if let (Some(gauge), Some(sign)) = (&self.signing_ends, &live.connection.sign) {
+            gauge.set(sign.ends().map_or(0.0, |ends| ends as f64));
         }
     }
 
@@ -228,6 +242,9 @@ impl OfConnection {
     /// Takes back what only holds for as long as it is watched.
     fn forget(&self) {
         self.held_by.values().for_each(|gauge| gauge.set(0.0));
+        if let Some(gauge) = &self.signing_ends {
+            gauge.set(0.0);
+        }
         if let Some(cause) = self.suspended {
             self.suspended_gauge(cause).set(0.0);
         }

@@ -128,7 +128,7 @@ impl Daemon {
         let kept = *self.suspensions.get(&id)?;
         let (name, cause) = (&connection.name, kept.kind.as_str());
         if kept.settings == fingerprint(connection) {
-            tracing::warn!(connection = name, cause, "The connection is held since an earlier run");
+            tracing::warn!(connection = name, cause, "The connection is still held");
             return Some(kept);
         }
         tracing::info!(connection = name, cause, "The connection was edited, so it goes on");
@@ -157,11 +157,12 @@ impl Daemon {
         self.suspensions.insert(id, suspension);
         // What the egress gives back is not to be handed out again.
         self.store.detach(id);
-        self.dispatcher.suspend(id, true).await;
-        self.publish_live();
+        // Before the egress says which delivery halted it: no crash may leave a dead one and no halt.
         if let Err(error) = self.keep(id, Some(suspension)).await {
             tracing::error!(%error, "Could not keep that a connection is held; a restart ends it");
         }
+        self.dispatcher.suspend(id, true).await;
+        self.publish_live();
         self.live.get(at)
     }
 

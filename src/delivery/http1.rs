@@ -2,7 +2,7 @@
 //!
 //! Whoever waits for a response polls the connection itself, and an idle worker does too, so that a close by the peer is
 //! seen at once. All waits end at a [`Deadline`]. What a target may send is bounded: a head of [`HEAD_MAX`] bytes and 100
-//! headers, and of a body what [`Http::drain`] reads.
+//! headers, [`BEFORE_HEAD_MAX`] bytes of interim answers before it, and of a body what [`Http::drain`] reads.
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -26,6 +26,9 @@ use crate::store::history::Phase;
 
 /// The longest head of a response.
 const HEAD_MAX: usize = 32 * 1024;
+
+/// What a target may send before its response's head is whole, interim (1xx) answers included.
+const BEFORE_HEAD_MAX: u64 = 256 * 1024;
 
 /// The largest buffer of one connection.
 const BUFFER_MAX: usize = 64 * 1024;
@@ -112,6 +115,7 @@ impl Http {
         deadline: &mut Deadline,
     ) -> Result<Response<Incoming>, SendError> {
         self.heard.forget();
+        self.heard.allow(Some(BEFORE_HEAD_MAX));
         let mut response = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
         let answer = poll_fn(|cx| {
@@ -127,7 +131,10 @@ impl Http {
         })
         .await;
         match answer {
-            Some(Ok(response)) => Ok(response),
+            Some(Ok(response)) => {
+                self.heard.allow(None);
+                Ok(response)
+            }
             Some(Err(error)) => Err(self.failed(&error.into_error())),
             None => Err(SendError {
                 cause: Cause::RequestTimeout,

@@ -366,6 +366,11 @@ impl Order {
         None
     }
 
+    /// Whether one that was let go is the first of a line.
+    pub(super) fn stands_first(&self, id: DeliveryId) -> bool {
+        self.started.contains_key(&id)
+    }
+
     /// One that was let go has come back. Whether it stood in a line.
     pub(super) fn ended(
         &mut self,

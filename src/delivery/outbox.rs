@@ -35,7 +35,7 @@ use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
 use crate::metrics::ConnectionMetrics;
-use crate::store::feed::Delivery;
+use crate::store::feed::{Delivery, Settlement};
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
 use health::{Health, Pass};
@@ -96,6 +96,8 @@ struct Inner {
     lanes: Lanes,
     /// Which deliveries may come to the lanes, if the connection has an order.
     order: Option<Box<Order>>,
+    /// Dead ones that halt the connection: the store learns of them when it knows that the connection is held.
+    halting: Vec<(Delivery, Settlement)>,
     /// Workers without a delivery, the last one used at the end.
     idle: Vec<Rc<Slot>>,
     workers: u32,
@@ -131,6 +133,7 @@ impl Outbox {
         let rate = prepared.connection.rate_limit;
         let inner = Inner {
             lanes: Lanes::default(),
+            halting: Vec::new(),
             order: ordered::order(shared, id, (&prepared.connection, &metrics)),
             idle: Vec::new(),
             workers: 0,
@@ -222,6 +225,7 @@ impl Outbox {
         if resumed {
             inner.ramp = 1;
         }
+        self.settle_halting(&mut inner);
         let reordered = self.reorder(&mut inner, &old.connection);
         if reordered || !is_active(&self.settings().connection) {
             self.release_waiting(&mut inner);
@@ -237,6 +241,9 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.closed = true;
+        // Nobody learns any more that the connection is to be held: they are tried once more, and halt it then.
+        let halting = std::mem::take(&mut inner.halting).into_iter();
+        halting.for_each(|(delivery, _)| self.shared.feed.release(delivery));
         let loading: u64 = inner.loading.drain(..).map(|(_, size)| size).sum();
         self.give_bytes(loading);
         self.release_waiting(&mut inner);

@@ -69,7 +69,8 @@ impl std::fmt::Debug for Template {
 impl Template {
     pub(super) fn new(connection: &Connection) -> Template {
         let sends_body = sends_body(&connection.method);
-        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 10);
+        let more = usize::from(connection.auth.is_some()) + usize::from(connection.sign.is_some());
+        let mut headers = HeaderMap::with_capacity(connection.headers.len() + 8 + more);
         headers.insert(HOST, connection.target.authority.clone());
         headers.insert(USER_AGENT, AGENT);
         let mut own_content_type = false;

@@ -59,6 +59,8 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         max_body: 1 << 20,
         success_status: StatusSet::success(),
         tls: Tls::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,

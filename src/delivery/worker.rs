@@ -18,11 +18,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::http1::{Drained, Http, SendError};
-use super::order::End;
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
-use super::tokens::{self, Token};
+use super::tokens::{self, Token, Tokens};
 use crate::client::DialError;
 use crate::clock::Age;
 use crate::connection::breaker::Ticket;
@@ -96,18 +95,14 @@ impl Job {
     /// Tells the store what came of it.
     pub(super) fn settle(&mut self, disposition: Disposition) {
         if let Some(delivery) = self.delivery.take() {
-            self.outbox.shared.feed.settle(Settlement {
+            let settlement = Settlement {
                 id: delivery.id,
                 size: delivery.size,
                 disposition,
                 attempts: self.attempt,
                 first_attempt: self.first_attempt,
-            });
-            let end = match disposition {
-                Disposition::RetryAfter(_) => End::Retry(self.event.id),
-                Disposition::Delivered | Disposition::Dead { .. } => End::Over,
             };
-            self.outbox.note_end(delivery.id, end);
+            self.outbox.settle(delivery, settlement, self.event.id);
         }
     }
 }
@@ -120,12 +115,10 @@ impl Drop for Job {
         if std::thread::panicking() {
             // To hand it out again would panic again, for ever.
             tracing::error!(event_id = %self.event.id, "A delivery worker panicked; its delivery became a dead letter");
-            self.outbox.metrics.deliveries.dead.increment(1);
             let cause = Cause::Internal;
             self.settle(Disposition::Dead { cause, status: 0 });
         } else if let Some(delivery) = self.delivery.take() {
-            self.outbox.note_end(delivery.id, End::Released);
-            self.outbox.shared.feed.release(delivery);
+            self.outbox.give_up(delivery);
         }
         self.outbox.give_bytes(self.size);
     }
@@ -314,8 +307,7 @@ impl Worker {
         outbox.conclude(&mut job, &ended);
     }
 
-    /// Sends the request and waits for the head of its response. One that is refused with 401 is sent once more with a new
-    /// token, where the connection has tokens; that is the same attempt.
+    /// Sends the request and waits for the head of its response.
     async fn exchange(
         &mut self,
         settings: &Rc<Settings>,
@@ -331,9 +323,22 @@ impl Worker {
             }
         };
         let shaped = shaped.as_deref();
-        let Some(tokens) = &settings.tokens else {
-            return self.send(settings, job, (None, shaped)).await;
-        };
+        match &settings.tokens {
+            None => self.send(settings, job, (None, shaped)).await,
+            // In a box, so that workers that need no token do not carry it about.
+            Some(tokens) => {
+                Box::pin(self.exchange_with_token(tokens, settings, (job, shaped))).await
+            }
+        }
+    }
+
+    /// The same with a token. What is refused with 401 is sent once more with a new one; that is the same attempt.
+    async fn exchange_with_token(
+        &mut self,
+        tokens: &Rc<Tokens>,
+        settings: &Rc<Settings>,
+        (job, shaped): (&Job, Option<&Shaped>),
+    ) -> Result<Response<Incoming>, SendError> {
         let outbox = Rc::clone(&self.seat.outbox);
         let token = tokens.get(settings, &outbox.shared).await?;
         let response = self.send(settings, job, (Some(&token), shaped)).await?;

@@ -23,6 +23,8 @@ use super::rules::Choice;
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
 use crate::event::{ContentBuilder, Event, EventId};
+
+use crate::store::intake::Durability;
 use crate::store::keys::{Fingerprint, KeyRecord};
 
 /// The header that names an event's type.
@@ -196,7 +198,7 @@ impl Peer {
     ) -> Result<(String, Option<KeyRecord>), Refused> {
         let (group, mut choice) = self.choose(post.target(), &event).await?;
         let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content, &choice)?;
+        let mut plan = group.decide(body, content, None, &choice)?;
         let (id, age) = (event.id, event.accepted_age);
         let json = answer_json(&group, &plan, id);
         let key = print.map(|print| KeyRecord::new(print, id, age, plan.queued()));
@@ -204,7 +206,7 @@ impl Peer {
         let routes = std::mem::take(&mut plan.routes);
         if !routes.is_empty() {
             let (intake, event) = (&self.shared.intake, Arc::new(event));
-            intake.append_with(event, routes, key.map(Box::new)).await?;
+            intake.append_with(event, routes, key.map(Box::new), Durability::Disk).await?;
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
         choice.settle(id, age);

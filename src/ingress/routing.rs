@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
 use super::rules::{Choice, Ignored, IgnoredEvent, Rules, Waiter};
@@ -215,8 +216,14 @@ impl Group {
     }
 
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
-    /// reserves that room. On a refusal nothing stays reserved.
-    pub(super) fn decide(&self, body: u64, content: u64, choice: &Choice) -> Result<Plan, Refused> {
+    /// reserves that room. `delay` is the event's own, which wins over the connections'. On a refusal nothing stays reserved.
+    pub(super) fn decide(
+        &self,
+        body: u64,
+        content: u64,
+        delay: Option<Duration>,
+        choice: &Choice,
+    ) -> Result<Plan, Refused> {
         let mut plan = Plan {
             routes: Vec::with_capacity(self.entries.len()),
             dead: Vec::new(),
@@ -244,7 +251,8 @@ impl Group {
             if let Fate::Dead(cause) = fate {
                 plan.dead.push((at, cause));
             }
-            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate });
+            let delay = delay.unwrap_or(connection.delay);
+            plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate, delay });
         }
         match self.refusal(&plan, rejected) {
             None => Ok(plan),

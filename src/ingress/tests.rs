@@ -74,6 +74,8 @@ pub(super) fn connection(name: &str) -> Connection {
         max_body: 1024,
         success_status: StatusSet::success(),
         tls: Tls::default(),
+        delay: Duration::ZERO,
+        renamed_from: None,
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,

@@ -166,7 +166,7 @@ async fn reload(world: &Rc<World>) -> Verdict {
         return Ok(());
     };
     let number = world.draw(|rng| rng.usize(..world.plan.connections.len()));
-    let change = world.draw(|rng| rng.u8(..18));
+    let change = world.draw(|rng| rng.u8(..16));
     edit(world, number, change);
     world.note(format_args!("reload of c{number}: {change}"));
     relay.reload(world).await
@@ -177,7 +177,7 @@ fn edit(world: &World, number: usize, change: u8) {
     let original = &world.plan.connections[number];
     let target = world.draw(|rng| rng.usize(..world.plan.targets()));
     let rate = world.draw(|rng| rng.bool().then(|| draw_rate(rng)));
-    let ordering = world.draw(draw_ordering);
+    let ordering = world.draw(|rng| draw_ordering(rng));
     let removed = !world.config.borrow().contains_key(&number);
     if removed {
         world.reach("put back");
@@ -185,7 +185,7 @@ fn edit(world: &World, number: usize, change: u8) {
         return;
     }
     let mut config = world.config.borrow_mut();
-    if matches!(change, 11..=13) {
+    if matches!(change, 9..=11) {
         world.reach("removed");
         config.remove(&number);
         return;
@@ -198,11 +198,13 @@ fn edit(world: &World, number: usize, change: u8) {
         4 | 5 => connection.state = State::Disabled,
         6 => connection.rate_limit = rate,
         7 | 8 => super::plan::lead(connection, number, target),
-        9 | 10 => {
-            world.reach("order changed");
+        _ => {
+            connection.state = State::Active;
+            if connection.ordering != ordering {
+                world.reach("order changed");
+            }
             connection.ordering = ordering;
         }
-        _ => connection.state = State::Active,
     }
     world.reach(match connection.state {
         State::Paused => "paused",

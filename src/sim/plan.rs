@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::connection::breaker::BreakerPolicy;
 use crate::connection::ordering::{By, OnDead, Ordering};
 use crate::connection::path::Path;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
@@ -114,13 +115,28 @@ fn draw_connection(number: usize, rng: &mut fastrand::Rng) -> Connection {
     };
     drawn.on_remove = if rng.bool() { OnRemove::Discard } else { OnRemove::Hold };
     drawn.rate_limit = (rng.u8(..4) == 0).then(|| draw_rate(rng));
+    // From copies, so that the seeds of before go on meaning what they did.
+    drawn.breaker = draw_breaker(&mut rng.clone());
     drawn.ordering = draw_ordering(rng);
     drawn
 }
 
+/// Short enough that one which is left open closes within the time in which a fresh event must pass.
+fn draw_breaker(rng: &mut fastrand::Rng) -> Option<BreakerPolicy> {
+    rng.bool().then(|| BreakerPolicy {
+        consecutive_failures: rng.u32(1..=5),
+        failure_ratio: 0.5,
+        min_attempts: rng.u32(2..20),
+        window: Duration::from_secs(rng.u64(1..=60)),
+        open_for: Duration::from_millis(rng.u64(100..=2000)),
+        open_for_max: Duration::from_secs(4),
+    })
+}
+
 /// A third has an order by the event's type, a sixth a strict one.
-pub(super) fn draw_ordering(rng: &mut fastrand::Rng) -> Option<Ordering> {
-    match rng.u8(..6) {
+pub(super) fn draw_ordering(rng: &fastrand::Rng) -> Option<Ordering> {
+    // Not what is drawn next from the copied one.
+    match rng.clone().u64(..) >> 32 & 7 {
         0 | 1 => Some(by_type()),
         2 => Some(strict()),
         _ => None,

@@ -27,6 +27,7 @@ const TOLD: usize = 10;
 
 /// What a run must have come through: without it, the simulation tests nothing.
 const MUST_REACH: &[&str] = &[
+    "breaker open",
     "accepted",
     "answer cut",
     "answer late",

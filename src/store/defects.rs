@@ -42,6 +42,10 @@ pub enum Defect {
     ReplayNotSynced,
     /// A suspension is answered before it is durable.
     SuspensionNotSynced,
+    /// A sync that fails is believed when somebody was answered before it.
+    RelaxedBelieved,
+    /// A start hands out at once what came with a delay.
+    DelayForgotten,
     /// A discard leaves no mark.
     DiscardNotMarked,
     /// A run of scheduled or dead deliveries is not synced before a snapshot relies on it.

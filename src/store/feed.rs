@@ -48,11 +48,11 @@ impl Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Never tried before.
-    New,
+    New = 0,
     /// Due again after a failure.
-    Retry,
+    Retry = 1,
     /// A dead letter that an operator sent again.
-    Replay,
+    Replay = 2,
 }
 
 /// What the store sends.

@@ -5,12 +5,14 @@
 //! its own, and a task of that runtime ([`AckLane::run`]) hands the answers out locally.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Notify, oneshot};
 
 use super::doorbell::Doorbell;
 use super::keys::KeyRecord;
+use super::outcomes::{Board, Outcomes, Seats};
 use super::queue::QueueCounters;
 use super::{BATCH_EVENTS, ConnectionId};
 use crate::event::Event;
@@ -28,6 +30,8 @@ pub struct Route {
     pub queue: Arc<QueueCounters>,
     /// Whether it waits for delivery or is dead from the start.
     pub fate: Fate,
+    /// How long it waits from acceptance, in whole milliseconds; zero: it is due at once.
+    pub delay: Duration,
 }
 
 /// What becomes of a new delivery.
@@ -37,6 +41,17 @@ pub enum Fate {
     Queued,
     /// It is a dead letter from the start, with this cause (`queue_full` or `too_large`).
     Dead(crate::event::Cause),
+}
+
+/// When an append is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When the event is on the disk.
+    #[default]
+    Disk,
+    /// When the writer has written it, before its sync. It goes the same way, and is delivered only after the sync; a power
+    /// cut may lose it. Should the sync fail, the event is lost to this process, which counts and logs that.
+    Relaxed,
 }
 
 /// Why an event was not stored. Nothing of it will be delivered by this process.
@@ -63,8 +78,12 @@ pub(super) struct Append {
     pub(super) routes: Vec<Route>,
     /// The event's idempotency key, if it has one. Boxed: most have none.
     pub(super) key: Option<Box<KeyRecord>>,
+    pub(super) durability: Durability,
+    /// Where its deliveries' ends are noted, if somebody waits for them.
+    pub(super) board: Option<Arc<Board>>,
     pub(super) lane: usize,
-    pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
+    /// Who waits for the answer; none once it was given.
+    pub(super) reply: Option<oneshot::Sender<Result<(), AppendError>>>,
 }
 
 /// The way in. Cheap to clone; each ingress runtime has one with its own lane.
@@ -72,6 +91,7 @@ pub(super) struct Append {
 pub struct Intake {
     queue: Arc<ArrayQueue<Append>>,
     doorbell: Arc<Doorbell>,
+    seats: Arc<Seats>,
     lane: usize,
 }
 
@@ -84,10 +104,11 @@ impl Intake {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append(&self, event: Arc<Event>, routes: Vec<Route>) -> Result<(), AppendError> {
-        self.append_with(event, routes, None).await
+        self.append_with(event, routes, None, Durability::Disk).await
     }
 
-    /// As [`Intake::append`], for an event that may have an idempotency key: `key` is its fingerprint.
+    /// As [`Intake::append`], for an event that may have an idempotency key: `key` is its fingerprint. With
+    /// [`Durability::Relaxed`], `Ok` says no more than that it is written.
     ///
     /// # Errors
     /// See [`AppendError`].
@@ -96,10 +117,40 @@ impl Intake {
         event: Arc<Event>,
         routes: Vec<Route>,
         key: Option<Box<KeyRecord>>,
+        durability: Durability,
+    ) -> Result<(), AppendError> {
+        self.push(event, routes, key, durability, None).await
+    }
+
+    /// As [`Intake::append_with`]; also gives what tells how the event's deliveries end. `None`: too many are waited for
+    /// already ([`super::outcomes::WATCHERS`]).
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append_watched(
+        &self,
+        event: Arc<Event>,
+        routes: Vec<Route>,
+        key: Option<Box<KeyRecord>>,
+        durability: Durability,
+    ) -> Result<Option<Outcomes>, AppendError> {
+        let to = routes.iter().map(|route| route.connection);
+        let (outcomes, board) = Outcomes::new(&self.seats, to).unzip();
+        self.push(event, routes, key, durability, board).await.map(|()| outcomes)
+    }
+
+    async fn push(
+        &self,
+        event: Arc<Event>,
+        routes: Vec<Route>,
+        key: Option<Box<KeyRecord>>,
+        durability: Durability,
+        board: Option<Arc<Board>>,
     ) -> Result<(), AppendError> {
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.queue.push(Append { event, routes, key, lane: self.lane, reply })
-        {
+        let (lane, reply) = (self.lane, Some(reply));
+        let append = Append { event, routes, key, durability, board, lane, reply };
+        if let Err(refused) = self.queue.push(append) {
             refused.give_back_room();
             return Err(AppendError::Busy);
         }
@@ -109,6 +160,11 @@ impl Intake {
 }
 
 impl Append {
+    /// Whether one of its deliveries waits for a time.
+    pub(super) fn is_delayed(&self) -> bool {
+        self.routes.iter().any(|route| !route.delay.is_zero())
+    }
+
     /// Undoes the reservations of ingress.
     pub(super) fn give_back_room(&self) {
         for route in &self.routes {
@@ -160,6 +216,7 @@ impl AckLane {
 pub(super) struct IntakePort {
     pub(super) queue: Arc<ArrayQueue<Append>>,
     pub(super) lanes: Vec<Arc<AckLane>>,
+    pub(super) seats: Arc<Seats>,
 }
 
 /// Makes one way in for each of `lanes` runtimes, the lanes that their tasks must run, and the writer's end.
@@ -168,20 +225,23 @@ pub(super) fn intake(
     doorbell: &Arc<Doorbell>,
 ) -> (Vec<(Intake, Arc<AckLane>)>, IntakePort) {
     let queue = Arc::new(ArrayQueue::new(INTAKE_EVENTS));
+    let seats = Arc::new(Seats::default());
     let ways: Vec<_> = (0..lanes)
         .map(|lane| {
-            let intake = Intake { queue: Arc::clone(&queue), doorbell: Arc::clone(doorbell), lane };
+            let (queue, doorbell) = (Arc::clone(&queue), Arc::clone(doorbell));
+            let intake = Intake { queue, doorbell, seats: Arc::clone(&seats), lane };
             (intake, Arc::new(AckLane::default()))
         })
         .collect();
     let lanes = ways.iter().map(|(_, lane)| Arc::clone(lane)).collect();
-    (ways, IntakePort { queue, lanes })
+    (ways, IntakePort { queue, lanes, seats })
 }
 
 /// A store without a disk, for tests of ingress: it answers every append with what `answer` says, and keeps the events.
 #[cfg(test)]
 pub struct FakeStore {
     port: IntakePort,
+    boards: std::cell::RefCell<Vec<Arc<Board>>>,
 }
 
 #[cfg(test)]
@@ -191,7 +251,7 @@ impl FakeStore {
         let (doorbell, _parker) = Doorbell::new();
         let (mut ways, port) = intake(1, &doorbell);
         let (intake, lane) = ways.remove(0);
-        (intake, lane, FakeStore { port })
+        (intake, lane, FakeStore { port, boards: std::cell::RefCell::default() })
     }
 
     /// Answers all that waits; returns the events and their routes.
@@ -201,17 +261,23 @@ impl FakeStore {
     ) -> Vec<(Arc<Event>, Vec<Route>)> {
         let mut taken = Vec::new();
         let mut answers = Vec::new();
-        while let Some(append) = self.port.queue.pop() {
+        while let Some(mut append) = self.port.queue.pop() {
             let result = answer(&append.event);
+            self.boards.borrow_mut().extend(append.board.take());
             if result.is_err() {
                 append.give_back_room();
             }
-            answers.push((append.reply, result));
+            answers.extend(append.reply.map(|reply| (reply, result)));
             taken.push((append.event, append.routes));
         }
         for lane in &self.port.lanes {
             lane.send(&mut answers);
         }
         taken
+    }
+
+    /// Ends all deliveries to a connection that somebody waits for.
+    pub fn end(&self, connection: ConnectionId, how: super::outcomes::Ended) {
+        self.boards.borrow().iter().for_each(|board| board.fill(connection, how));
     }
 }

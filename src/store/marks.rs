@@ -8,7 +8,7 @@
 //! ```text
 //! u64 store time, ms      u64 boot clock, ms      u64 wall clock, ms      u64 boot id (hash)
 //! then for each mark: u8 tag, and varints (an age is one)
-//!   3 scheduled   place, offset, size, due age, attempts, due age - first attempt's age, u8 lane (1 retry, 2 replay)
+//!   3 scheduled   place, offset, size, due age, attempts, due age - first attempt's age, u8 lane (0 first attempt, 1 retry, 2 replay)
 //!   4 dead        place, offset, size, u8 cause, status, attempts, wall clock and age of death
 //!   5 name        connection, length, UTF-8
 //!   6 sealed      segment, end of its records in bytes
@@ -221,7 +221,7 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
             put_varint(out, scheduled.due.0);
             put_varint(out, u64::from(scheduled.attempts));
             put_varint(out, scheduled.due.0.wrapping_sub(scheduled.first_attempt.0));
-            out.push(if scheduled.lane == Lane::Replay { 2 } else { 1 });
+            out.push(scheduled.lane as u8);
         }
         Mark::Dead(dead) => {
             out.push(4);
@@ -365,7 +365,11 @@ fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
                 due: Age(due),
                 attempts: reader.varint32()?,
                 first_attempt: Age(due.wrapping_sub(reader.varint()?)),
-                lane: if reader.u8()? == 2 { Lane::Replay } else { Lane::Retry },
+                lane: match reader.u8()? {
+                    0 => Lane::New,
+                    2 => Lane::Replay,
+                    _ => Lane::Retry,
+                },
             })
         }
         4 => {
@@ -449,6 +453,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::schedule;
     use super::*;
 
     fn any_segment() -> impl Strategy<Value = u32> {
@@ -485,15 +490,15 @@ mod tests {
                 }
             ),
             (any_id(), any_id()).prop_map(|(from, to)| Mark::Moved { from: from.into(), to }),
-            (any_id(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
-                |(id, age, count, replay)| {
+            (any_id(), any::<u64>(), any::<u32>(), 0..schedule::LANES.len()).prop_map(
+                |(id, age, count, lane)| {
                     Mark::Scheduled(Scheduled {
                         id,
                         due: Age(age),
                         size: count,
                         attempts: count,
                         first_attempt: Age(age / 2),
-                        lane: if replay { Lane::Replay } else { Lane::Retry },
+                        lane: schedule::LANES[lane],
                     })
                 }
             ),

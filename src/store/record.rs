@@ -37,7 +37,8 @@
 //!   24  varint number of routes, then for each
 //!         varint connection id
 //!         varint slot: its place among that connection's deliveries in this segment, from 0
-//!         u8     0 queued, else the number of the cause it is dead of from the start
+//!         u8     0 queued, 255 queued with a delay, else the number of the cause it is dead of from the start
+//!         varint only after 255: the delay from acceptance, ms
 //!    .. content to the end (see `event::Content`)
 //! ```
 //!
@@ -55,7 +56,7 @@ use crate::clock::Age;
 use crate::event::{Cause, Content, Event, EventId};
 
 /// The version of this page. A store with another one is refused (exit 78), never guessed at.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Bytes of a file header.
 pub const FILE_HEADER: u64 = 64;
 /// Bytes of a record's header.
@@ -278,7 +279,12 @@ pub struct RecordedRoute {
     pub slot: u32,
     /// Dead from the start, of this.
     pub dead: Option<Cause>,
+    /// Milliseconds from acceptance to its first attempt; 0 is no delay. Not kept of what is dead.
+    pub delay_ms: u64,
 }
+
+/// The byte of a route that is queued with a delay.
+const DELAYED: u8 = 255;
 
 /// Appends an event's body.
 pub fn encode_event(
@@ -292,7 +298,13 @@ pub fn encode_event(
     for route in routes {
         put_varint(out, u64::from(route.connection.0));
         put_varint(out, u64::from(route.slot));
-        out.push(route.dead.map_or(0, |cause| cause as u8));
+        match route.dead {
+            None if route.delay_ms > 0 => {
+                out.push(DELAYED);
+                put_varint(out, route.delay_ms);
+            }
+            dead => out.push(dead.map_or(0, |cause| cause as u8)),
+        }
     }
     out.extend_from_slice(event.content.as_bytes());
 }
@@ -320,11 +332,12 @@ pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
     for _ in 0..count {
         let connection = ConnectionId(u32::try_from(reader.varint()?).ok()?);
         let slot = u32::try_from(reader.varint()?).ok()?;
-        let dead = match reader.u8()? {
-            0 => None,
-            number => Some(Cause::from_number(number).unwrap_or(Cause::Internal)),
+        let (dead, delay_ms) = match reader.u8()? {
+            0 => (None, 0),
+            DELAYED => (None, reader.varint()?),
+            number => (Some(Cause::from_number(number).unwrap_or(Cause::Internal)), 0),
         };
-        routes.push(RecordedRoute { connection, slot, dead });
+        routes.push(RecordedRoute { connection, slot, dead, delay_ms });
     }
     Some(EventHead { id, accepted_age, routes, content_at: reader.at })
 }
@@ -515,7 +528,8 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_seen() {
-        let routes = [RecordedRoute { connection: ConnectionId(300), slot: 5, dead: None }];
+        let routes =
+            [RecordedRoute { connection: ConnectionId(300), slot: 5, dead: None, delay_ms: 0 }];
         let whole = encoded(b"hello", &routes);
         let body_end = RECORD_HEADER + u32_at(&whole, 0).unwrap() as usize;
         for bit in 0..body_end * 8 {
@@ -531,10 +545,11 @@ mod tests {
         #[test]
         fn events_read_back(
             body in proptest::collection::vec(any::<u8>(), 0..300),
-            routes in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..28), 0..20),
+            routes in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..28, any::<u64>()), 0..20),
         ) {
-            let routes: Vec<_> = routes.into_iter().map(|(connection, slot, cause)| RecordedRoute {
+            let routes: Vec<_> = routes.into_iter().map(|(connection, slot, cause, delay)| RecordedRoute {
                 connection: ConnectionId(connection), slot, dead: Cause::from_number(cause),
+                delay_ms: if cause == 0 { delay } else { 0 },
             }).collect();
             let bytes = encoded(&body, &routes);
             prop_assert_eq!(bytes.len() % 8, 0);

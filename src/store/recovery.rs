@@ -63,6 +63,7 @@ pub(super) fn recover(
     disk: &dyn Disk,
     max_keys: usize,
     shelf: ShelfLimits,
+    seed: u64,
 ) -> Result<Recovered, OpenError> {
     let mut listed = Listed::new(disk)?;
     let state = State { schedule: Shelf::new(shelf), dead: Shelf::new(shelf), ..State::default() };
@@ -92,14 +93,29 @@ pub(super) fn recover(
     read_key_logs(disk, &listed, &mut recovered)?;
     fill_shelves(disk, &mut marked, &mut recovered)?;
     remove_other_runs(disk, &listed, &marked);
+    let mut nonces = fastrand::Rng::with_seed(seed);
     for number in &listed.segments {
         recover_segment(disk, *number, &mut marked, &mut recovered)?;
+        spill_delayed(disk, &mut recovered, &mut nonces);
     }
     suspend_again(&mut recovered.state, &marked);
     recovered.last_age = recovered.last_age.max(recovered.keys.latest().unwrap_or_default());
     count_shelves(&mut recovered)?;
     count_live(&mut recovered);
     Ok(recovered)
+}
+
+/// Deliveries with a delay come from records, however many there are: those that are too many for memory go to runs. What
+/// cannot be written stays in memory. Until a snapshot speaks of these runs, the next start makes them anew.
+fn spill_delayed(disk: &dyn Disk, recovered: &mut Recovered, nonces: &mut fastrand::Rng) {
+    while recovered.state.schedule.is_full() {
+        let number = recovered.next_run;
+        recovered.next_run = number.saturating_add(1);
+        match recovered.state.schedule.spill(disk, number, nonces.u64(..)) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Suspends what was suspended, but for what ends with a restart.

@@ -1,4 +1,5 @@
-//! Deliveries that wait for a time, or whose time has come and that wait for their connection: all but first attempts.
+//! Deliveries that wait for a time, or whose time has come and that wait for their connection: first attempts that came with
+//! a delay, retries, replays.
 
 use super::feed::Lane;
 use super::record::Reader;
@@ -19,18 +20,21 @@ pub struct Scheduled {
     pub attempts: u32,
     /// When the first attempt of this run was made; zero before it.
     pub first_attempt: Age,
-    /// Which lane it goes to.
+    /// Which lane it goes to; `New` is a first attempt that came with a delay.
     pub lane: Lane,
 }
 
-/// The queue of a connection's lane on the schedule: retries and replays do not wait for each other.
+/// All lanes: each has a queue of its own on the schedule.
+pub const LANES: [Lane; 3] = [Lane::New, Lane::Retry, Lane::Replay];
+
+/// The queue of a connection's lane on the schedule: delayed first attempts, retries and replays do not wait for each other.
 pub fn queue(connection: ConnectionId, lane: Lane) -> u32 {
-    connection.0.wrapping_mul(2) + u32::from(lane == Lane::Replay)
+    connection.0.wrapping_mul(4) + lane as u32
 }
 
 /// The connection that a queue of the schedule is of.
 pub fn connection(queue: u32) -> ConnectionId {
-    ConnectionId(queue / 2)
+    ConnectionId(queue / 4)
 }
 
 impl Item for Scheduled {
@@ -70,7 +74,11 @@ impl Item for Scheduled {
             size,
             attempts,
             first_attempt: Age(reader.u64()?),
-            lane: if queue % 2 == 1 { Lane::Replay } else { Lane::Retry },
+            lane: match queue % 4 {
+                0 => Lane::New,
+                2 => Lane::Replay,
+                _ => Lane::Retry,
+            },
         })
     }
 }

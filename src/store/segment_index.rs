@@ -10,6 +10,8 @@
 //! kind 53, slots:    u32 connection id, then which of these records are its slots (see `slots`); one for each connection
 //! kind 51, keys:     the segment's idempotency keys (see `keys`), oldest first; any number of such records
 //! kind 55, ages:     u64 the latest store time of an event
+//! kind 56, delayed:  of each delivery that came with a delay, u32 connection id, u32 slot, u64 store time at which it is due;
+//!                    only when there are any
 //! kind 54, end:      u64 end of the segment's records, u64 events, u64 first and u64 last id's time (ms since 1970);
 //!                    then u32 connection id, u32 slot, u8 cause of each delivery that was dead from the start
 //! ```
@@ -18,6 +20,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::time::Duration;
 
 use super::ConnectionId;
 use super::disk::Disk;
@@ -25,8 +28,8 @@ use super::file::{ScanReport, StoreFile, index_name, new_header, scan};
 use super::key_log::{decode_keys, encode_keys};
 use super::keys::KeyRecord;
 use super::record::{
-    EventHead, FILE_HEADER, FileKind, KIND_EVENT, KIND_NAME, RECORD_HEADER, Reader, Stamp,
-    decode_event_head, decode_name, encode_record,
+    EventHead, FILE_HEADER, FileKind, KIND_EVENT, KIND_NAME, RECORD_HEADER, Reader, RecordedRoute,
+    Stamp, decode_event_head, decode_name, encode_record,
 };
 use crate::clock::Age;
 use crate::event::Cause;
@@ -43,6 +46,7 @@ const KIND_RECORDS: u8 = 52;
 const KIND_SLOTS: u8 = 53;
 const KIND_END: u8 = 54;
 const KIND_AGES: u8 = 55;
+const KIND_DELAYED: u8 = 56;
 /// Bytes of an entry in the file.
 const ENTRY: usize = 8;
 /// Bytes that the index of a segment that grows takes in memory: a batch more than this, and the segment is sealed,
@@ -71,6 +75,8 @@ pub struct SegmentIndex {
     slot_bytes: usize,
     /// Deliveries that were dead from the start.
     pub born_dead: Vec<(ConnectionId, u32, Cause)>,
+    /// Deliveries whose first attempt waits for a time, and that time.
+    pub delayed: Vec<(ConnectionId, u32, Age)>,
     /// Idempotency keys of its events, oldest first.
     pub keys: VecDeque<KeyRecord>,
     /// Where the records end.
@@ -99,6 +105,7 @@ impl SegmentIndex {
             if let Some(cause) = route.dead {
                 self.born_dead.push((route.connection, route.slot, cause));
             }
+            self.note_delay(route, head.accepted_age);
         }
         self.note_times(head.id.unix_ms(), head.accepted_age);
     }
@@ -115,6 +122,20 @@ impl SegmentIndex {
         let before = slots.bytes();
         slots.push(Piece { slot, count: 1, record });
         self.slot_bytes += slots.bytes() - before;
+    }
+
+    /// Notes when a delivery with a delay is due.
+    pub fn note_delay(&mut self, route: &RecordedRoute, accepted: Age) {
+        if route.delay_ms > 0 {
+            let due = accepted.after(Duration::from_millis(route.delay_ms));
+            self.delayed.push((route.connection, route.slot, due));
+        }
+    }
+
+    /// When a connection's deliveries with a delay are due, by slot.
+    pub fn delayed_of(&self, connection: ConnectionId) -> BTreeMap<u32, Age> {
+        let of_it = self.delayed.iter().filter(|(id, ..)| *id == connection);
+        of_it.map(|(_, slot, due)| (*slot, *due)).collect()
     }
 
     /// Slots of a connection.
@@ -157,6 +178,7 @@ impl SegmentIndex {
         self.records.len() * size_of::<Entry>()
             + self.slot_bytes
             + self.born_dead.len() * size_of::<(ConnectionId, u32, Cause)>()
+            + self.delayed.len() * size_of::<(ConnectionId, u32, Age)>()
             + self.keys.len() * size_of::<KeyRecord>()
     }
 
@@ -215,6 +237,15 @@ impl SegmentIndex {
         encode_record(&mut out, seed, KIND_AGES, stamp, |out| {
             out.extend_from_slice(&self.last_age.to_le_bytes());
         });
+        if !self.delayed.is_empty() {
+            encode_record(&mut out, seed, KIND_DELAYED, stamp, |out| {
+                for (connection, slot, due) in &self.delayed {
+                    out.extend_from_slice(&connection.0.to_le_bytes());
+                    out.extend_from_slice(&slot.to_le_bytes());
+                    out.extend_from_slice(&due.0.to_le_bytes());
+                }
+            });
+        }
         encode_record(&mut out, seed, KIND_END, stamp, |out| {
             let (first, last) = self.times.unwrap_or((0, 0));
             for value in [self.end, self.events, first, last] {
@@ -257,6 +288,7 @@ impl SegmentIndex {
                     None => valid = false,
                 },
                 KIND_KEYS => index.keys.extend(decode_keys(record.body)),
+                KIND_DELAYED => index.decode_delayed(record.body),
                 KIND_END => complete = index.decode_end(record.body).is_some(),
                 _ => {}
             }
@@ -301,6 +333,15 @@ impl SegmentIndex {
         self.slot_bytes += slots.bytes();
         self.slots.insert(connection, slots);
         Some((connection, sealed))
+    }
+
+    fn decode_delayed(&mut self, body: &[u8]) {
+        let mut reader = Reader::new(body);
+        while let (Some(connection), Some(slot), Some(due)) =
+            (reader.u32(), reader.u32(), reader.u64())
+        {
+            self.delayed.push((ConnectionId(connection), slot, Age(due)));
+        }
     }
 
     fn decode_end(&mut self, body: &[u8]) -> Option<()> {

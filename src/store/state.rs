@@ -6,8 +6,9 @@
 //! A delivery is in exactly one of these places:
 //!
 //! * **waiting** for its first attempt: its bit in [`Part::left`] is not set; in order, from [`Stream::cursor`] on;
-//! * **handed out** to the egress: a first attempt (bit not set, before the cursor) or a later one ([`Stream::handed`]);
-//! * **scheduled**, its time come or not: in [`State::schedule`];
+//! * **handed out** to the egress: a first attempt (bit not set, before the cursor), or one that came off the schedule
+//!   ([`Stream::handed`]);
+//! * **scheduled**, its time come or not: in [`State::schedule`]; also a first attempt that came with a delay;
 //! * **dead**: in [`State::dead`];
 //! * **over**: its bit in [`Part::over`] is set.
 //!
@@ -25,7 +26,7 @@ use super::marks::{DeadLetter, Place};
 use super::order::Ordered;
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;
-use super::schedule::{self, Scheduled};
+use super::schedule::{self, LANES, Scheduled};
 use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::shelf::Shelf;
 use super::suspension::Suspension;
@@ -131,10 +132,12 @@ pub struct Stream {
     pub out: [usize; 3],
     /// Whether the writer looks at it before its turn ends.
     pub touched: bool,
-    /// Later attempts handed out.
+    /// What came off the schedule and is handed out.
     pub handed: BTreeMap<Place, Scheduled>,
-    /// Later attempts handed out whose delivery was cancelled meanwhile.
+    /// Those of them whose delivery was cancelled meanwhile.
     pub cancelled: HashSet<Place>,
+    /// First attempts that came with a delay and are handed out; they are in `handed`, and count for the lane of new ones.
+    pub delayed_out: usize,
     /// First attempts that the egress gave back.
     pub returned: VecDeque<Delivery>,
     /// Whether its deliveries are handed out so that an order can be kept.
@@ -200,7 +203,8 @@ impl State {
         };
         stream.publish();
         let counters = &stream.counters;
-        counters.scheduled.store(waits(Lane::Retry) + waits(Lane::Replay), Ordering::Relaxed);
+        let scheduled = LANES.into_iter().map(waits).sum();
+        counters.scheduled.store(scheduled, Ordering::Relaxed);
         counters.dead.store(self.dead.count(id.0), Ordering::Relaxed);
     }
 
@@ -363,6 +367,7 @@ impl Stream {
             touched: false,
             handed: BTreeMap::new(),
             cancelled: HashSet::new(),
+            delayed_out: 0,
             returned: VecDeque::new(),
             order: Ordered::No,
         }
@@ -395,6 +400,34 @@ impl Stream {
         if let Some(out) = self.out.get_mut(lane as usize) {
             *out = out.saturating_sub(1);
         }
+    }
+
+    /// How many deliveries of a lane may come off the schedule now. Delayed first attempts share the window of new ones:
+    /// while others wait, they take at most half of it.
+    pub fn room_for_scheduled(&self, lane: Lane) -> usize {
+        let room = self.room(lane);
+        if lane != Lane::New || self.waiting == 0 {
+            return room;
+        }
+        room.min((super::WINDOW_NEW / 2).saturating_sub(self.delayed_out))
+    }
+
+    /// Takes what was handed out off the list of what came off the schedule, if it is there.
+    pub fn take_handed(&mut self, place: Place) -> Option<Scheduled> {
+        let scheduled = self.handed.remove(&place)?;
+        if scheduled.lane == Lane::New {
+            self.delayed_out = self.delayed_out.saturating_sub(1);
+        }
+        Some(scheduled)
+    }
+
+    /// Notes that something off the schedule is handed out.
+    pub fn note_handed(&mut self, scheduled: Scheduled) {
+        if scheduled.lane == Lane::New {
+            self.delayed_out += 1;
+        }
+        self.handed.insert(Place::from(scheduled.id), scheduled);
+        self.hand_out(scheduled.lane);
     }
 
     /// Takes a slot in the segment that grows.

@@ -17,6 +17,7 @@ mod clock;
 mod compaction;
 mod damage;
 mod defects;
+mod delay;
 mod expiry;
 mod index;
 mod kept;
@@ -26,6 +27,7 @@ mod model;
 pub(crate) mod model_disk;
 mod order;
 mod recent;
+mod relaxed;
 mod suspensions;
 mod sweep;
 mod world;
@@ -119,6 +121,16 @@ impl Rig {
         to: &[(ConnectionId, Arc<QueueCounters>)],
         fate: Fate,
     ) -> Result<EventId, AppendError> {
+        self.append_delayed(body, to, fate, Duration::ZERO)
+    }
+
+    fn append_delayed(
+        &mut self,
+        body: &[u8],
+        to: &[(ConnectionId, Arc<QueueCounters>)],
+        fate: Fate,
+        delay: Duration,
+    ) -> Result<EventId, AppendError> {
         let mut content = ContentBuilder::new("default", "", "", body.len());
         content.body(body);
         let id = EventId::new(self.clock.wall_ms(), &mut self.rng);
@@ -127,7 +139,7 @@ impl Rig {
             if fate == Fate::Queued {
                 assert!(queue.try_reserve(content.as_bytes().len() as u64, u64::MAX, u64::MAX));
             }
-            Route { connection: *id, queue: Arc::clone(queue), fate }
+            Route { connection: *id, queue: Arc::clone(queue), fate, delay }
         });
         let routes = routes.collect();
         let event =
@@ -519,7 +531,7 @@ fn a_burst_larger_than_a_segment_is_taken() {
             let content = content.finish();
             assert!(queue.try_reserve(content.as_bytes().len() as u64, u64::MAX, u64::MAX));
             let event = Event { id: id_of_event, accepted_ms: 0, accepted_age: Age(0), content };
-            let route = Route { connection: id, queue: Arc::clone(&queue), fate: Fate::Queued };
+            let route = Route { connection: id, queue: Arc::clone(&queue), fate: Fate::Queued, delay: Duration::ZERO };
             intake.append(Arc::new(event), vec![route])
         });
         let mut posts: Vec<_> = posts.map(Box::pin).collect();
@@ -761,7 +773,12 @@ fn threads_run_append_and_stop() {
             content: content.finish(),
         });
         assert!(queue.try_reserve(event.content.as_bytes().len() as u64, 10, 10_000));
-        let route = Route { connection: id, queue: Arc::clone(&queue), fate: Fate::Queued };
+        let route = Route {
+            connection: id,
+            queue: Arc::clone(&queue),
+            fate: Fate::Queued,
+            delay: Duration::ZERO,
+        };
         intake.append(event, vec![route]).await.unwrap();
         let mut items = Vec::new();
         opened.feeds[0].next(&mut items).await;

@@ -36,6 +36,7 @@ use super::key_log::KeyLog;
 use super::keys::Floor;
 use super::log::{StateLog, write_snapshot};
 use super::marks::TimeStamp;
+use super::outcomes::Watched;
 use super::reader::Files;
 use super::recovery::Recovered;
 use super::segment_index::INDEX_BYTES;
@@ -93,6 +94,10 @@ pub(super) struct Writer {
     /// Numbers of files that wait to be written over.
     pub(super) spares: Vec<u32>,
     pub(super) hot: Hot,
+    /// Deliveries whose end producers wait for.
+    pub(super) watched: Watched,
+    /// Events that were answered before their sync, which then failed.
+    pub(super) relaxed_lost: u64,
     /// Idempotency keys of segments that were given back, and which ones are still remembered.
     pub(super) key_log: KeyLog,
     pub(super) floor: Floor,
@@ -237,6 +242,7 @@ impl Writer {
             .or_else(|error| give_up_reserve(&*disk, error).and_then(|()| begin()));
         let log = log.map_err(|error| OpenError::Io("begin a state log", error))?;
         let outbox = feeds.iter().map(|_| Vec::new()).collect();
+        let watched = Watched::new(Arc::clone(&intake.seats));
         let hot = Hot { capacity: options.hot_bytes, ..Hot::default() };
         let mut writer = Writer {
             disk,
@@ -263,6 +269,8 @@ impl Writer {
             trouble: None,
             spares,
             hot,
+            watched,
+            relaxed_lost: 0,
             key_log,
             floor,
             drained: recovered.drained,
@@ -308,6 +316,7 @@ impl Writer {
     pub(super) fn turn(&mut self) -> Wake {
         self.shared.ticks.fetch_add(1, Ordering::Relaxed);
         let now = self.clock.monotonic();
+        self.watched.clean_up();
         self.take_returned();
         self.run_commands();
         if self.commit_is_due(now) {

@@ -6,6 +6,8 @@
 //! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
+mod auth;
+#[cfg(test)]
 mod capacity;
 #[cfg(test)]
 mod cli;
@@ -33,12 +35,15 @@ mod isolation;
 mod lifecycle;
 #[cfg(test)]
 mod limits;
+mod ordering;
 #[cfg(test)]
 mod payload;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod signatures;
 #[cfg(test)]
 mod stalls;
 #[cfg(test)]

@@ -55,3 +55,121 @@ fn secrets_never_appear() {
         assert!(found.is_none(), "{canary}: {found:?}");
     }
 }
+
+/// The same for what authenticates and signs: every secret in turn, and the token, with targets that echo what they got.
+#[test]
+fn credentials_and_signing_secrets_never_appear() {
+    const PASSWORD: &str = "canary-password-1e";
+    const TOKEN: &str = "canary-bearer-2e";
+    const KEY: &str = "canary/key-3e";
+    const CLIENT: &str = "canary-client-4e";
+    const GRANTED: &str = "canary-granted-5e";
+    const HMAC: &str = "canary-hmac-6e";
+    const STANDARD: &str = "whsec_Y2FuYXJ5LXN0YW5kYXJkLTdl";
+    // What they look like on the way: base64 of me:PASSWORD and of relay:CLIENT, and the key in a query.
+    const FORMS: [&str; 3] =
+        ["bWU6Y2FuYXJ5LXBhc3N3b3JkLTFl", "cmVsYXk6Y2FuYXJ5LWNsaWVudC00ZQ", "canary%2Fkey-3e"];
+    let site = Site::with("", "[log]\nlevel = \"debug\"\n");
+    let granted = format!("{{\"access_token\":\"{GRANTED}\",\"expires_in\":100}}");
+    let tokens = Receiver::start(Behaviour::ok().saying(granted.as_bytes()));
+    let refusing = format!("{{\"error\":\"{CLIENT}\"}}");
+    let no_tokens = Receiver::start(Behaviour::status(400).saying(refusing.as_bytes()));
+    let oauth2 = |tokens: &Receiver| {
+        format!(
+            "auth.oauth2 = {{ token_url = \"{}\", client_id = \"relay\", client_secret = {{ env = \"C4\" }} }}",
+            tokens.url("token")
+        )
+    };
+    let none = "retry = { strategy = \"none\" }\n";
+    let tables = [
+        ("basic", "auth.basic = { username = \"me\", password = { env = \"C1\" } }".to_owned()),
+        ("bearer", "auth.bearer = { token = { env = \"C2\" } }".to_owned()),
+        (
+            "query",
+            "auth.api_key = { name = \"key\", key = { env = \"C3\" }, in = \"query\" }".to_owned(),
+        ),
+        ("header", "auth.api_key = { name = \"x-key\", key = { env = \"C3\" } }".to_owned()),
+        ("oauth2", oauth2(&tokens)),
+        ("refused", oauth2(&no_tokens)),
+        ("hmac", "sign.hmac = { header = \"x-sig\", secrets = [{ env = \"C6\" }] }".to_owned()),
+        ("standard", "sign.standard_webhooks = { secrets = [{ env = \"C7\" }] }".to_owned()),
+    ];
+    let names = tables.each_ref().map(|(name, _)| *name);
+    // What each target got, it says in its answer.
+    let echoes = [
+        format!("{PASSWORD} {}", FORMS[0]),
+        format!("Bearer {TOKEN}"),
+        format!("/x?key=canary%2Fkey-3e {KEY}"),
+        KEY.to_owned(),
+        GRANTED.to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+    ];
+    let targets = echoes.map(|echo| {
+        let location = if echo.contains("%2F") { echo.split(' ').next().unwrap() } else { "/" };
+        Receiver::start(Behaviour::with(404, &[("location", location)]).saying(echo.as_bytes()))
+    });
+    for ((name, table), target) in tables.iter().zip(&targets) {
+        site.connection(name, &target.url(name), &format!("{none}{table}\n"));
+    }
+    let variables = [
+        ("C1", PASSWORD),
+        ("C2", TOKEN),
+        ("C3", KEY),
+        ("C4", CLIENT),
+        ("C6", HMAC),
+        ("C7", STANDARD),
+    ];
+    let mut daemon = Daemon::start_with(&site, |command| {
+        command.envs(variables);
+    });
+    let answer = site.producer().post("/v1/events", &[], b"x").unwrap();
+    let metrics = daemon.drained(&names);
+    for name in names {
+        let dead = [("connection", name), ("outcome", "dead")];
+        assert_eq!(metrics.sum("posthaste_deliveries_total", &dead), 1.0, "{name}");
+    }
+    // They went where they belong: the test would notice if they did not.
+    let arrivals: String =
+        targets.iter().map(|target| format!("{:?}", target.arrivals())).collect();
+    for canary in [TOKEN, FORMS[0], FORMS[2], GRANTED, "x-sig", "webhook-signature"] {
+        assert!(arrivals.contains(canary), "{canary}: {arrivals}");
+    }
+    assert!(format!("{:?}", tokens.arrivals()).contains(FORMS[1]));
+    let mut said = vec![metrics.text, format!("{:?}", answer.message)];
+    let mut run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(crate::harness::binary());
+        command.args(arguments).arg("--config").arg(site.config()).envs(variables);
+        let output = command.output().unwrap();
+        said.push(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
+    };
+    run(&["status"]);
+    run(&["status", "--json"]);
+    run(&["dead", "list", "--json"]);
+    run(&["check"]);
+    run(&["check", "--json"]);
+    for name in names {
+        run(&["attempts", name]);
+        run(&["attempts", name, "--json"]);
+    }
+    let broken = format!("{none}{}\nbad = 3\n", tables[0].1);
+    site.connection("basic", "http://127.0.0.1:9/", &broken);
+    run(&["check"]);
+    daemon.stop();
+    said.push(daemon.stderr());
+    let masked = said.iter().filter(|text| text.contains("***")).count();
+    assert!(masked > 10, "only {masked} texts had something to mask");
+    for canary in [PASSWORD, TOKEN, KEY, CLIENT, GRANTED, HMAC, STANDARD].iter().chain(&FORMS) {
+        let found = said.iter().find(|text| text.contains(canary));
+        assert!(found.is_none(), "{canary}: {found:?}");
+    }
+    // The command line of the daemon has no secrets, and the store keeps none.
+    for entry in fs::read_dir(site.store()).unwrap() {
+        let content = fs::read(entry.unwrap().path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&content);
+        for canary in [PASSWORD, TOKEN, KEY, CLIENT, GRANTED, HMAC, STANDARD].iter().chain(&FORMS) {
+            assert!(!text.contains(canary), "{canary} is in the store");
+        }
+    }
+}

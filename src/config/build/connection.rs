@@ -59,6 +59,8 @@ impl Build<'_> {
             tls: self.tls(draft),
             keeps: Keeps::default(),
             payload,
+            delay: table.span("delay"),
+            renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
                 "discard" => OnRemove::Discard,
                 _ => OnRemove::Hold,

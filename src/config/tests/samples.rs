@@ -35,7 +35,7 @@ fn table(text: &mut String, header: &str, fields: &'static [Field]) {
             Standard::None(value) => (" No default; for example:", value),
             Standard::Required(_) => continue,
         };
-        if !matches!(field.kind, Kind::Overlays) {
+        if !matches!(field.kind, Kind::Overlays) && field.key != "renamed_from" {
             text.push_str(&format!("\n# {}{words}\n#{} = {value}\n", field.doc, field.key));
         }
     }

@@ -37,6 +37,13 @@ pub(super) fn value(username: &str, password: &Secret) -> Result<HeaderValue, St
     super::header_value(format!("Basic {pair}").as_bytes(), "the password")
 }
 
+/// The password in such a header; `None` in another one.
+pub(super) fn password(value: &HeaderValue) -> Option<Vec<u8>> {
+    let pair = BASE64.decode(value.as_bytes().strip_prefix(b"Basic ")?).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    pair.get(colon + 1..).map(<[u8]>::to_vec)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

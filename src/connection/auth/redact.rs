@@ -28,11 +28,16 @@ impl Redactor {
     ) -> Redactor {
         let headers = headers.into_iter().filter(|value| value.is_sensitive());
         let mut secrets: Vec<&[u8]> = headers.flat_map(header_forms).collect();
+        let mut password = Vec::new();
         match auth {
-            Some(Auth::Header(_, value)) => secrets.extend(header_forms(value)),
+            Some(Auth::Header(_, value)) => {
+                secrets.extend(header_forms(value));
+                password = super::basic::password(value).unwrap_or_default();
+            }
             Some(Auth::Query(pair)) => secrets.extend(pair.forms()),
             Some(Auth::OAuth2(_)) | None => {}
         }
+        secrets.push(&password);
         Redactor::of_secrets(secrets)
     }
 
@@ -107,6 +112,7 @@ fn beginning_at_end(text: &[u8], secret: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::connection::auth::api_key::in_query;
+    use crate::connection::auth::basic::basic;
     use crate::connection::auth::bearer::bearer;
     use crate::secret::Secret;
 
@@ -130,6 +136,13 @@ mod tests {
         let redactor = Redactor::new(Some(&auth), [&secret, &HeaderValue::from_static("plain")]);
         let said = "Bearer hunter2; hunter2; other-1; plain";
         assert_eq!(masked(&redactor, said), "***; ***; ***; plain");
+    }
+
+    #[test]
+    fn a_password_is_masked_as_it_was_written_too() {
+        let auth = basic("me", &Secret::new("open:sesame")).unwrap();
+        let redactor = Redactor::new(Some(&auth), []);
+        assert_eq!(masked(&redactor, "me/open:sesame bWU6b3BlbjpzZXNhbWU="), "me/*** ***");
     }
 
     #[test]

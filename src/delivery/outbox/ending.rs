@@ -11,7 +11,6 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
-use crate::delivery::order::End;
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
@@ -77,7 +76,6 @@ impl Outbox {
             }
             Disposition::RetryAfter(_) => self.note_failure(ended),
             Disposition::Dead { cause, status } => {
-                self.metrics.deliveries.dead.increment(1);
                 self.note_failure(ended);
                 self.warn_of_dead_letter(connection, cause, status);
             }
@@ -158,12 +156,10 @@ impl Outbox {
     }
 
     pub(super) fn settle_unreadable(&self, delivery: &Delivery) {
-        self.metrics.deliveries.dead.increment(1);
         tracing::error!(
             connection = self.settings().connection.name,
             "A queued event could not be read back from the store; its delivery became a dead letter"
         );
-        self.settle_untried(delivery, Cause::Internal);
-        self.note_end(delivery.id, End::Over);
+        self.settle_untried(&mut self.inner.borrow_mut(), delivery, Cause::Internal);
     }
 }

@@ -98,7 +98,10 @@ impl Outbox {
         };
         match breaker.gate(now) {
             Gate::All => Pass::All,
-            Gate::Probe => Pass::Probe,
+            Gate::Probe => {
+                self.status.set_breaker(Phase::HalfOpen);
+                Pass::Probe
+            }
             Gate::Probing => Pass::No,
             Gate::Until(until) => {
                 self.alarm.arm(until);
@@ -111,7 +114,6 @@ impl Outbox {
     pub(super) fn tend(&self, inner: &mut Inner, now: Instant) {
         if inner.health.phase() == Phase::Open {
             self.pass(inner, now);
-            self.status.set_breaker(inner.health.phase());
         }
         if let Some(notice) = inner.health.untold.take() {
             self.tell(inner, notice);
@@ -136,9 +138,9 @@ impl Outbox {
         // What began under other settings says nothing about these.
         let current = ended.generation == self.settings().generation;
         if let Some(limit) = connection.disable_after {
-            if delivered || !current {
+            if delivered {
                 inner.health.failing_since = None;
-            } else if verdict != Verdict::Silent {
+            } else if current && verdict != Verdict::Silent {
                 let since = *inner.health.failing_since.get_or_insert(ended.at);
                 if ended.at.saturating_duration_since(since) >= limit {
                     self.suspend(&mut inner, connection, SuspensionKind::FailingTooLong);
@@ -236,10 +238,12 @@ impl Outbox {
         let mut inner = self.inner.borrow_mut();
         if suspended {
             (inner.health.suspended, inner.health.untold) = (true, None);
+            self.settle_halting(&mut inner);
             self.release_waiting(&mut inner);
         } else {
             inner.health = Health::new(&settings.connection, Instant::now());
             inner.ramp = 1;
+            self.settle_halting(&mut inner);
             self.status.set_breaker(Phase::Closed);
         }
         drop(inner);
@@ -261,24 +265,21 @@ impl Outbox {
         if candidate.paid {
             self.give_bytes(candidate.size);
         }
-        self.metrics.deliveries.dead.increment(1);
         if inner.may_warn(Instant::now()) {
             Outbox::say_dead(connection, Cause::Expired, 0);
         }
-        self.settle_untried(&entry.delivery, Cause::Expired);
-        if let Some(order) = &mut inner.order {
-            order.ended(entry.delivery.id, End::Over, &mut inner.lanes, Instant::now());
-        }
+        self.settle_untried(inner, &entry.delivery, Cause::Expired);
     }
 
     /// Ends a delivery without an attempt.
-    pub(super) fn settle_untried(&self, delivery: &Delivery, cause: Cause) {
-        self.shared.feed.settle(Settlement {
+    pub(super) fn settle_untried(&self, inner: &mut Inner, delivery: &Delivery, cause: Cause) {
+        let settlement = Settlement {
             id: delivery.id,
             size: delivery.size,
             disposition: Disposition::Dead { cause, status: 0 },
             attempts: delivery.attempts,
             first_attempt: delivery.first_attempt.unwrap_or_else(|| self.shared.clock.age()),
-        });
+        };
+        self.settle_in(inner, delivery.clone(), settlement, End::Over);
     }
 }

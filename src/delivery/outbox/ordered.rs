@@ -7,12 +7,14 @@ use tokio::time::Instant;
 
 use super::{Inner, Outbox};
 use crate::connection::Connection;
+use crate::connection::ordering::OnDead;
 use crate::delivery::order::{End, Order};
 use crate::delivery::runtime::Shared;
-use crate::event::Event;
+use crate::event::{Disposition, Event, EventId};
 use crate::metrics::ConnectionMetrics;
-use crate::store::feed::{Delivery, Lane};
-use crate::store::{ConnectionId, DeliveryId};
+use crate::store::ConnectionId;
+use crate::store::feed::{Delivery, Lane, Settlement};
+use crate::store::suspension::SuspensionKind;
 
 /// The order of a connection that begins, asked of the store.
 pub(super) fn order(
@@ -114,16 +116,72 @@ impl Outbox {
         self.advance(inner, now);
     }
 
-    /// A delivery that was let go has ended, or was given back.
-    pub(in crate::delivery) fn note_end(&self, id: DeliveryId, end: End) {
-        // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
-        let Ok(mut inner) = self.inner.try_borrow_mut() else {
-            return;
+    /// Tells the store what came of a delivery, and lets the next of its line go.
+    pub(in crate::delivery) fn settle(
+        &self,
+        delivery: Delivery,
+        settlement: Settlement,
+        event: EventId,
+    ) {
+        let end = match settlement.disposition {
+            Disposition::RetryAfter(_) => End::Retry(event),
+            Disposition::Delivered | Disposition::Dead { .. } => End::Over,
         };
-        let inner = &mut *inner;
-        if let Some(order) = &mut inner.order {
-            order.ended(id, end, &mut inner.lanes, Instant::now());
+        // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
+        match self.inner.try_borrow_mut() {
+            Ok(mut inner) => self.settle_in(&mut inner, delivery, settlement, end),
+            Err(_) => self.shared.feed.settle(settlement),
         }
+    }
+
+    pub(super) fn settle_in(
+        &self,
+        inner: &mut Inner,
+        delivery: Delivery,
+        settlement: Settlement,
+        end: End,
+    ) {
+        let dead = matches!(settlement.disposition, Disposition::Dead { .. });
+        if let Some(order) = &mut inner.order {
+            if dead && order.stands_first(delivery.id) && self.halts() {
+                inner.halting.push((delivery, settlement));
+                let connection = Arc::clone(&self.settings().connection);
+                return self.suspend(inner, &connection, SuspensionKind::Halted);
+            }
+            order.ended(delivery.id, end, &mut inner.lanes, Instant::now());
+        }
+        if dead {
+            self.metrics.deliveries.dead.increment(1);
+        }
+        self.shared.feed.settle(settlement);
+    }
+
+    fn halts(&self) -> bool {
+        let settings = self.settings();
+        let ordering = settings.connection.ordering.as_ref();
+        ordering.is_some_and(|ordering| ordering.on_dead == OnDead::Halt)
+    }
+
+    /// The connection is held for certain, or goes on: those that halted it are dead.
+    pub(super) fn settle_halting(&self, inner: &mut Inner) {
+        for (delivery, settlement) in std::mem::take(&mut inner.halting) {
+            if let Some(order) = &mut inner.order {
+                order.ended(delivery.id, End::Over, &mut inner.lanes, Instant::now());
+            }
+            self.metrics.deliveries.dead.increment(1);
+            self.shared.feed.settle(settlement);
+        }
+    }
+
+    /// Gives back a delivery that was let go and not tried to an end.
+    pub(in crate::delivery) fn give_up(&self, delivery: Delivery) {
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            let inner = &mut *inner;
+            if let Some(order) = &mut inner.order {
+                order.ended(delivery.id, End::Released, &mut inner.lanes, Instant::now());
+            }
+        }
+        self.shared.feed.release(delivery);
     }
 
     fn advance(&self, inner: &mut Inner, now: Instant) {

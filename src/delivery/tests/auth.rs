@@ -100,9 +100,7 @@ async fn token_endpoint(expires_in: u64, delay: Duration) -> Peer {
 async fn target_refusing(refused: &'static [&'static str]) -> Peer {
     peer(move |mut tcp, notes| async move {
         while read_request(&mut tcp, &notes).await {
-            let requests = notes.requests.borrow();
-            let Request { head, .. } = requests.last().unwrap().1.clone();
-            drop(requests);
+            let Request { head, .. } = notes.requests.borrow().last().unwrap().1.clone();
             let token = header(&head, "authorization").unwrap_or_default();
             let answer = if refused.contains(&token) { UNAUTHORIZED } else { OK };
             if tcp.write_all(answer.as_bytes()).await.is_err() {
@@ -376,4 +374,84 @@ fn a_drain_ends_while_a_token_is_asked_for() {
         rig.drain(Duration::from_secs(2)).await;
         assert!(start.elapsed() < Duration::from_millis(2_100), "{:?}", start.elapsed());
     });
+}
+
+/// A token endpoint at `localhost` with a certificate of its own CA.
+async fn tls_token_endpoint() -> (String, Vec<u8>) {
+    use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &ca).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], private)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"client_secret=hunter2") {
+                if tokio::io::AsyncReadExt::read_buf(&mut tls, &mut request).await.unwrap() == 0 {
+                    break;
+                }
+            }
+            let answer =
+                b"HTTP/1.1 200 OK\r\ncontent-length: 23\r\n\r\n{\"access_token\":\"tls1\"}";
+            tls.write_all(answer).await.unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    (format!("https://localhost:{port}/token"), ca.pem().into_bytes())
+}
+
+/// The CA of the connection is trusted for the token endpoint too; the name to verify is the target's alone.
+#[test]
+fn tokens_come_over_the_connections_own_tls() {
+    paused(async {
+        let target = healthy().await;
+        let (url, pem) = tls_token_endpoint().await;
+        let mut connection = connection("crm", &target.url);
+        connection.auth = Some(oauth2_with(&url, &[]));
+        connection.tls.server_name = Some("crm.internal".to_owned());
+        let mut rig = Rig::with(connection.clone()).await;
+        rig.send(1, 1);
+        assert_eq!(rig.disposition().await, retry(5), "nobody vouches for it");
+        connection.tls.ca = Some(crate::connection::CaFile { path: "ca.pem".into(), pem });
+        rig.replace(1, connection).await;
+        rig.send(1, 1);
+        assert_eq!(rig.disposition().await, Disposition::Delivered);
+        assert_eq!(header(&head(&target, 0), "authorization"), Some("Bearer tls1"));
+    });
+}
+
+/// Neither a panic nor a log line can show a secret by printing what it is in.
+#[test]
+fn nothing_that_holds_a_secret_can_be_printed() {
+    let secret = Secret::new("hunter2");
+    let url = "http://127.0.0.1:9/hook";
+    let key = HeaderName::from_static("x-key");
+    for auth in [
+        basic("me", &secret).unwrap(),
+        bearer(&secret).unwrap(),
+        api_key::in_header(key, &secret).unwrap(),
+        api_key::in_query("key", &secret).unwrap(),
+        oauth2_with(url, &[]),
+    ] {
+        let mut connection = connection("crm", url);
+        connection.auth = Some(auth);
+        let shown = format!("{connection:?} {:?}", prepared(connection.clone()));
+        for form in ["hunter2", "aHVudGVyMg", "bWU6aHVudGVyMg"] {
+            assert!(!shown.contains(form), "{shown}");
+        }
+    }
 }

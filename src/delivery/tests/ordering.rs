@@ -9,6 +9,7 @@ use crate::connection::ordering::{By, OnDead, Ordering};
 use crate::connection::path::Path;
 use crate::event::EventId;
 use crate::store::order::Parked;
+use crate::store::suspension::SuspensionKind;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -308,5 +309,120 @@ fn events_without_a_key_are_counted_and_go() {
         rig.send_bodies(&[BAD, "{}", "text", r#"{"k":null}"#, B]);
         rig.settle(5).await;
         assert!(rig.counts("posthaste_unordered_events_total{connection=\"crm\"} 3"));
+    });
+}
+
+/// Says 404 to what has "bad" in its body.
+async fn picky() -> Peer {
+    peer(|mut tcp, notes| async move {
+        while read_request(&mut tcp, &notes).await {
+            let bad =
+                notes.requests.borrow().last().is_some_and(|(_, request)| {
+                    String::from_utf8_lossy(&request.body).contains("bad")
+                });
+            let answer = if bad { "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n" } else { OK };
+            if tcp.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+fn halting(url: &str) -> Connection {
+    let mut connection = by_key(url);
+    if let Some(ordering) = &mut connection.ordering {
+        ordering.on_dead = OnDead::Halt;
+    }
+    connection
+}
+
+#[test]
+fn a_dead_one_is_skipped_and_the_next_goes() {
+    paused(async {
+        let peer = picky().await;
+        let mut rig = Rig::ordered(by_key(&peer.url)).await;
+        rig.send_bodies(&[BAD, A, A]);
+        let settled = rig.settle(3).await;
+        assert_eq!(settled[0].disposition, dead(Cause::HttpStatus, 404));
+        assert_eq!(bodies(&peer), [BAD, A, A]);
+    });
+}
+
+/// The store must know that the connection is held before it knows that the delivery is dead.
+#[test]
+fn a_dead_one_halts_the_connection_and_is_dead_when_that_is_kept() {
+    paused(async {
+        let peer = picky().await;
+        let mut rig = Rig::ordered(halting(&peer.url)).await;
+        rig.send_bodies(&[BAD, A, B]);
+        let notice = rig.notices.recv().await.unwrap();
+        assert_eq!((notice.id, notice.why), (ConnectionId(1), SuspensionKind::Halted));
+        rig.rest().await;
+        assert_eq!(
+            (bodies(&peer), rig.settled.len()),
+            (vec![BAD.to_owned()], 0),
+            "it holds at once"
+        );
+        assert!(rig.counts("posthaste_deliveries_total{connection=\"crm\",outcome=\"dead\"} 0"));
+        rig.command(Command::Suspend(ConnectionId(1), true)).await;
+        let settled = rig.settle(1).await;
+        assert_eq!(settled[0].disposition, dead(Cause::HttpStatus, 404));
+        rig.wait(|rig| rig.released.len() == 2).await;
+        assert!(rig.counts("posthaste_deliveries_total{connection=\"crm\",outcome=\"dead\"} 1"));
+        rig.command(Command::Suspend(ConnectionId(1), false)).await;
+        rig.begin_order(1).await;
+        rig.send_bodies(&[A, B]);
+        rig.settle(2).await;
+        assert!(rig.notices.try_recv().is_err());
+    });
+}
+
+#[test]
+fn an_edit_ends_the_halt_and_the_dead_one_is_skipped() {
+    paused(async {
+        let peer = picky().await;
+        let mut rig = Rig::ordered(halting(&peer.url)).await;
+        rig.send_bodies(&[BAD, A]);
+        rig.notices.recv().await.unwrap();
+        rig.replace(1, by_key(&peer.url)).await;
+        rig.settle(2).await;
+        assert_eq!(bodies(&peer), [BAD, A]);
+    });
+}
+
+#[test]
+fn a_halt_that_nobody_could_keep_is_tried_again_after_a_stop() {
+    paused(async {
+        let peer = picky().await;
+        let mut rig = Rig::ordered(halting(&peer.url)).await;
+        rig.send_bodies(&[BAD, A]);
+        rig.notices.recv().await.unwrap();
+        rig.drain(Duration::from_secs(1)).await;
+        rig.receive();
+        assert_eq!((rig.settled.len(), rig.released.len()), (0, 2));
+    });
+}
+
+/// Dead without an attempt is dead too.
+#[test]
+fn one_that_expires_at_the_head_of_its_line_makes_way() {
+    paused(async {
+        let peer = choosy().await;
+        let expire_after = Some(Duration::from_secs(1));
+        let mut rig = Rig::ordered(Connection { expire_after, ..strict(&peer.url) }).await;
+        sleep(Duration::from_secs(2)).await;
+        let (old, old_event) = rig.first(A);
+        let (young, young_event) = rig.first(B);
+        // The rig's clock begins at 1,000 s.
+        let accepted_age = crate::clock::Age(1_002_000);
+        let young_event = Arc::new(Event { accepted_age, ..(*young_event).clone() });
+        let young = Delivery { hot: Arc::downgrade(&young_event), ..young };
+        rig.events.extend([old_event, young_event]);
+        rig.hand_out(FeedItem::Due(old));
+        rig.hand_out(FeedItem::Due(young));
+        let settled = rig.settle(2).await;
+        assert_eq!(settled[0].disposition, dead(Cause::Expired, 0));
+        assert_eq!(bodies(&peer), [B]);
     });
 }

@@ -49,7 +49,7 @@ fn check(connections: &[&str], target: Named<'_>, body: u64, expected: Result<&s
     let before = live(&entries);
     let table = RoutingTable::new(&entries);
     let decided = table.find(target).and_then(|group| {
-        group.decide(body, body + 50, &Choice::default()).map_err(|refused| refused.why)
+        group.decide(body, body + 50, None, &Choice::default()).map_err(|refused| refused.why)
     });
     let found = decided.as_ref().map(summary);
     let expected = expected.map(str::to_owned);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::{Live, Relay};
+use crate::connection::breaker::Phase;
 use crate::sim::world::World;
 
 /// Counters of one connection by name and outcome, since the process began.
@@ -76,6 +77,13 @@ impl Relay {
             let held = live.connection.state != crate::connection::State::Active;
             if held && live.queue.live.load(Ordering::Relaxed) > 0 {
                 world.reach("held");
+            }
+            let open = self
+                .dispatcher
+                .status(live.id)
+                .is_some_and(|status| status.breaker() == Phase::Open);
+            if open && live.queue.live.load(Ordering::Relaxed) > 0 {
+                world.reach("breaker open");
             }
         }
         if !self.engine.takes_events() {

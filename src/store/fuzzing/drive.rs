@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 
 use super::super::command::Command;
 use super::super::feed::{Delivery, FeedItem, Settlement};
-use super::super::intake::{Fate, Route};
+use super::super::intake::{Durability, Fate, Route};
 use super::super::keys::{Fingerprint, KeyLimits, KeyRecord};
 use super::super::marks::Place;
+use super::super::suspension::{Suspension, SuspensionKind};
 use super::super::{ConnectionId, Ends, Keep, Limit, OpenError, Options, ShelfLimits};
 use super::disk::MemoryDisk;
 use crate::clock::Clock;
@@ -235,8 +236,26 @@ impl Relay {
         assert!(found.acknowledged > acknowledged, "what was taken is not delivered");
     }
 
+    /// Suspends a connection.
+    pub(super) fn suspend(&mut self, connection: ConnectionId) {
+        let suspension =
+            Some(Suspension { kind: SuspensionKind::Gone, at_ms: WALL_MS, settings: 1 });
+        let _ = self.ask(|reply| Command::Suspend { connection, suspension, reply });
+    }
+
     /// Appends an event for one connection, and commits it. `None`: it was refused.
     pub(super) fn append(&mut self, name: &str, key: &str, body: &[u8]) -> Option<EventId> {
+        self.append_delayed(name, key, body, Duration::ZERO)
+    }
+
+    /// The same for an event that waits for a time.
+    pub(super) fn append_delayed(
+        &mut self,
+        name: &str,
+        key: &str,
+        body: &[u8],
+        delay: Duration,
+    ) -> Option<EventId> {
         let name = name.to_owned();
         let (connection, queue) = self.ask(|reply| Command::Register { name, reply });
         drop(self.ends.commands.send(Command::Attach { connection, feed: 0 }));
@@ -250,9 +269,9 @@ impl Relay {
         let key = Fingerprint::of(&content)
             .map(|print| Box::new(KeyRecord::new(print, id, accepted_age, 1)));
         let event = Event { id, accepted_ms: id.unix_ms(), accepted_age, content };
-        let routes = vec![Route { connection, queue, fate: Fate::Queued }];
+        let routes = vec![Route { connection, queue, fate: Fate::Queued, delay }];
         let (intake, lane) = self.ends.intakes.first()?.clone();
-        let mut append = pin!(intake.append_with(Arc::new(event), routes, key));
+        let mut append = pin!(intake.append_with(Arc::new(event), routes, key, Durability::Disk));
         let mut context = Context::from_waker(Waker::noop());
         let asked = append.as_mut().poll(&mut context);
         assert!(asked.is_pending(), "answered before it was written: {asked:?}");

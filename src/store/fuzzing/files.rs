@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::FIRST_HOT;
 use super::super::file::{
     NUMBERS_END, Named, attempts_name, classify, index_name, key_log_name, log_name, new_header,
     run_name, segment_name, snapshot_name,
@@ -13,6 +12,7 @@ use super::super::file::{
 use super::super::record::{
     FILE_HEADER, FileHeader, FileKind, RECORD_HEADER, Seed, padded, reseal, u32_at,
 };
+use super::super::{ConnectionId, FIRST_HOT};
 use super::disk::MemoryDisk;
 use super::drive::{Found, deliver_all, open};
 
@@ -148,8 +148,8 @@ pub(super) fn repair(file: &mut [u8], seed: Seed) {
     }
 }
 
-/// The files of a store that was used and then killed: deliveries that wait, that wait for a time, dead ones, keys, a
-/// sealed segment, a cold one, one that grows.
+/// The files of a store that was used and then killed: deliveries that wait, that wait for a time, also for their first
+/// attempt, dead ones, keys, a suspension, a sealed segment, a cold one, one that grows.
 fn used() -> &'static Vec<(String, Bytes)> {
     static USED: OnceLock<Vec<(String, Bytes)>> = OnceLock::new();
     USED.get_or_init(use_a_store)
@@ -166,7 +166,9 @@ fn use_a_store() -> Vec<(String, Bytes)> {
         for number in events.by_ref().take(count) {
             let key = format!("key-{number}");
             let (name, key) = if number % 3 == 0 { ("erp", key.as_str()) } else { ("crm", "") };
-            relay.append(name, key, format!("event {number} {}", "x".repeat(200)).as_bytes());
+            let delay = Duration::from_secs(if number % 5 == 0 { 600 } else { 0 });
+            let body = format!("event {number} {}", "x".repeat(200));
+            relay.append_delayed(name, key, body.as_bytes(), delay);
         }
     };
     // Delivered, all but some dead letters: what is left of it is moved, and its keys are kept.
@@ -177,6 +179,7 @@ fn use_a_store() -> Vec<(String, Bytes)> {
         deliver_all(&mut relay, &mut found, 0);
         relay.pass(Duration::from_secs(60));
     }
+    relay.suspend(ConnectionId(0));
     fill(&mut relay, 70);
     relay.pass(Duration::from_secs(2));
     disk.files().into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect()

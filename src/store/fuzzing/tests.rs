@@ -36,7 +36,7 @@ fn segment(number: u32, slot: u32) -> (String, Bytes) {
     let id = EventId::new(1_700_000_000_000, &mut fastrand::Rng::with_seed(1));
     let content = ContentBuilder::new("default", "", "", 0).finish();
     let event = Event { id, accepted_ms: id.unix_ms(), accepted_age: Age(1), content };
-    let route = RecordedRoute { connection: ConnectionId(0), slot, dead: None };
+    let route = RecordedRoute { connection: ConnectionId(0), slot, dead: None, delay_ms: 0 };
     encode_record(&mut file, header.seed(), KIND_EVENT, STAMP, |out| {
         encode_event(out, &event, [route].into_iter());
     });

@@ -33,6 +33,8 @@ pub(super) struct Marked {
     pub(super) latest: HashMap<Place, Latest>,
     /// The runs that the snapshot speaks of.
     pub(super) runs: Vec<RunState>,
+    /// A power cut may take the snapshot back: runs that an older one speaks of must stay.
+    pub(super) uncertain: bool,
     /// Connections whose scheduled deliveries in runs were cancelled.
     pub(super) cancelled: HashSet<ConnectionId>,
     /// What is on a shelf, by marks or in runs.
@@ -74,7 +76,8 @@ pub(super) fn read_marks(
     }
     // A power cut can bring older files back; on a full disk their space is needed. First it must be certain that the
     // snapshot stays.
-    if from > 0 && disk.sync_dir().is_ok() {
+    marked.uncertain = from > 0 && disk.sync_dir().is_err();
+    if from > 0 && !marked.uncertain {
         remove_older(disk, from);
     }
     for number in listed.logs.iter().filter(|number| **number >= from) {

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::bits::Bits;
 use super::super::disk::Disk;
+use super::super::feed::Lane;
 use super::super::file::{StoreFile, make_durable, segment_name};
 use super::super::keys::KeyRecord;
 use super::super::marks::{DeadLetter, Place};
 use super::super::record::FileKind;
+use super::super::schedule::Scheduled;
 use super::super::segment_index::SegmentIndex;
 use super::super::state::{Entries, Part, Segment, State};
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, spare_name};
@@ -171,6 +173,8 @@ pub(super) fn recover_part(
         (0..below).for_each(|slot| end(&mut over, slot));
     }
     let mut left = over.clone();
+    let delayed =
+        if defect!(DelayForgotten) { BTreeMap::new() } else { index.delayed_of(connection) };
     let (mut waiting, mut bytes) = (0u64, 0u64);
     for (slot, entry) in (0..slots).zip(index.all_entries(connection)) {
         if shelved.contains(slot) {
@@ -179,7 +183,21 @@ pub(super) fn recover_part(
             // Its record did not validate; the damage was counted where it was found.
             left.insert(slot);
             over.insert(slot);
-        } else if !left.contains(slot) {
+        } else if left.contains(slot) {
+            // It is over.
+        } else if let Some(due) = delayed.get(&slot) {
+            // No mark speaks of it: it still waits for its first attempt, or was with the egress.
+            left.insert(slot);
+            let id = DeliveryId { connection, segment: number, slot, offset: entry.offset };
+            state.schedule.insert(Scheduled {
+                due: *due,
+                id,
+                size: entry.size,
+                attempts: 0,
+                first_attempt: Age(0),
+                lane: Lane::New,
+            });
+        } else {
             waiting += 1;
             bytes += u64::from(entry.size);
         }

@@ -5,11 +5,10 @@ use std::io;
 
 use super::super::bits::Bits;
 use super::super::disk::Disk;
-use super::super::feed::Lane;
 use super::super::file::{FileError, run_name};
 use super::super::marks::{DeadLetter, Place};
 use super::super::record::HeaderError;
-use super::super::schedule::{self, Scheduled};
+use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::{Found, Item, Shelf};
 use super::super::state::Segment;
 use super::super::{ConnectionId, OpenError};
@@ -100,6 +99,9 @@ pub(super) fn damage_of(
 
 /// Runs that the snapshot does not speak of: what they held is in the log.
 pub(super) fn remove_other_runs(disk: &dyn Disk, listed: &Listed, marked: &Marked) {
+    if marked.uncertain {
+        return;
+    }
     for number in &listed.runs {
         if !marked.runs.iter().any(|run| run.number == *number) {
             let _ = disk.remove(&run_name(*number));
@@ -115,7 +117,7 @@ pub(super) fn count_shelves(recovered: &mut Recovered) -> Result<(), OpenError> 
     lost += drop_lost(&mut state.schedule, &state.segments).map_err(io)?;
     lost += drop_lost(&mut state.dead, &state.segments).map_err(io)?;
     for stream in &state.streams {
-        for lane in [Lane::Retry, Lane::Replay] {
+        for lane in LANES {
             let queue = schedule::queue(stream.id, lane);
             stream.counters.recover(state.schedule.count(queue), state.schedule.bytes(queue));
         }

@@ -4,17 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Age;
-use crate::store::feed::Lane;
+use crate::store::DeliveryId;
 use crate::store::record::Reader;
-use crate::store::schedule::Scheduled;
+use crate::store::schedule::{self, LANES, Scheduled};
 use crate::store::tests::model_disk::ModelDisk;
-use crate::store::{ConnectionId, DeliveryId};
 
 const LIMITS: ShelfLimits = ShelfLimits { items: 8, block_items: 3 };
 
 fn item(queue: u32, time: u64, slot: u32) -> Scheduled {
     let id = DeliveryId {
-        connection: ConnectionId(queue / 2),
+        connection: schedule::connection(queue),
         segment: slot % 4,
         slot,
         offset: slot + 7,
@@ -25,7 +24,7 @@ fn item(queue: u32, time: u64, slot: u32) -> Scheduled {
         size: slot + 1,
         attempts: slot,
         first_attempt: Age(time / 2),
-        lane: if queue % 2 == 1 { Lane::Replay } else { Lane::Retry },
+        lane: LANES[queue as usize % 4],
     }
 }
 

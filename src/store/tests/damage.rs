@@ -15,7 +15,7 @@ fn small_store() -> Result<World, String> {
     let mut world = World::new(1);
     for round in 0..12 {
         let sizes = vec![100 + round * 37, 9000, 20];
-        let post = Op::Post { sizes, to: 1, dead: false };
+        let post = Op::Post { sizes, to: 1, dead: false, delay: 0, relaxed: false };
         step(&mut world, &post)?;
         step(&mut world, &Op::Advance(2))?;
     }

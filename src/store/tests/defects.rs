@@ -32,6 +32,8 @@ const TABLE: &[(Defect, Finder)] = &[
     (Defect::AgeByWallClock, Finder::Model(59)),
     (Defect::ReplayNotSynced, Finder::Model(30)),
     (Defect::SuspensionNotSynced, Finder::Model(1)),
+    (Defect::RelaxedBelieved, Finder::Model(1)),
+    (Defect::DelayForgotten, Finder::Model(1)),
     (Defect::DiscardNotMarked, Finder::Model(4)),
     (Defect::RunNotSynced, Finder::Model(1)),
     (Defect::RunRemovedFirst, Finder::Model(1)),

@@ -31,12 +31,18 @@ fn append(rig: &mut Rig, key: &str, body: &[u8], to: &Queue) -> KeyRecord {
     let event = Event { id, accepted_ms: id.unix_ms(), accepted_age: rig.clock.age(), content };
     let print = Fingerprint::of(&event.content).unwrap();
     let record = KeyRecord::new(print, id, event.accepted_age, 1);
-    let route = Route { connection: to.0, queue: Arc::clone(&to.1), fate: Fate::Queued };
+    let route = Route {
+        connection: to.0,
+        queue: Arc::clone(&to.1),
+        fate: Fate::Queued,
+        delay: Duration::ZERO,
+    };
     let (intake, lane) = rig.ends.intakes[0].clone();
     let writer = &mut rig.writer;
     let answer = rig.runtime.block_on(async {
         let key = Some(Box::new(record));
-        let append = intake.append_with(Arc::new(event), vec![route], key);
+        let append =
+            intake.append_with(Arc::new(event), vec![route], key, intake::Durability::Disk);
         tokio::pin!(append);
         assert!(futures_poll(append.as_mut()).await.is_none());
         writer.turn();

@@ -8,7 +8,7 @@ use super::model_disk::{Failure, Fault, Kind};
 use super::world::{Verdict, World};
 
 fn post(sizes: &[usize]) -> Op {
-    Op::Post { sizes: sizes.to_vec(), to: 1, dead: false }
+    Op::Post { sizes: sizes.to_vec(), to: 1, dead: false, delay: 0, relaxed: false }
 }
 
 fn fail(world: &World, kind: Kind, after: u64, for_good: bool) {
@@ -169,7 +169,7 @@ fn a_start_that_fails_leaves_no_log_behind() {
 fn a_replay_that_was_cancelled_is_not_dead_again_after_a_start() {
     let mut world = World::new(1);
     let steps = [
-        Op::Post { sizes: vec![0, 0], to: 7, dead: true },
+        Op::Post { sizes: vec![0, 0], to: 7, dead: true, delay: 0, relaxed: false },
         Op::SettleAll(Ending::Retry(0)),
         Op::Replay(0, 2),
         Op::Kill,

@@ -16,7 +16,7 @@ use crate::event::{Cause, Disposition};
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Post { sizes: Vec<usize>, to: u8, dead: bool },
+    Post { sizes: Vec<usize>, to: u8, dead: bool, delay: u64, relaxed: bool },
     Settle(usize, Ending),
     SettleAll(Ending),
     Release(usize),
@@ -60,13 +60,13 @@ pub fn step(world: &mut World, op: &Op) -> Verdict {
         return Ok(());
     }
     match op {
-        Op::Post { sizes, to, dead } => {
+        Op::Post { sizes, to, dead, delay, relaxed } => {
             let fate = |connection| {
                 if *dead && connection == 0 { Fate::Dead(Cause::QueueFull) } else { Fate::Queued }
             };
             let to = (0..CONNECTIONS).filter(|connection| to >> connection & 1 == 1);
             let routes: Vec<_> = to.map(|connection| (connection, fate(connection))).collect();
-            sizes.iter().for_each(|size| world.post(*size, &routes));
+            sizes.iter().for_each(|size| world.post_with(*size, &routes, *delay, *relaxed));
             world.turn()
         }
         Op::Settle(index, ending) => world.settle(*index, ending.disposition()),
@@ -166,6 +166,10 @@ fn any_fault() -> impl Strategy<Value = Fault> {
     })
 }
 
+fn any_delay() -> impl Strategy<Value = u64> {
+    prop_oneof![7 => Just(0), 2 => 1u64..5000, 1 => 0u64..100_000_000]
+}
+
 fn any_sizes() -> impl Strategy<Value = Vec<usize>> {
     let size = prop_oneof![6 => 0usize..600, 2 => 0usize..6000, 1 => 0usize..20_000];
     prop::collection::vec(size, 1..5)
@@ -181,8 +185,8 @@ pub fn any_op() -> impl Strategy<Value = Op> {
         Just(2_500_000_000_000)
     ];
     prop_oneof![
-        24 => (any_sizes(), 1u8..8, prop::bool::weighted(0.1))
-            .prop_map(|(sizes, to, dead)| Op::Post { sizes, to, dead }),
+        24 => (any_sizes(), 1u8..8, prop::bool::weighted(0.1), any_delay(), any::<bool>())
+            .prop_map(|(sizes, to, dead, delay, relaxed)| Op::Post { sizes, to, dead, delay, relaxed }),
         12 => (any::<usize>(), any_ending()).prop_map(|(index, ending)| Op::Settle(index, ending)),
         8 => any_ending().prop_map(Op::SettleAll),
         2 => any::<usize>().prop_map(Op::Release),
@@ -232,7 +236,7 @@ fn a_snapshot_that_cannot_be_read_just_now_is_not_given_up() {
     let mut failed = 0;
     for after in 0..12 {
         let mut world = World::new(1);
-        let post = Op::Post { sizes: vec![10], to: 1, dead: false };
+        let post = Op::Post { sizes: vec![10], to: 1, dead: false, delay: 0, relaxed: false };
         step(&mut world, &post).unwrap();
         step(&mut world, &Op::SettleAll(Ending::Dead)).unwrap();
         step(&mut world, &Op::Restart).unwrap();

@@ -6,16 +6,23 @@
 
 use std::time::Duration;
 
+use super::super::suspension::SuspensionKind;
 use super::model::{Ending, Op, step};
 use super::model_disk::{Failure, Fault};
 use super::world::{Verdict, World};
 
 /// The script.
 fn script() -> Vec<Op> {
-    let post = |sizes: &[usize], to: u8| Op::Post { sizes: sizes.to_vec(), to, dead: false };
+    let post = |sizes: &[usize], to: u8| Op::Post {
+        sizes: sizes.to_vec(),
+        to,
+        dead: false,
+        delay: 0,
+        relaxed: false,
+    };
     let mut ops = vec![
         post(&[100, 200], 3),
-        Op::Post { sizes: vec![50], to: 1, dead: true },
+        Op::Post { sizes: vec![50], to: 1, dead: true, delay: 0, relaxed: false },
         Op::Settle(0, Ending::Retry(500)),
         Op::Settle(0, Ending::Dead),
         Op::Advance(25),
@@ -25,10 +32,14 @@ fn script() -> Vec<Op> {
         ops.push(Op::Advance(2));
     }
     ops.extend([
+        Op::Post { sizes: vec![60; 3], to: 2, dead: false, delay: 3000, relaxed: false },
+        Op::Suspend(0, Some(SuspensionKind::Gone)),
         Op::Settle(0, Ending::Delivered),
         Op::Advance(1100),
         Op::Replay(0, 1),
         Op::Discard(1),
+        Op::Post { sizes: vec![60; 3], to: 5, dead: false, delay: 2500, relaxed: false },
+        Op::Suspend(0, None),
         Op::SettleAll(Ending::Retry(10)),
     ]);
     // Marks that fill a log.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::super::feed::{Delivery, Settlement};
-use super::super::intake::{Append, AppendError, Fate, Route};
+use super::super::feed::{Delivery, Lane, Settlement};
+use super::super::intake::{Append, AppendError, Durability, Fate, Route};
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
 use super::super::*;
@@ -37,7 +37,7 @@ pub enum Status {
     Later {
         due: u64,
         attempts: u32,
-        replay: bool,
+        lane: Lane,
     },
     Dead(Cause),
     Over,
@@ -54,6 +54,8 @@ impl Status {
 struct Posted {
     size: usize,
     routes: Vec<(usize, Fate)>,
+    /// When it is due, if it came with a delay.
+    due: Option<u64>,
     acknowledged: bool,
     /// The process that refused it.
     refused_by: Option<u32>,
@@ -309,15 +311,17 @@ impl World {
 
     fn writer_turn(&mut self) {
         if let Some(process) = &mut self.process {
+            let lost = process.writer.relaxed_lost;
             process.writer.turn();
             poll_once(process.lane.run());
+            let lost = process.writer.relaxed_lost > lost;
+            self.take_answers(lost);
         }
     }
 
     /// One turn of the writer, and a look at all that it says.
     pub fn turn(&mut self) -> Verdict {
         self.writer_turn();
-        self.take_answers();
         self.check_counters()?;
         self.note_durable();
         self.take_handed_out()
@@ -335,6 +339,10 @@ impl World {
 
     /// Posts an event; it is answered in a later turn.
     pub fn post(&mut self, size: usize, to: &[(usize, Fate)]) {
+        self.post_with(size, to, 0, false);
+    }
+
+    pub fn post_with(&mut self, size: usize, to: &[(usize, Fate)], delay: u64, relaxed: bool) {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
@@ -347,7 +355,8 @@ impl World {
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
             assert!(*fate != Fate::Queued || queue.try_reserve(bytes, u64::MAX, u64::MAX));
-            Route { connection: process.ids[*connection], queue, fate: *fate }
+            let delay = Duration::from_millis(delay);
+            Route { connection: process.ids[*connection], queue, fate: *fate, delay }
         });
         let (reply, answer) = oneshot::channel();
         let append = Append {
@@ -360,7 +369,9 @@ impl World {
             }),
             lane: 0,
             key: None,
-            reply,
+            durability: if relaxed { Durability::Relaxed } else { Durability::Disk },
+            board: None,
+            reply: Some(reply),
         };
         process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));
@@ -368,30 +379,32 @@ impl World {
         self.posted.push(Posted {
             size,
             routes: to.to_vec(),
+            due: (delay > 0).then_some(self.time + delay),
             acknowledged: false,
             refused_by: None,
         });
     }
 
-    fn take_answers(&mut self) {
+    /// `lost`: the sync after the answers failed, so what was answered before it counts as refused.
+    fn take_answers(&mut self, lost: bool) {
         let Some(process) = &mut self.process else {
             return;
         };
         let lives = self.lives;
         let (posted, tracked) = (&mut self.posted, &mut self.tracked);
         process.waiting.retain_mut(|(number, answer)| match answer.try_recv() {
-            Ok(Ok(())) => {
+            Ok(Ok(())) if !lost => {
                 posted[*number].acknowledged = true;
                 for (connection, fate) in &posted[*number].routes {
                     let now = match fate {
-                        Fate::Queued => Status::Waiting,
+                        Fate::Queued => posted[*number].first_status(),
                         Fate::Dead(cause) => Status::Dead(*cause),
                     };
                     tracked.insert((*number, *connection), Tracked::new(now));
                 }
                 false
             }
-            Ok(Err(_)) => {
+            Ok(_) => {
                 posted[*number].refused_by = Some(lives);
                 false
             }
@@ -478,6 +491,15 @@ impl World {
 fn idle(process: &Process) -> bool {
     let log = &process.writer.log;
     process.waiting.is_empty() && !log.has_pending() && !log.has_unsynced()
+}
+
+impl Posted {
+    fn first_status(&self) -> Status {
+        match self.due {
+            Some(due) => Status::Later { due, attempts: 0, lane: Lane::New },
+            None => Status::Waiting,
+        }
+    }
 }
 
 impl Tracked {

@@ -5,17 +5,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::super::feed::{Delivery, FeedItem, Lane};
-use super::super::intake::{Append, AppendError, Fate};
+use super::super::intake::{Append, AppendError, Durability, Fate};
 use super::super::marks::{DeadLetter, Place};
+use super::super::outcomes::Ended;
 use super::super::record::{
     KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
     encode_record,
 };
+use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId};
 use super::{Active, Writer};
-use crate::clock::Age;
+use crate::clock::{Age, millis};
 use crate::event::Event;
 
 /// Events in one commit, at the most: bounds how long the first of them waits.
@@ -35,6 +37,8 @@ pub struct Batch {
     placed: Vec<(Entry, Range<usize>)>,
     /// Connections whose name this batch writes into the segment.
     names: Vec<ConnectionId>,
+    /// Appends that are answered before the sync.
+    relaxed: usize,
 }
 
 impl Batch {
@@ -44,6 +48,7 @@ impl Batch {
         self.routes.clear();
         self.placed.clear();
         self.names.clear();
+        self.relaxed = 0;
     }
 }
 
@@ -73,15 +78,41 @@ impl Writer {
             else {
                 break;
             };
+            if append.is_delayed() && self.state.schedule.is_overfull() {
+                // What is scheduled cannot be written out just now: memory stays bounded.
+                self.refuse_one(append, AppendError::Full);
+                continue;
+            }
             let more = bytes_at_most(&append);
             if bytes > 0 && bytes + more > most {
                 self.buffers.put_off = Some(append);
                 break;
             }
             bytes += more;
+            batch.relaxed += usize::from(append.durability == Durability::Relaxed);
             batch.appends.push(append);
         }
         bytes
+    }
+
+    /// Answers an append that is in no batch.
+    fn refuse_one(&self, append: Append, error: AppendError) {
+        append.give_back_room();
+        if let Some(lane) = self.intake.lanes.get(append.lane) {
+            lane.send(&mut append.reply.into_iter().map(|reply| (reply, Err(error))).collect());
+        }
+    }
+
+    /// The batch is written: answers those who do not wait for its sync.
+    fn answer_relaxed(&self, batch: &mut Batch) {
+        for (number, lane) in self.intake.lanes.iter().enumerate() {
+            let relaxed = batch
+                .appends
+                .iter_mut()
+                .filter(|append| append.durability == Durability::Relaxed && append.lane == number);
+            let mut answers = relaxed.filter_map(|append| Some((append.reply.take()?, Ok(()))));
+            lane.send(&mut answers.by_ref().collect());
+        }
     }
 
     fn write_batch(&mut self, batch: &mut Batch, now: Duration) -> Result<(), AppendError> {
@@ -91,11 +122,15 @@ impl Writer {
         self.encode(batch, &mut active);
         let began = self.clock.monotonic();
         let written = active.file.file.write_all_at(&batch.bytes, active.end);
+        if batch.relaxed > 0 && written.is_ok() {
+            self.answer_relaxed(batch);
+        }
         let synced = written.and_then(|()| match defect!(AcknowledgeBeforeSync) {
             true => Ok(()),
             false => active.file.file.sync_data(),
         });
-        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
+        let believed = defect!(SyncErrorIgnored) || (batch.relaxed > 0 && defect!(RelaxedBelieved));
+        let synced = synced.or_else(|error| match believed {
             true => Ok(()),
             false => Err(error),
         });
@@ -152,7 +187,8 @@ impl Writer {
                     Fate::Dead(cause) => Some(cause),
                 };
                 let slot = stream.take_slot(active.number);
-                batch.routes.push(RecordedRoute { connection: stream.id, slot, dead });
+                let delay_ms = if dead.is_none() { millis(route.delay) } else { 0 };
+                batch.routes.push(RecordedRoute { connection: stream.id, slot, dead, delay_ms });
             }
             let offset = active.end + batch.bytes.len() as u64;
             let routes = batch.routes.get(first..).unwrap_or_default().iter().copied();
@@ -182,10 +218,14 @@ impl Writer {
             }
             self.hot.insert(number, entry.offset, append.event.clone());
             for route in routes {
+                if let Some(board) = &append.board {
+                    let RecordedRoute { connection, slot, .. } = *route;
+                    self.watched.watch(Place { segment: number, connection, slot }, board);
+                }
                 self.admit(number, *route, entry, &append);
             }
             if let Some(lane) = answers.get_mut(append.lane) {
-                lane.push((append.reply, Ok(())));
+                lane.extend(append.reply.map(|reply| (reply, Ok(()))));
             }
         }
         for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
@@ -226,6 +266,7 @@ impl Writer {
             if let Some(cause) = route.dead {
                 index.born_dead.push((route.connection, route.slot, cause));
             }
+            index.note_delay(route, event.accepted_age);
             let part = segment.parts.entry(route.connection).or_default();
             part.slots = part.slots.max(route.slot + 1);
             segment.live += 1;
@@ -252,6 +293,7 @@ impl Writer {
                 died: self.clock.age(),
             };
             self.state.leave(Place::from(id));
+            self.watched.end(Place::from(id), Ended::Dead { cause, status: 0, attempts: 0 });
             self.keep_dead(dead);
             self.state.publish(route.connection);
             return;
@@ -263,6 +305,10 @@ impl Writer {
         let extra =
             u64::from(entry.size).saturating_sub(append.event.content.as_bytes().len() as u64);
         stream.counters.grow(extra);
+        if route.delay_ms > 0 {
+            self.delay(id, entry.size, append.event.accepted_age, route.delay_ms);
+            return;
+        }
         let next = stream.waiting == 0 && stream.returned.is_empty() && stream.room(Lane::New) > 0;
         let Some(feed) = stream.feed.filter(|_| next) else {
             stream.waiting += 1;
@@ -286,14 +332,38 @@ impl Writer {
         }
     }
 
+    /// A new delivery that waits for its time. No mark says so: its record does.
+    fn delay(&mut self, id: DeliveryId, size: u32, accepted: Age, delay_ms: u64) {
+        self.state.leave(Place::from(id));
+        self.state.schedule.insert(Scheduled {
+            due: accepted.after(Duration::from_millis(delay_ms)),
+            id,
+            size,
+            attempts: 0,
+            first_attempt: Age(0),
+            lane: Lane::New,
+        });
+        self.touch(id.connection);
+    }
+
     /// The batch is not on the disk: nobody gets a 202, nothing of it is delivered by this process.
     fn refuse(&mut self, batch: &mut Batch, error: AppendError) {
         let mut answers: Vec<Vec<_>> = self.intake.lanes.iter().map(|_| Vec::new()).collect();
+        let mut lost = 0;
         for append in batch.appends.drain(..) {
             append.give_back_room();
+            lost += u64::from(append.reply.is_none());
             if let Some(lane) = answers.get_mut(append.lane) {
-                lane.push((append.reply, Err(error)));
+                lane.extend(append.reply.map(|reply| (reply, Err(error))));
             }
+        }
+        if lost > 0 {
+            self.relaxed_lost += lost;
+            self.shared.metrics.relaxed_lost.increment(lost);
+            tracing::error!(
+                events = lost,
+                "Lost events that were answered before their sync, because their source's durability is relaxed"
+            );
         }
         for (lane, answers) in self.intake.lanes.iter().zip(&mut answers) {
             lane.send(answers);
@@ -303,7 +373,7 @@ impl Writer {
 
 fn bytes_at_most(append: &Append) -> usize {
     // Fixed part, padding, and per route the longest varints, plus its name's record once per segment.
-    let per_route = 11 + RECORD_HEADER + 4 + 155 + 8;
+    let per_route = 21 + RECORD_HEADER + 4 + 155 + 8;
     RECORD_HEADER
         + 24
         + 10

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::feed::Lane;
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::record::{
     FILE_HEADER, KIND_EVENT, KIND_NAME, RecordedRoute, Stamp, decode_event, encode_event,
@@ -23,7 +24,7 @@ use super::super::shelf::Spot;
 use super::super::state::Entries;
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT};
 use super::{Active, Writer};
-use crate::clock::Age;
+use crate::clock::{Age, millis};
 use crate::event::Event;
 
 /// A look for such segments comes this long after something in a sealed segment ended: most are drained whole by then.
@@ -321,7 +322,8 @@ impl Writer {
                         encode_name(out, connection, &stream.name)
                     });
                 }
-                routes.push(RecordedRoute { connection, slot: *slot, dead: None });
+                let delay_ms = delay_of(&survivor.state, moved.event.accepted_age);
+                routes.push(RecordedRoute { connection, slot: *slot, dead: None, delay_ms });
             }
             let offset = cold.end + out.len() as u64;
             let size = encode_record(&mut out, seed, KIND_EVENT, stamp, |out| {
@@ -362,6 +364,9 @@ impl Writer {
             for (survivor, slot) in &moved.survivors {
                 let connection = survivor.id.connection;
                 index.note_slot(connection, *slot);
+                let delay_ms = delay_of(&survivor.state, moved.event.accepted_age);
+                let route = RecordedRoute { connection, slot: *slot, dead: None, delay_ms };
+                index.note_delay(&route, moved.event.accepted_age);
                 let part = segment.parts.entry(connection).or_default();
                 part.slots = part.slots.max(slot + 1);
                 segment.live += 1;
@@ -379,6 +384,7 @@ impl Writer {
     fn rename(&mut self, survivor: &Survivor, to: DeliveryId, size: u32) {
         let from = Place::from(survivor.id);
         self.log.note(&Mark::Moved { from, to });
+        self.watched.moved(from, Place::from(to));
         self.state.leave(from);
         match survivor.state {
             State::FirstAttempt => {
@@ -415,6 +421,14 @@ impl Writer {
         let cold = self.create_and_start(number, file_bytes)?;
         self.next_cold += 1;
         Ok(cold)
+    }
+}
+
+/// What is left of the delay of a first attempt, from acceptance on; 0 for all else.
+fn delay_of(state: &State, accepted: Age) -> u64 {
+    match state {
+        State::Later(later, _) if later.lane == Lane::New => millis(later.due.since(accepted)),
+        _ => 0,
     }
 }
 

@@ -4,8 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::super::feed::{Delivery, FeedItem, Lane};
-use super::super::marks::Place;
-use super::super::schedule::{self, Scheduled};
+use super::super::schedule::{self, LANES, Scheduled};
 use super::super::{ConnectionId, WINDOW_NEW};
 use super::Writer;
 
@@ -51,8 +50,8 @@ impl Writer {
             outbox.push(FeedItem::Due(delivery));
         }
         let mut failed = None;
-        for lane in [Lane::Retry, Lane::Replay] {
-            while stream.room(lane) > 0 {
+        for lane in LANES {
+            while stream.room_for_scheduled(lane) > 0 {
                 let popped = self.state.schedule.pop_ripe(schedule::queue(id, lane));
                 let scheduled = match popped {
                     Ok(Some(scheduled)) => scheduled,
@@ -62,8 +61,7 @@ impl Writer {
                         break;
                     }
                 };
-                stream.handed.insert(Place::from(scheduled.id), scheduled);
-                stream.hand_out(lane);
+                stream.note_handed(scheduled);
                 self.handed_out += 1;
                 let hot =
                     self.hot.get(scheduled.id.segment, scheduled.id.offset).map(Arc::downgrade);
@@ -71,9 +69,9 @@ impl Writer {
             }
         }
         let room = stream.room(Lane::New);
+        let window = WINDOW_NEW - stream.delayed_out.min(WINDOW_NEW);
         // Half a window at a time: reading the index one entry at a time would cost more than the rest.
-        let refill =
-            stream.waiting > 0 && (room >= WINDOW_NEW / 2 || stream.waiting <= room as u64);
+        let refill = stream.waiting > 0 && (room >= window / 2 || stream.waiting <= room as u64);
         // A first attempt may end on a schedule that cannot be written out just now.
         let hold_back = refill && self.state.schedule.is_overfull();
         self.holding_back |= hold_back;

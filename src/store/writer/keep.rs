@@ -503,7 +503,8 @@ impl Writer {
         while let Some(append) = self.buffers.put_off.take().or_else(|| self.intake.queue.pop()) {
             append.give_back_room();
             if let Some(lane) = self.intake.lanes.get(append.lane) {
-                lane.send(&mut vec![(append.reply, Err(AppendError::Closed))]);
+                let closed = Err(AppendError::Closed);
+                lane.send(&mut append.reply.into_iter().map(|reply| (reply, closed)).collect());
             }
         }
         for open in [self.active.take(), self.cold.take()].into_iter().flatten() {

@@ -3,7 +3,8 @@
 use super::super::command::{Command, DeadPage, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
-use super::super::schedule::{self, Scheduled};
+use super::super::outcomes::Ended;
+use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::Item;
 use super::super::state::{NotOver, Segment};
 use super::super::suspension::Suspension;
@@ -19,7 +20,8 @@ impl Writer {
         let Some(stream) = self.state.stream(settlement.id.connection) else {
             return;
         };
-        let lane = stream.handed.remove(&place).map_or(Lane::New, |scheduled| scheduled.lane);
+        let scheduled = stream.take_handed(place);
+        let lane = scheduled.map_or(Lane::New, |scheduled| scheduled.lane);
         stream.take_back(lane);
         self.handed_out = self.handed_out.saturating_sub(1);
         let cancelled = stream.cancelled.remove(&place);
@@ -27,13 +29,14 @@ impl Writer {
         if cancelled {
             return;
         }
-        if lane == Lane::New && !self.state.leave(place) {
+        if scheduled.is_none() && !self.state.leave(place) {
             // It was cancelled while it was in flight.
             return;
         }
         match settlement.disposition {
             Disposition::Delivered => {
                 self.log.note_delivered(place);
+                self.watched.end(place, Ended::Delivered { attempts: settlement.attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.end(place);
             }
@@ -56,6 +59,8 @@ impl Writer {
                     died: self.clock.age(),
                 };
                 self.log.note(&Mark::Dead(dead));
+                let attempts = settlement.attempts;
+                self.watched.end(place, Ended::Dead { cause, status, attempts });
                 self.give_back(settlement.id.connection, settlement.size);
                 self.keep_dead(dead);
             }
@@ -73,7 +78,7 @@ impl Writer {
         };
         stream.take_back(delivery.lane);
         self.handed_out = self.handed_out.saturating_sub(1);
-        match stream.handed.remove(&place) {
+        match stream.take_handed(place) {
             Some(_) if stream.cancelled.remove(&place) => {}
             // Its time is the earliest: it is the next again.
             Some(scheduled) => drop(self.state.schedule.insert(scheduled)),
@@ -295,9 +300,10 @@ impl Writer {
         for part in not_over {
             cancelled += self.end_all(connection, &part);
         }
-        for lane in [Lane::Retry, Lane::Replay] {
+        for lane in LANES {
             self.state.schedule.clear(schedule::queue(connection, lane));
         }
+        self.watched.cancel(connection);
         let stream = self.state.stream(connection)?;
         stream.waiting = 0;
         stream.returned.clear();
@@ -384,7 +390,7 @@ impl Writer {
         for number in self.segments_of(unix_ms) {
             let handed = stream.handed.values().filter(|later| later.id.segment == number);
             live.extend(handed.map(|scheduled| (scheduled.id, scheduled.size)));
-            for lane in [Lane::Retry, Lane::Replay] {
+            for lane in LANES {
                 let queue = Some(schedule::queue(connection, lane));
                 let looked = self.state.schedule.look(queue, Some(number), |scheduled, _| {
                     live.push((scheduled.id, scheduled.size));
@@ -415,7 +421,7 @@ impl Writer {
         for number in 0..self.state.streams.len() {
             let id = ConnectionId(u32::try_from(number).unwrap_or(u32::MAX));
             let mut later = Vec::new();
-            for lane in [Lane::Retry, Lane::Replay] {
+            for lane in LANES {
                 let segments = &self.state.segments;
                 let exists = |segment| segments.contains_key(&segment);
                 let oldest = self.state.schedule.oldest(schedule::queue(id, lane), exists);

@@ -23,6 +23,8 @@ const BACKLOG: i32 = 1024;
 pub(crate) enum Behaviour {
     /// Answers after a while.
     Reply(Reply),
+    /// Answers at once, with the status that this says.
+    Decide(fn(&Message) -> u16),
     /// Never answers.
     Hang,
     /// Sends the answer's head a byte at a time, with this pause, and never ends it.
@@ -323,6 +325,13 @@ fn answer(
             head.push_str("\r\n");
             stream.write_all(&[head.as_bytes(), &reply.body].concat())?;
             Ok(!reply.close)
+        }
+        Some(Behaviour::Decide(decide)) => {
+            let status = decide(request);
+            note(shared, request, status, tcp);
+            let head = format!("HTTP/1.1 {status} Test\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes())?;
+            Ok(true)
         }
         Some(Behaviour::Trickle(pause)) => {
             note(shared, request, 0, tcp);

@@ -85,8 +85,7 @@ impl World {
             tracked.ok_or_else(|| format!("{key:?} is handed out, but was not accepted"))?;
         let fits = match tracked.now {
             Status::Waiting => delivery.lane == Lane::New && delivery.attempts == 0,
-            Status::Later { due, attempts, replay } => {
-                let lane = if replay { Lane::Replay } else { Lane::Retry };
+            Status::Later { due, attempts, lane } => {
                 due <= time && lane == delivery.lane && attempts == delivery.attempts
             }
             Status::Dead(_) | Status::Over => false,
@@ -95,7 +94,7 @@ impl World {
             format!("{key:?} is handed out as {delivery:?} at {time}, but is {tracked:?}")
         })?;
         let last = &mut process.last_first[key.1];
-        if delivery.lane == Lane::New && !tracked.released {
+        if tracked.now == Status::Waiting && !tracked.released {
             ensure(key.0 >= *last, || format!("{key:?} comes after event {last}"))?;
             *last = key.0;
         }
@@ -187,15 +186,15 @@ impl World {
         for scheduled in later {
             let wait = scheduled.due.0.saturating_sub(self.clock.age().0);
             let passed = self.clock.age().0.saturating_sub(scheduled.due.0);
-            let replay = scheduled.lane == Lane::Replay;
+            let lane = scheduled.lane;
             let status = Status::Later {
-                due: if replay && scheduled.due == Age(0) {
+                due: if lane == Lane::Replay && scheduled.due == Age(0) {
                     0
                 } else {
                     (self.time + wait).saturating_sub(passed)
                 },
                 attempts: scheduled.attempts,
-                replay,
+                lane,
             };
             all.push((scheduled.id, scheduled.size, status));
         }

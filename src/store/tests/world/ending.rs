@@ -31,7 +31,7 @@ impl World {
             Disposition::RetryAfter(wait) => Status::Later {
                 due: time + crate::clock::millis(wait),
                 attempts: out.delivery.attempts + 1,
-                replay: out.delivery.lane == Lane::Replay,
+                lane: if out.delivery.lane == Lane::Replay { Lane::Replay } else { Lane::Retry },
             },
             Disposition::Dead { cause, .. } => Status::Dead(cause),
         });
@@ -122,7 +122,7 @@ impl World {
         };
         for (_, key) in keys.into_iter().filter(|(letter, _)| answer.0.contains(letter)) {
             let tracked = self.tracked.get_mut(&key).ok_or("gone")?;
-            tracked.become_(Status::Later { due: 0, attempts: 0, replay: true });
+            tracked.become_(Status::Later { due: 0, attempts: 0, lane: Lane::Replay });
             if answer.1.is_ok() {
                 // An answer is a promise, whatever else the store says.
                 tracked.possible = vec![tracked.now];
