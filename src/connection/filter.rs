@@ -26,6 +26,7 @@
 //! `$neq`, `$in` and `$nin`.
 
 mod compile;
+mod describe;
 mod judge;
 #[cfg(test)]
 mod tests;
