@@ -50,7 +50,8 @@ fn what_a_filter_takes_is_made_into_the_request_it_says() {
 #[test]
 fn a_duplicate_is_known_over_restarts() {
     let receiver = Receiver::start(Behaviour::ok());
-    let site = Site::new();
+    // What was delivered is still held.
+    let site = Site::small("keep_delivered = \"1h\"");
     site.connection(
         "once",
         &receiver.url("once"),
@@ -95,7 +96,7 @@ fn a_failing_test_refuses_check_and_reload_and_changes_nothing() {
     site.connection("crm", &receiver.url("crm"), TESTED);
     let mut daemon = Daemon::start(&site);
     site.connection("crm", &receiver.url("other"), &TESTED.replace("100 } }", "99 } }"));
-    let checked = daemon.cli(&["check", "--config", site.config().to_str().unwrap()]);
+    let checked = daemon.cli(&["check"]);
     assert_eq!(checked.status.code(), Some(78));
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
     assert!(said.contains("test[0].expect.pass: the filter does not let it through: body.total is 99, wanted: $gte 100"), "{said}");
@@ -115,14 +116,12 @@ fn filters_and_transforms_are_tried_on_the_command_line() {
         "http://127.0.0.1:9/{{ event.type }}",
         "headers = { x-key = { env = \"NOT_SET\" } }\n[connection.filter.body]\ntotal = { \"$gte\" = 100 }\n[connection.transform]\nremove = [\"body.secret\"]\n",
     );
-    let config = site.config();
-    let config = config.to_str().unwrap();
     let run = |arguments: &[&str]| {
         let output = crate::harness::daemon::posthaste(&site, arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let test = ["filter", "test", "--connection", "crm", "--config", config, "--data"];
+    let test = ["filter", "test", "--connection", "crm", "--data"];
     let with = |body: &'static str| [&test[..], &[body]].concat();
     assert_eq!(run(&with(r#"{"total":100}"#)).1, "pass\n");
     let (code, said, _) = run(&with(r#"{"total":5}"#));
@@ -136,7 +135,7 @@ fn filters_and_transforms_are_tried_on_the_command_line() {
     assert!(complaint.contains("filter.body.$gtt: unknown operator"), "{complaint}");
     fs::write(&file, r#"{"headers":{"X-A":"1"}}"#).unwrap();
     assert_eq!(run(&of_file).0, Some(0));
-    let transform = ["transform", "test", "--connection", "crm", "--config", config];
+    let transform = ["transform", "test", "--connection", "crm"];
     let data = r#"{"n":1.10,"secret":1}"#;
     let (code, said, complaint) = run(&[&transform[..], &["--type", "t", "--data", data]].concat());
     assert_eq!(code, Some(0), "{complaint}");
