@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::connection::egress::EgressPolicy;
 
 #[allow(dead_code)] // until every kind has a user
 mod build;
@@ -67,6 +68,10 @@ pub struct Daemon {
     pub store: Store,
     /// What the daemon takes at most.
     pub limits: Limits,
+    /// What connections may do.
+    pub security: Security,
+    /// How names of targets are looked up.
+    pub network: Network,
     /// What goes to standard error.
     pub log: Log,
     /// Threads.
@@ -172,6 +177,22 @@ pub struct Limits {
     pub memory: u64,
     /// The largest body of any connection.
     pub max_body: u64,
+}
+
+/// `[security]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Security {
+    /// What connections may dial.
+    pub egress: EgressPolicy,
+    /// Whether a connection may leave its peer's certificate unverified.
+    pub allow_insecure_tls: bool,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// DNS servers; none: the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// `[log]`

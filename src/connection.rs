@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method};
 pub mod auth;
 pub mod breaker;
 pub mod dedupe;
+pub mod egress;
 pub mod filter;
 pub mod json;
 pub mod keeps;
@@ -20,6 +21,7 @@ pub mod part;
 pub mod parts;
 pub mod path;
 pub mod payload;
+pub mod proxy;
 pub mod rate_limit;
 pub mod retry;
 pub mod sample;
@@ -28,11 +30,14 @@ pub mod status;
 pub mod template;
 pub mod transform;
 
+use crate::secret::Secret;
 use auth::Auth;
 use breaker::BreakerPolicy;
+use egress::Egress;
 use keeps::Keeps;
 use ordering::Ordering;
 use payload::Payload;
+use proxy::Proxy;
 use retry::RetryPolicy;
 use sign::Sign;
 use status::StatusSet;
@@ -63,7 +68,9 @@ pub struct Connection {
     pub auth: Option<Auth>,
     /// How its requests are signed.
     pub sign: Option<Sign>,
-    /// TCP and TLS together; 1 s to 60 s.
+    /// What the Host header says instead of the URL's host.
+    pub host_header: Option<HeaderValue>,
+    /// Name lookup, TCP, proxy and TLS together; 1 s to 60 s.
     pub connect_timeout: Duration,
     /// From the first byte written to the response's head; 1 s to 60 s.
     pub request_timeout: Duration,
@@ -91,6 +98,12 @@ pub struct Connection {
     pub delay: Duration,
     /// The name it had before: what the store holds under that name becomes its own.
     pub renamed_from: Option<String>,
+    /// When HTTP/2 is spoken.
+    pub http2: Http2,
+    /// What requests go through.
+    pub proxy: Option<Proxy>,
+    /// Which addresses may be dialled.
+    pub egress: Egress,
     /// What becomes of its queue when it is removed from the configuration.
     pub on_remove: OnRemove,
     /// What of a request its events keep.
@@ -129,7 +142,11 @@ impl Connection {
 
     /// Whether HTTP connections that `other` opened may go on being used under these settings.
     pub fn shares_transport_with(&self, other: &Connection) -> bool {
-        self.target.origin() == other.target.origin() && self.tls == other.tls
+        self.target.origin() == other.target.origin()
+            && self.tls == other.tls
+            && self.http2 == other.http2
+            && self.proxy == other.proxy
+            && self.egress == other.egress
     }
 
     /// Whether what is known of the target's health under `other` is still true under these settings.
@@ -303,11 +320,47 @@ pub struct Tls {
     pub server_name: Option<String>,
     /// The oldest version spoken.
     pub min_version: TlsVersion,
+    /// Who we are, where the peer asks.
+    pub identity: Option<Identity>,
+    /// Whether the peer's certificate is verified. Only an operator who says so twice turns it off.
+    pub verify: bool,
 }
 
 impl Default for Tls {
     fn default() -> Tls {
-        Tls { ca: None, server_name: None, min_version: TlsVersion::V1_2 }
+        Tls {
+            ca: None,
+            server_name: None,
+            min_version: TlsVersion::V1_2,
+            identity: None,
+            verify: true,
+        }
+    }
+}
+
+/// A certificate and its key for a peer that asks who we are, as they were when they were loaded. They match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Where the certificates were read from.
+    pub cert_path: std::path::PathBuf,
+    /// PEM: the certificate, then those of its issuers.
+    pub cert_pem: Vec<u8>,
+    /// PEM: the key (PKCS #8, PKCS #1 or SEC 1).
+    pub key_pem: Secret,
+}
+
+/// `http2`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Over TLS it is offered, and the peer chooses (ALPN).
+    pub enabled: bool,
+    /// It is spoken without asking: over plain TCP (h2c), or as all that is offered over TLS.
+    pub prior_knowledge: bool,
+}
+
+impl Default for Http2 {
+    fn default() -> Http2 {
+        Http2 { enabled: true, prior_knowledge: false }
     }
 }
 

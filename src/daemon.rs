@@ -9,6 +9,7 @@ mod gauges;
 mod history;
 mod recall;
 mod reload;
+mod rename;
 mod suspensions;
 
 use std::collections::{HashMap, HashSet};
@@ -328,6 +329,9 @@ impl Daemon {
     /// Connects every configured connection with its queue.
     async fn attach_all(&mut self, prepared: Vec<Prepared>) -> Result<(), RunError> {
         let connections: Vec<_> = self.config.connections.clone();
+        for connection in &connections {
+            self.take_over(connection).await.map_err(|_| RunError::Failed("the store"))?;
+        }
         for (connection, prepared) in connections.into_iter().zip(prepared) {
             let live = self
                 .attach(connection, prepared)
@@ -634,7 +638,11 @@ fn start_dispatcher(
 ) -> Result<Dispatcher, RunError> {
     let share = config.daemon.limits.memory / 8 * EGRESS_EIGHTHS;
     let runtimes = config.daemon.runtime.egress_threads.max(1) as u64;
-    let options = DispatcherOptions { payload_bytes: share / runtimes, seed: fastrand::u64(..) };
+    let options = DispatcherOptions {
+        payload_bytes: share / runtimes,
+        seed: fastrand::u64(..),
+        resolvers: config.daemon.network.resolvers.clone(),
+    };
     Dispatcher::start(options, feeds, clock, metrics)
         .map_err(|error| RunError::System("start delivery", error))
 }

@@ -3,7 +3,7 @@
 //! A [`Dispatcher`] owns the egress runtimes, threads with one task scheduler each. A connection lives whole on one of
 //! them, so its queue, limits and HTTP connections need no lock. Reading order: `runtime` (one thread: commands and the
 //! store's feed), `outbox` (one connection: queue and gates), `worker` (one HTTP connection: attempt after attempt),
-//! `http1` (the exchange itself).
+//! `http` (the exchange itself, in `http1` or `http2`).
 //!
 //! It promises: each delivery that the store hands out comes back exactly once, settled or released, also when a worker
 //! panics or the time to drain is over. No connection can hold more than its share of workers or memory, or block
@@ -11,7 +11,9 @@
 //! no retries (the store does).
 
 mod budget;
+mod http;
 mod http1;
+mod http2;
 mod lanes;
 mod notice;
 mod order;
@@ -29,6 +31,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -52,12 +55,14 @@ use runtime::Command;
 const COMMANDS: usize = 64;
 
 /// What the runtimes are made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DispatcherOptions {
     /// Payload bytes that one runtime's workers may hold.
     pub payload_bytes: u64,
     /// Where jitter comes from.
     pub seed: u64,
+    /// DNS servers; none: the system's.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// A connection's settings with everything made of them that can fail.
@@ -130,6 +135,7 @@ impl Dispatcher {
                 clock: clock.clone(),
                 payload_bytes: options.payload_bytes,
                 seed,
+                resolvers: options.resolvers.clone(),
                 ticks: Arc::clone(&ticks),
                 inbox,
                 notices: notices.clone(),

@@ -233,6 +233,11 @@ impl ConnectionMetrics {
             .record(seconds);
     }
 
+    /// Notes when the certificate that the target has shown ends, in Unix seconds.
+    pub fn peer_certificate(&self, expires: i64) {
+        self.gauge("posthaste_peer_certificate_expiry_timestamp_seconds", None).set(expires as f64);
+    }
+
     /// Notes the time from acceptance to success.
     pub fn latency(&self, seconds: f64) {
         self.latency_seconds
@@ -308,8 +313,11 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (H, "posthaste_delivery_attempt_duration_seconds", None, "How long attempts took."),
     (H, "posthaste_delivery_latency_seconds", None, "From acceptance to success."),
     (C, "posthaste_connections_opened_total", None, "HTTP connections opened to targets."),
+    (G, "posthaste_connection_tls_verify", None, "Whether the target's certificate is verified: 1, or 0 for tls.verify = false. Not there for http targets."),
+    (G, "posthaste_peer_certificate_expiry_timestamp_seconds", None, "When the certificate ends that the target has shown last."),
     (C, "posthaste_pool_exhausted_total", None, "Times that a due delivery waited longer than pool_acquire_timeout for a worker."),
     (C, "posthaste_rate_limit_waits_total", None, "Times that a queue waited for its rate limit."),
+    (G, "posthaste_signing_secret_expiry_timestamp_seconds", None, "When the last secret that a connection signs with ends; 0 while one of them never does."),
     (C, "posthaste_retry_after_holds_total", None, "Answers of a target that held its whole connection: 429 or 503 with Retry-After."),
     (G, "posthaste_retry_after_hold_seconds", None, "How long a Retry-After goes on holding the connection; 0 when none does."),
     (C, "posthaste_breaker_opened_total", None, "Times that the breaker of a connection opened, failed probes included."),
@@ -317,7 +325,6 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_held_events", None, "Deliveries that are held, by cause."),
     (G, "posthaste_connection_suspended", None, "1 for a connection that the daemon or an operator holds although its settings do not, by cause."),
     (C, "posthaste_unordered_events_total", None, "Events that went out in no order, because they have no ordering key."),
-    (G, "posthaste_signing_secret_expiry_timestamp_seconds", None, "When the last secret that a connection signs with ends; 0 while one of them never does."),
     (G, "posthaste_queue_events", None, "Deliveries that are not over, by state."),
     (G, "posthaste_queue_bytes", None, "Payload bytes of the deliveries that are not over."),
     (G, "posthaste_queue_oldest_event_age_seconds", None, "Age of the oldest delivery that is not over."),

@@ -22,7 +22,7 @@ use crossbeam::channel::Sender;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
-pub use command::{DeadPage, StoreStatus};
+pub use command::{DeadPage, Renamed, StoreStatus};
 pub use lookup::{FoundDelivery, FoundEvent, Standing};
 pub use marks::{DeadCursor, DeadLetter};
 pub use reader::LoadError;
@@ -382,6 +382,21 @@ impl Store {
     pub async fn register(&self, name: &str) -> Result<(ConnectionId, Arc<QueueCounters>), Closed> {
         let name = name.to_owned();
         self.ask(|reply| Command::Register { name, reply }).await
+    }
+
+    /// Hands all that the store has under one name to another: what waits, what is scheduled, dead letters, a suspension. One
+    /// step, and the connection's number stays. Nobody may append to the new name meanwhile, or be attached to it. Returns
+    /// what came of it, and whether that is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn rename(
+        &self,
+        old: &str,
+        new: &str,
+    ) -> Result<(Renamed, Result<(), DiskTrouble>), Closed> {
+        let (old, new) = (old.to_owned(), new.to_owned());
+        self.ask(|reply| Command::Rename { old, new, reply }).await
     }
 
     /// Hands this connection's deliveries to an egress runtime from now on.

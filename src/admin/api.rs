@@ -252,8 +252,14 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// How far it came: `lookup`, `connect`, `tls`, `request`, `response` or `body`.
     pub phase: String,
-    /// How long it took to open the connection; `None` when one was open.
+    /// How long the name lookup took; `None` when there was none.
+    pub dns_seconds: Option<f64>,
+    /// How long it took to open the socket, a proxy's agreement included; `None` when one was open.
     pub connect_seconds: Option<f64>,
+    /// How long it took to agree on TLS; `None` when there was no handshake.
+    pub tls_seconds: Option<f64>,
+    /// From the request to the response's head; `None` when none came.
+    pub first_byte_seconds: Option<f64>,
     /// How long it took to the response's head, or to the failure.
     pub seconds: f64,
     /// The address, if that was known.

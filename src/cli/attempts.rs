@@ -76,8 +76,21 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn table(attempts: &[Attempt]) -> String {
-    let headings =
-        ["TIME", "CONNECTION", "EVENT", "ATTEMPT", "CODE", "STATUS", "PHASE", "TOOK", "RESPONSE"];
+    let headings = [
+        "TIME",
+        "CONNECTION",
+        "EVENT",
+        "ATTEMPT",
+        "CODE",
+        "STATUS",
+        "PHASE",
+        "TOOK",
+        "DNS",
+        "CONNECT",
+        "TLS",
+        "FIRST BYTE",
+        "RESPONSE",
+    ];
     let mut table = Table::new(&headings);
     for attempt in attempts {
         let replay = if attempt.replay { " (replay)" } else { "" };
@@ -90,10 +103,19 @@ fn table(attempts: &[Attempt]) -> String {
             attempt.status.map_or("-".to_owned(), |status| status.to_string()),
             attempt.phase.clone(),
             format!("{:.3}s", attempt.seconds),
+            part(attempt.dns_seconds),
+            part(attempt.connect_seconds),
+            part(attempt.tls_seconds),
+            part(attempt.first_byte_seconds),
             response(attempt.response.as_deref()),
         ]);
     }
     table.render()
+}
+
+/// How long a part took.
+fn part(seconds: Option<f64>) -> String {
+    seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.3}s"))
 }
 
 /// The start of a response, on one line.
@@ -118,7 +140,10 @@ mod tests {
             code: Some("http_status".to_owned()),
             status: Some(500),
             phase: "response".to_owned(),
-            connect_seconds: None,
+            dns_seconds: Some(0.001),
+            connect_seconds: Some(0.002),
+            tls_seconds: None,
+            first_byte_seconds: Some(0.0035),
             seconds: 0.0125,
             remote: None,
             generation: Some(1),
@@ -129,6 +154,8 @@ mod tests {
         assert_eq!(shown.lines().count(), 2);
         let start = "2025-11-21T00:00:00.000Z  crm         evt_1  2 (replay)  http_status  500";
         assert!(row.starts_with(start), "{row}");
+        let parts = "response  0.013s  0.001s  0.002s   -    0.004s";
+        assert!(row.contains(parts), "{row}");
         assert!(row.contains("\\u{1b}[31mno\\r\\nxxx") && row.ends_with("x…"), "{row}");
     }
 }

@@ -1,4 +1,4 @@
-//! A socket to a target, with or without TLS, that remembers whether the peer has said anything.
+//! A socket to a target, with or without TLS, that remembers what the peer has said.
 
 use std::cell::Cell;
 use std::io;
@@ -9,8 +9,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-use super::tls::Secured;
+use super::tls::{Secured, cause_inside};
+use crate::event::Cause;
 
 /// An open socket. Dropping it closes it.
 #[derive(Debug)]
@@ -18,58 +20,85 @@ pub struct Stream {
     kind: Kind,
     heard: Heard,
     remote: SocketAddr,
+    secured: Option<Secured>,
 }
 
-/// Whether bytes came from the peer since [`Heard::forget`]. Shared with the socket it belongs to.
+/// What came from the peer. Shared with the socket it belongs to.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Rc<Cell<bool>>, Allowance);
+pub struct Heard(Rc<Note>);
 
-/// How much more the peer may say; `None` is no bound.
-type Allowance = Rc<Cell<Option<u64>>>;
+#[derive(Debug, Default)]
+struct Note {
+    /// Reads that brought bytes; it wraps.
+    reads: Cell<u64>,
+    fault: Cell<Option<Cause>>,
+    /// How much more the peer may say; `None` is no bound.
+    allowed: Cell<Option<u64>>,
+}
+
+/// A moment on a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u64);
 
 impl Heard {
-    /// Starts anew, before a request.
-    pub fn forget(&self) {
-        self.0.set(false);
+    /// This moment, such as before a request.
+    pub fn mark(&self) -> Mark {
+        Mark(self.0.reads.get())
     }
 
     /// Bounds what may come from now on: past it, reading fails. A peer that floods us with interim answers must not get
     /// more of the thread's time than others.
     pub fn allow(&self, bytes: Option<u64>) {
-        self.1.set(bytes);
+        self.0.allowed.set(bytes);
     }
 
-    /// Whether a byte has come.
-    pub fn anything(&self) -> bool {
-        self.0.get()
+    /// Whether a byte has come since.
+    pub fn anything_since(&self, mark: Mark) -> bool {
+        self.0.reads.get() != mark.0
+    }
+
+    /// What TLS has said after its handshake: with TLS 1.3 a peer refuses our certificate then.
+    pub fn tls_fault(&self) -> Option<Cause> {
+        self.0.fault.get()
     }
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Plain(TcpStream),
-    Tls(Box<Secured>),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS to a target inside of TLS to a proxy.
+    Inner(Box<TlsStream<TlsStream<TcpStream>>>),
     #[cfg(test)]
     Memory(super::testing::Pipe),
 }
 
+/// The same for each kind of socket.
+macro_rules! each {
+    ($kind:expr, $socket:ident => $call:expr) => {
+        match $kind {
+            Kind::Plain($socket) => $call,
+            Kind::Tls($socket) => $call,
+            Kind::Inner($socket) => $call,
+            #[cfg(test)]
+            Kind::Memory($socket) => $call,
+        }
+    };
+}
+
 impl Stream {
-    pub(super) fn plain(tcp: TcpStream, remote: SocketAddr) -> Stream {
-        Stream { kind: Kind::Plain(tcp), heard: Heard::default(), remote }
+    pub(super) fn new(kind: Kind, remote: SocketAddr, secured: Option<Secured>) -> Stream {
+        Stream { kind, heard: Heard::default(), remote, secured }
     }
 
-    pub(super) fn tls(tls: Secured, remote: SocketAddr) -> Stream {
-        Stream { kind: Kind::Tls(Box::new(tls)), heard: Heard::default(), remote }
-    }
-
-    /// The address that was dialled.
+    /// The address that was dialled: the target's, or its proxy's.
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
 
-    #[cfg(test)]
-    pub(super) fn memory(pipe: super::testing::Pipe, remote: SocketAddr) -> Stream {
-        Stream { kind: Kind::Memory(pipe), heard: Heard::default(), remote }
+    /// What TLS to the target found; `None` without TLS.
+    pub fn secured(&self) -> Option<Secured> {
+        self.secured
     }
 
     /// The note of what the peer has said.
@@ -86,21 +115,20 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         let before = buf.filled().len();
-        let allowed = stream.heard.1.get();
+        let allowed = stream.heard.0.allowed.get();
         if allowed == Some(0) {
             let error = "more than is allowed before the head of a response";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
-        let read = match &mut stream.kind {
-            Kind::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-            #[cfg(test)]
-            Kind::Memory(pipe) => Pin::new(pipe).poll_read(cx, buf),
-        };
+        let read = each!(&mut stream.kind, socket => Pin::new(socket).poll_read(cx, buf));
+        let note = &stream.heard.0;
         if buf.filled().len() > before {
-            stream.heard.0.set(true);
+            note.reads.set(note.reads.get().wrapping_add(1));
             let came = (buf.filled().len() - before) as u64;
-            stream.heard.1.set(allowed.map(|allowed| allowed.saturating_sub(came)));
+            note.allowed.set(allowed.map(|allowed| allowed.saturating_sub(came)));
+        }
+        if let Poll::Ready(Err(error)) = &read {
+            note.fault.set(note.fault.get().or_else(|| cause_inside(error)));
         }
         read
     }
@@ -112,12 +140,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
-            Kind::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Kind::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
-            #[cfg(test)]
-            Kind::Memory(pipe) => Pin::new(pipe).poll_write(cx, buf),
-        }
+        each!(&mut self.get_mut().kind, socket => Pin::new(socket).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -125,38 +148,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
-            Kind::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Kind::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-            #[cfg(test)]
-            Kind::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, bufs),
-        }
+        each!(&mut self.get_mut().kind, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.kind {
-            Kind::Plain(tcp) => tcp.is_write_vectored(),
-            Kind::Tls(tls) => tls.is_write_vectored(),
-            #[cfg(test)]
-            Kind::Memory(pipe) => pipe.is_write_vectored(),
-        }
+        each!(&self.kind, socket => socket.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().kind {
-            Kind::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Kind::Tls(tls) => Pin::new(tls).poll_flush(cx),
-            #[cfg(test)]
-            Kind::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
-        }
+        each!(&mut self.get_mut().kind, socket => Pin::new(socket).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().kind {
-            Kind::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-            #[cfg(test)]
-            Kind::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
-        }
+        each!(&mut self.get_mut().kind, socket => Pin::new(socket).poll_shutdown(cx))
     }
 }

@@ -1,36 +1,32 @@
-//! TLS to a target: whom it trusts, which name it verifies, and how its errors are named.
+//! TLS to a target or a proxy: whom it trusts, which name it verifies, who we are, and how its errors are named.
 //!
 //! One rustls configuration per connection, so that its sessions resume and never mix with another connection's. The
-//! system's roots are read once. Verification cannot be turned off here.
+//! system's roots are read once.
 
-use std::cell::Cell;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 
-use http::Uri;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
-use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tower_service::Service;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct,
+    RootCertStore, SignatureScheme,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use super::DialError;
-use crate::connection::{Tls, TlsVersion};
+use super::pace::{HandshakePace, Paced};
+use super::{DialError, Stage};
+use crate::connection::{CaFile, Http2, Identity, Tls, TlsVersion};
 use crate::event::Cause;
 
 /// Sessions kept for resumption: a connection has one host.
 const SESSIONS: usize = 4;
-
-/// Handshake steps in one round of a runtime's ready tasks: each may take 100 us of CPU, and other connections wait.
-const STEPS_PER_ROUND: u32 = 4;
 
 /// Why a connection's client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +37,14 @@ pub enum ClientError {
         /// The file.
         path: String,
         /// What is wrong with it.
+        detail: String,
+    },
+    /// Our certificate or its key cannot be used.
+    #[error("tls.client_cert {path}: {detail}")]
+    Identity {
+        /// The certificate's file.
+        path: String,
+        /// What is wrong with it or with the key.
         detail: String,
     },
     /// The name to verify is neither a DNS name nor an address.
@@ -56,15 +60,28 @@ pub enum ClientError {
 
 /// One connection's side of TLS.
 pub(super) struct TlsClient {
-    config: Arc<ClientConfig>,
-    name: Arc<FixedServerNameResolver>,
+    connector: TlsConnector,
+    name: ServerName<'static>,
 }
 
-/// A socket with TLS on it.
-pub(super) type Secured = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
-
 impl TlsClient {
-    pub(super) fn new(tls: &Tls, host: &str) -> Result<TlsClient, ClientError> {
+    /// For a target.
+    pub(super) fn new(tls: &Tls, host: &str, http2: Http2) -> Result<TlsClient, ClientError> {
+        let alpn: &[&[u8]] = match http2 {
+            Http2 { prior_knowledge: true, .. } => &[b"h2"],
+            Http2 { enabled: true, .. } => &[b"h2", b"http/1.1"],
+            Http2 { .. } => &[b"http/1.1"],
+        };
+        TlsClient::with_alpn(tls, host, alpn)
+    }
+
+    /// For a proxy, which nobody needs to be known to.
+    pub(super) fn for_proxy(ca: Option<&CaFile>, host: &str) -> Result<TlsClient, ClientError> {
+        let tls = Tls { ca: ca.cloned(), ..Tls::default() };
+        TlsClient::with_alpn(&tls, host, &[b"http/1.1"])
+    }
+
+    fn with_alpn(tls: &Tls, host: &str, alpn: &[&[u8]]) -> Result<TlsClient, ClientError> {
         let name = tls.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| ClientError::ServerName(name.to_owned()))?;
@@ -72,38 +89,42 @@ impl TlsClient {
             TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::V1_3 => &[&rustls::version::TLS13],
         };
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)?
-            .with_root_certificates(roots(tls)?)
-            .with_no_client_auth();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+        let builder = match tls.verify {
+            true => builder.with_root_certificates(roots(tls.ca.as_ref())?),
+            false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified)),
+        };
+        let mut config = match &tls.identity {
+            Some(identity) => {
+                let (chain, key) = read(identity)?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| failed(identity, error))?
+            }
+            None => builder.with_no_client_auth(),
+        };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsClient {
-            config: Arc::new(config),
-            name: Arc::new(FixedServerNameResolver::new(name)),
-        })
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(TlsClient { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    pub(super) async fn handshake(
+    /// Speaks TLS on an open socket.
+    ///
+    /// # Errors
+    /// With a cause of the TLS family, or of the socket's.
+    pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        tcp: TcpStream,
+        socket: S,
         pace: &Rc<HandshakePace>,
-    ) -> Result<Secured, DialError> {
-        let (config, name) = (Arc::clone(&self.config), Arc::clone(&self.name));
-        let mut connector = HttpsConnector::new(Dialled(Some(tcp)), config, true, name);
-        let paced = Paced {
-            // The connector looks at the scheme alone: socket and name are given.
-            handshake: connector.call(Uri::from_static("https://target/")),
-            pace: Rc::clone(pace),
-            opens_round: false,
-        };
-        paced.await.map(TokioIo::new).map_err(|error| {
-            let error = innermost(error);
+    ) -> Result<TlsStream<S>, DialError> {
+        let handshake = self.connector.connect(self.name.clone(), socket);
+        Paced::new(handshake, pace).await.map_err(|error| {
             let cause = cause_inside(&error).unwrap_or_else(|| match error.kind() {
                 io::ErrorKind::UnexpectedEof => Cause::TlsProtocol,
                 _ => super::cause_of_io(&error),
             });
-            DialError::new(cause, &error)
+            DialError::new(cause, Stage::Tls, error.to_string())
         })
     }
 }
@@ -114,87 +135,28 @@ impl std::fmt::Debug for TlsClient {
     }
 }
 
-/// Keeps handshakes from holding a runtime up: at most [`STEPS_PER_ROUND`] steps of them run in one round of its ready
-/// tasks. It counts steps, not handshakes under way: those wait for the network, and a peer that never answers must not
-/// keep others from connecting.
-#[derive(Debug, Default)]
-pub struct HandshakePace {
-    steps: Cell<u32>,
-    /// Someone put off is going to open the next round.
-    round_has_opener: Cell<bool>,
+/// What a finished handshake says of the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Secured {
+    /// The peer chose HTTP/2.
+    pub http2: bool,
+    /// When the peer's certificate ends, in Unix seconds; negative before 1970.
+    pub expires: Option<i64>,
 }
 
-struct Paced<F: ?Sized> {
-    handshake: Pin<Box<F>>,
-    pace: Rc<HandshakePace>,
-    /// This one was the first to be put off: when it runs again, all that was ready before it has run.
-    opens_round: bool,
-}
-
-impl<F: Future + ?Sized> Future for Paced<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        if std::mem::take(&mut this.opens_round) {
-            this.pace.open_round();
-        }
-        let steps = this.pace.steps.get();
-        if steps >= STEPS_PER_ROUND {
-            this.opens_round = !this.pace.round_has_opener.replace(true);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        this.pace.steps.set(steps + 1);
-        this.handshake.as_mut().poll(cx)
-    }
-}
-
-impl<F: ?Sized> Drop for Paced<F> {
-    fn drop(&mut self) {
-        if self.opens_round {
-            self.pace.open_round();
+impl Secured {
+    pub(super) fn of(session: &ClientConnection) -> Secured {
+        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        Secured {
+            http2: session.alpn_protocol() == Some(b"h2"),
+            expires: leaf.and_then(|leaf| expiry(leaf)),
         }
     }
 }
 
-impl HandshakePace {
-    fn open_round(&self) {
-        self.steps.set(0);
-        self.round_has_opener.set(false);
-    }
-}
-
-/// A socket that is open already, for the connector that wants to open it: lookup, addresses and their time are ours.
-struct Dialled(Option<TcpStream>);
-
-impl Service<Uri> for Dialled {
-    type Response = TokioIo<TcpStream>;
-    type Error = io::Error;
-    type Future = std::future::Ready<io::Result<TokioIo<TcpStream>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let socket = self.0.take().map(TokioIo::new);
-        std::future::ready(socket.ok_or_else(|| io::ErrorKind::NotConnected.into()))
-    }
-}
-
-/// The connector wraps the handshake's I/O error into another one, and that into a box.
-fn innermost(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
-    let outer = match error.downcast::<io::Error>() {
-        Ok(error) => *error,
-        Err(error) => return io::Error::other(error),
-    };
-    if !outer.get_ref().is_some_and(|inner| inner.is::<io::Error>()) {
-        return outer;
-    }
-    let kind = outer.kind();
-    let inner = outer.into_inner().and_then(|inner| inner.downcast::<io::Error>().ok());
-    inner.map_or_else(|| kind.into(), |inner| *inner)
+fn expiry(certificate: &[u8]) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 /// The cause of a TLS error that sits in an I/O error; `None` when it is not one.
@@ -219,10 +181,69 @@ pub(super) fn cause_inside(error: &io::Error) -> Option<Cause> {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied,
+            | AlertDescription::AccessDenied
+            // Our signature or that of our issuer is not what the peer expects.
+            | AlertDescription::DecryptError,
         ) => Cause::TlsClientCert,
         _ => Cause::TlsProtocol,
     })
+}
+
+/// Takes any certificate; that the peer has its key is still checked. For `tls.verify = false` alone.
+#[derive(Debug)]
+struct Unverified;
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn read(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), ClientError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&identity.cert_pem).collect();
+    let chain = chain.map_err(|error| failed(identity, error))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose());
+    Ok((chain, key.map_err(|error| failed(identity, error))?))
+}
+
+fn failed(identity: &Identity, error: impl std::fmt::Display) -> ClientError {
+    ClientError::Identity {
+        path: identity.cert_path.display().to_string(),
+        detail: error.to_string(),
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -230,8 +251,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
 }
 
-fn roots(tls: &Tls) -> Result<Arc<RootCertStore>, ClientError> {
-    let Some(ca) = &tls.ca else {
+fn roots(ca: Option<&CaFile>) -> Result<Arc<RootCertStore>, ClientError> {
+    let Some(ca) = ca else {
         return system_roots();
     };
     let fail = |detail: String| ClientError::CaFile { path: ca.path.display().to_string(), detail };

@@ -20,6 +20,7 @@ mod headers;
 mod ordering;
 mod payload;
 mod retry;
+mod transport;
 mod trials;
 
 /// Everything that building needs besides the drafts.
@@ -38,7 +39,7 @@ impl Build<'_> {
         let daemon = self.daemon(&drafts);
         let mut connections = Vec::with_capacity(drafts.connections.len());
         for draft in &drafts.connections {
-            connections.extend(self.connection(draft, &daemon.limits).map(Arc::new));
+            connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
         Config { daemon, connections }
     }

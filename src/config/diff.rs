@@ -74,6 +74,7 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("store.segment_bytes", old.store.segment_bytes == new.store.segment_bytes),
         ("store.idempotency", old.store.idempotency == new.store.idempotency),
         ("limits.memory", old.limits.memory == new.limits.memory),
+        ("network.resolvers", old.network.resolvers == new.network.resolvers),
         ("log.format", old.log.format == new.log.format),
         ("runtime.ingress_threads", old.runtime.ingress_threads == new.runtime.ingress_threads),
         ("runtime.egress_threads", old.runtime.egress_threads == new.runtime.egress_threads),
@@ -92,6 +93,7 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("store.keep_dead", old.store.keep.dead == new.store.keep.dead),
         ("store.keep_attempts", old.store.keep.attempts == new.store.keep.attempts),
         ("limits.max_body", old.limits.max_body == new.limits.max_body),
+        ("security", old.security == new.security),
         ("log.level", old.log.level == new.log.level),
     ]);
     (restart, live)

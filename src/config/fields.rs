@@ -148,6 +148,8 @@ pub static ROOT: &[Field] = &[
     field("store", Table(STORE), Toml("{}"), "Where events are kept until they are delivered."),
     field("variables", Variables, Standard::None("{ region = \"eu\" }"), "Texts that stand in any string of any file as {{ var.NAME }}; [variables.env.NAME] says what is different in one environment."),
     field("limits", Table(LIMITS), Toml("{}"), "What the daemon takes at most."),
+    field("security", Table(SECURITY), Toml("{}"), "What connections may do."),
+    field("network", Table(NETWORK), Toml("{}"), "How names of targets are looked up."),
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
     field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
@@ -209,6 +211,19 @@ pub static LIMITS: &[Field] = &[
     field("max_body", Size(1, GIB), Toml("\"8MiB\""), "The largest max_body of any connection; at most store.segment_bytes/4 and memory/2."),
 ];
 
+/// `[security]`
+#[rustfmt::skip]
+pub static SECURITY: &[Field] = &[
+    field("egress", Choice(&["open", "public"]), Toml("\"open\""), "open: anything but link-local addresses and metadata services of clouds may be dialled; public: global addresses alone. egress.allow of a connection opens more."),
+    field("allow_insecure_tls", Bool, Toml("false"), "Whether a connection may set tls.verify = false."),
+];
+
+/// `[network]`
+#[rustfmt::skip]
+pub static NETWORK: &[Field] = &[
+    field("resolvers", List(&Address, 0, 8), Toml("[]"), "DNS servers; none: those of /etc/resolv.conf, as it is at the moment. /etc/hosts comes first in any case. Needs a restart."),
+];
+
 /// `[log]`
 #[rustfmt::skip]
 pub static LOG: &[Field] = &[
@@ -244,7 +259,8 @@ pub static CONNECTION: &[Field] = &[
     field("dedupe", Table(payload::DEDUPE), Standard::None("{ window = \"5m\", include = [\"body.id\"] }"), "Events that are the same are delivered once."),
     field("transform", Table(payload::TRANSFORM), Standard::None("{ remove = [\"body.customer.email\"] }"), "What becomes of a JSON body before it is signed and sent."),
     field("test", List(&Table(payload::TEST), 1, 100), Standard::None("[{ event = { body = { total = 5 } }, expect = { pass = true } }]"), "What must come of sample events; looked at by check and before each reload."),
-    field("connect_timeout", Span(secs(1), secs(60)), Toml("\"2s\""), "TCP and TLS together."),
+    field("host_header", Text(255), Standard::None("\"crm.internal\""), "What the Host header says (:authority in HTTP/2) instead of the URL's host."),
+    field("connect_timeout", Span(secs(1), secs(60)), Toml("\"2s\""), "Name lookup, TCP, proxy and TLS together."),
     field("request_timeout", Span(secs(1), secs(60)), Toml("\"10s\""), "From the first byte written to the response's head."),
     field("timeout", Span(secs(1), secs(60)), Standard::None("\"5s\""), "Sets connect_timeout and request_timeout."),
     field("pool_acquire_timeout", Span(ms(1), secs(HOUR)), Toml("\"2s\""), "How long a due delivery may wait for a free worker before that is counted and warned about."),
@@ -259,6 +275,9 @@ pub static CONNECTION: &[Field] = &[
     field("max_body", Size(1, GIB), Toml("\"1MiB\""), "The largest body it takes; at most [limits] max_body."),
     field("success_status", Statuses(Purpose::Success), Toml("[\"2xx\"]"), "The statuses that mean \"delivered\"."),
     field("tls", Table(TLS), Toml("{}"), "How an https target is verified."),
+    field("http2", Table(HTTP2), Toml("{}"), "When HTTP/2 is spoken."),
+    field("proxy", Table(PROXY), Standard::None("{ url = \"http://proxy.internal:3128\", no_proxy = [\".internal\", \"10.0.0.0/8\"] }"), "What requests go through. The environment (HTTP_PROXY and the like) is never looked at."),
+    field("egress", Table(EGRESS), Toml("{}"), "Which addresses may be dialled."),
     field("auth", OneOf(auth::AUTH), Standard::None("{ bearer = { token = { env = \"CRM_TOKEN\" } } }"), "How it says who it is: one of basic, bearer, api_key and oauth2."),
     field("sign", OneOf(auth::SIGN), Standard::None("{ standard_webhooks = { secrets = [{ env = \"CRM_SIGNING\" }] } }"), "How its requests are signed: one of standard_webhooks and hmac."),
     field("delay", Span(Duration::ZERO, secs(7 * DAY)), Toml("\"0s\""), "From an event's acceptance to its first attempt, by the value in force at acceptance."),
@@ -327,15 +346,40 @@ pub static QUEUE: &[Field] = &[
 #[rustfmt::skip]
 pub static TLS: &[Field] = &[
     field("ca_file", Path, Standard::None("\"/etc/posthaste/ca.pem\""), "Certificates to trust instead of the system's (PEM)."),
+    field("client_cert", Path, Standard::None("\"/etc/posthaste/client.pem\""), "Our certificate, with those of its issuers, for a peer that asks (PEM). Needs client_key."),
+    field("client_key", Path, Standard::None("\"/etc/posthaste/client.key\""), "Its key (PEM)."),
     field("server_name", ServerName, Standard::None("\"crm.internal\""), "The name to verify instead of the URL's host."),
     field("min_version", Choice(&["1.2", "1.3"]), Toml("\"1.2\""), "The oldest version of TLS spoken."),
+    field("verify", Bool, Toml("true"), "Whether the peer's certificate is verified; false needs [security] allow_insecure_tls = true as well."),
+];
+
+/// `[connection.http2]`
+#[rustfmt::skip]
+pub static HTTP2: &[Field] = &[
+    field("enabled", Bool, Toml("true"), "Over TLS it is offered, and the target chooses (ALPN)."),
+    field("prior_knowledge", Bool, Toml("false"), "It is spoken without asking: over plain TCP (h2c), or as all that is offered over TLS."),
+];
+
+/// `[connection.proxy]`
+#[rustfmt::skip]
+pub static PROXY: &[Field] = &[
+    field("url", Text(2048), Required("\"http://proxy.internal:3128\""), "http, https (both by CONNECT) or socks5, with host and port alone."),
+    field("username", Text(255), Standard::None("\"posthaste\""), "Who we are there. Needs password."),
+    field("password", Secret, Standard::None("{ env = \"PROXY_PASSWORD\" }"), "Its password."),
+    field("ca_file", Path, Standard::None("\"/etc/posthaste/ca.pem\""), "Certificates to trust instead of the system's for an https proxy (PEM)."),
+    field("no_proxy", List(&Text(255), 0, 256), Toml("[]"), "Targets that are dialled without it: names (with what is below), \".suffix\", ranges of addresses (also after a lookup), \"*\"."),
+];
+
+/// `[connection.egress]`
+#[rustfmt::skip]
+pub static EGRESS: &[Field] = &[
+    field("allow", List(&Cidr, 0, 256), Toml("[]"), "Ranges of addresses that may be dialled although [security] egress refuses them."),
 ];
 
 /// Keys of the specification that this version does not have.
 #[rustfmt::skip]
 pub static LATER: &[&str] = &[
-    "archived", "durability", "egress", "host_header", "http2", "proxy", "security", "tokens",
-    "client_cert", "client_key", "verify", "cors",
+    "archived", "durability", "tokens", "cors",
 ];
 
 /// The field of this key.

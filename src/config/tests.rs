@@ -13,6 +13,7 @@ mod health;
 mod kinds;
 mod payload;
 mod samples;
+mod transport;
 mod values;
 
 /// An environment of nobody, with these variables.

@@ -40,6 +40,8 @@ struct OfConnection {
     dead: Gauge,
     open: Gauge,
     idle: Gauge,
+    /// Where it signs: when the last of its secrets ends, 0 for never.
+    signing_ends: Option<(Gauge, f64)>,
     retry_after: Gauge,
     /// By the number of the phase; none where there is no breaker.
     breaker: Option<[Gauge; 3]>,
@@ -48,8 +50,6 @@ struct OfConnection {
     suspended: Option<&'static str>,
     /// By cause, as far as anything was ever held for it.
     held_by: BTreeMap<&'static str, Gauge>,
-    /// Where it signs; set when the configuration changes.
-    signing_ends: Option<Gauge>,
 }
 
 /// Deliveries of one connection that are not over, by state.
@@ -94,10 +94,9 @@ impl Gauges {
         let connections =
             live.iter().map(|live| OfConnection::new(live, dispatcher.status(live.id))).collect();
         let mut watched = lock(&self.connections);
-        // What is not true any more must not go on being shown; one that does not sign any more keeps its series.
+        // What is not true any more must not go on being shown.
         watched.iter().for_each(OfConnection::forget);
         *watched = connections;
-        watched.iter().zip(live).for_each(|(one, live)| one.set_signing_ends(live));
     }
 
     pub(super) fn watch_ingress(&self, memory: Arc<MemoryBudget>, keys: Arc<Idempotency>) {
@@ -166,22 +165,15 @@ impl OfConnection {
             dead: plain("posthaste_dead_letters"),
             open: pool("open"),
             idle: pool("idle"),
+            signing_ends: live.connection.sign.as_ref().map(|sign| {
+                let gauge = plain("posthaste_signing_secret_expiry_timestamp_seconds");
+                (gauge, sign.ends().map_or(0.0, |ends| ends as f64))
+            }),
             retry_after: plain("posthaste_retry_after_hold_seconds"),
             breaker: live.connection.breaker.is_some().then(|| Phase::ALL.map(breaker)),
             metrics: Arc::clone(&live.metrics),
             suspended: live.suspension.map(|suspension| suspension.kind.as_str()),
             held_by: BTreeMap::new(),
-            signing_ends: live
-                .connection
-                .sign
-                .as_ref()
-                .map(|_| plain("posthaste_signing_secret_expiry_timestamp_seconds")),
-        }
-    }
-
-    fn set_signing_ends(&self, live: &Live) {
-        if let (Some(gauge), Some(sign)) = (&self.signing_ends, &live.connection.sign) {
-            gauge.set(sign.ends().map_or(0.0, |ends| ends as f64));
         }
     }
 
@@ -194,6 +186,9 @@ impl OfConnection {
         self.bytes.set(self.queue.live_bytes.load(Ordering::Relaxed) as f64);
         self.oldest.set(self.oldest_seconds.load(Ordering::Relaxed) as f64);
         self.dead.set(self.queue.dead.load(Ordering::Relaxed) as f64);
+        if let Some((gauge, ends)) = &self.signing_ends {
+            gauge.set(*ends);
+        }
         self.refresh_held(states.held, now_ms);
         if let Some(status) = &self.status {
             self.open.set(f64::from(status.open.load(Ordering::Relaxed)));
@@ -242,7 +237,7 @@ impl OfConnection {
     /// Takes back what only holds for as long as it is watched.
     fn forget(&self) {
         self.held_by.values().for_each(|gauge| gauge.set(0.0));
-        if let Some(gauge) = &self.signing_ends {
+        if let Some((gauge, _)) = &self.signing_ends {
             gauge.set(0.0);
         }
         if let Some(cause) = self.suspended {

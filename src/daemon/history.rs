@@ -1,5 +1,7 @@
 //! What the admin API asks about what is over: single events, and the attempts that were recorded.
 
+use std::time::Duration;
+
 use super::Daemon;
 use super::commands::closed;
 use crate::admin::api::{self, Page, Pagination, rfc3339};
@@ -61,7 +63,10 @@ impl Daemon {
         query: AttemptsQuery,
     ) -> Result<Page<api::Attempt>, Refusal> {
         let limit = query.limit;
+        let name = query.connection.as_deref();
+        let live = self.live.iter().find(|live| Some(live.connection.name.as_str()) == name);
         let query = AttemptQuery {
+            former: live.and_then(|live| live.connection.renamed_from.clone()),
             connection: query.connection,
             event: query.event,
             code: query.code,
@@ -78,6 +83,8 @@ impl Daemon {
 
 fn describe(recorded: &Recorded) -> api::Attempt {
     let attempt = &recorded.attempt;
+    let timings = attempt.timings;
+    let seconds = |part: Option<Duration>| part.map(|part| part.as_secs_f64());
     api::Attempt {
         event: attempt.event.to_string(),
         connection: attempt.connection.to_string(),
@@ -87,7 +94,10 @@ fn describe(recorded: &Recorded) -> api::Attempt {
         code: attempt.code.map(|cause| cause.as_str().to_owned()),
         status: (attempt.status > 0).then_some(attempt.status),
         phase: attempt.phase.as_str().to_owned(),
-        connect_seconds: attempt.connect.map(|connect| connect.as_secs_f64()),
+        dns_seconds: seconds(timings.lookup),
+        connect_seconds: seconds(timings.connect),
+        tls_seconds: seconds(timings.tls),
+        first_byte_seconds: seconds(timings.first_byte),
         seconds: attempt.took.as_secs_f64(),
         remote: attempt.remote.map(|remote| remote.to_string()),
         generation: (attempt.generation > 0).then_some(attempt.generation),

@@ -82,6 +82,7 @@ impl Daemon {
         let mut known: HashMap<String, Live> =
             before.into_iter().map(|live| (live.connection.name.clone(), live)).collect();
         self.config = config;
+        self.rename_all(&mut known).await;
         let mut replaced = Vec::new();
         let mut edited = Vec::new();
         for connection in self.config.connections.clone() {

@@ -17,7 +17,7 @@
 //! first attempts are taken one at a time, in order: each waits until it may start or stand. They wait in the store's
 //! window; behind that, in its files.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -31,6 +31,9 @@ use crate::store::{DeliveryId, PARKED_EVENTS, WINDOW_NEW};
 
 /// Lines at one time; without a retry in it, a line lasts no longer than an attempt.
 const LINES_MAX: usize = 10_000;
+
+/// Delayed events that are remembered until they are over; what is past it stands in line with its retry.
+const FREE_MAX: usize = 10_000;
 
 /// A smaller number of parked deliveries is told to the store when it has become less by so many, or none.
 const REPORT_LESS: usize = 64;
@@ -56,6 +59,8 @@ pub(super) struct Order {
     parked: Parked,
     /// What the store was told of that.
     reported: Parked,
+    /// Events that came with a delay and wait for a retry: they stand in no line.
+    free: BTreeSet<EventId>,
     /// A delivery was given back on its own: all must be asked for anew.
     lost: bool,
     /// First attempts that had no key, not counted yet.
@@ -137,6 +142,7 @@ impl Order {
             started: BTreeMap::new(),
             parked: Parked::default(),
             reported: Parked::default(),
+            free: BTreeSet::new(),
             lost: false,
             unkeyed: 0,
             limits: Limits { lines: LINES_MAX, parked: PARKED_EVENTS },
@@ -154,7 +160,8 @@ impl Order {
         }
         let members = std::mem::take(&mut self.lines).into_values().flatten();
         waiting.extend(members.filter_map(|member| member.waiting));
-        *self = Order { limits: self.limits, ..Order::new(self.by.clone(), asked) };
+        let free = std::mem::take(&mut self.free);
+        *self = Order { limits: self.limits, free, ..Order::new(self.by.clone(), asked) };
         waiting
     }
 
@@ -168,6 +175,11 @@ impl Order {
         self.fresh |= number == self.asked;
     }
 
+    /// Whether the store's answer has come.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// One has come. Gives it back if it is not wanted now.
     pub(super) fn push(&mut self, delivery: Delivery, shown: bool) -> Option<Delivery> {
         if !self.fresh {
@@ -176,7 +188,7 @@ impl Order {
         let is_new = delivery.lane == Lane::New;
         let known = match (self.by.only_line(), delivery.hot.upgrade()) {
             (Some(line), None) if is_new => Known::Yes(Some((line, None))),
-            (_, Some(event)) => self.know(&event),
+            (_, Some(event)) => self.know(&event, delivery.delayed),
             (_, None) => Known::No,
         };
         self.shown += usize::from(shown);
@@ -189,8 +201,19 @@ impl Order {
         None
     }
 
-    fn know(&self, event: &Event) -> Known {
-        Known::Yes(self.by.line(event).map(|line| (line, Some(event.id))))
+    fn know(&self, event: &Event, delayed: bool) -> Known {
+        let ordered = !delayed && !self.free.contains(&event.id);
+        let line = ordered.then(|| self.by.line(event)).flatten();
+        Known::Yes(line.map(|line| (line, Some(event.id))))
+    }
+
+    /// An attempt at an event that came with a delay has ended, and it is tried again or not.
+    pub(super) fn note_delayed(&mut self, event: EventId, again: bool) {
+        if !again {
+            self.free.remove(&event);
+        } else if self.free.len() < FREE_MAX {
+            self.free.insert(event);
+        }
     }
 
     /// The next whose payload must be loaded to know its key, if `fits` says yes to its size.
@@ -219,12 +242,13 @@ impl Order {
             back.push(delivery);
             return false;
         }
-        let known = self.know(&event);
+        let known = self.know(&event, delivery.delayed);
         let Some(incoming) = self.asked(delivery.id) else {
             lanes.push_loaded(delivery, event, now);
             return true;
         };
         incoming.known = known;
+        incoming.delivery.delayed = delivery.delayed;
         let mut payload = Payload { id: delivery.id, event, kept: false };
         self.place(lanes, now, Some(&mut payload), back);
         payload.kept

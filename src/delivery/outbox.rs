@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::Prepared;
 use super::budget::Room;
+use super::http2::Sessions;
 use super::lanes::{Candidate, Lanes};
 use super::order::Order;
 use super::request::Template;
@@ -49,6 +50,8 @@ pub(super) struct Settings {
     pub(super) connection: Arc<Connection>,
     /// The same object as long as HTTP connections may be kept.
     pub(super) client: Rc<Client>,
+    /// The HTTP/2 connections that `client` dialled.
+    pub(super) sessions: Rc<Sessions>,
     /// Where the connection has tokens; the same object as long as they may be kept.
     pub(super) tokens: Option<Rc<Tokens>>,
     pub(super) template: Template,
@@ -153,10 +156,12 @@ impl Outbox {
         let settings = Settings {
             connection: prepared.connection,
             client: Rc::new(prepared.client),
+            sessions: Rc::default(),
             tokens: prepared.token_client.map(Tokens::new),
             template: prepared.template,
             generation: shared.feed.history().generation(),
         };
+        show_verification(&metrics, &settings.connection);
         Rc::new(Outbox {
             shared: Rc::clone(shared),
             id,
@@ -197,9 +202,9 @@ impl Outbox {
         let keep_sockets = old.connection.shares_transport_with(&prepared.connection);
         let rate = prepared.connection.rate_limit;
         let resumed = !is_active(&old.connection) && is_active(&prepared.connection);
-        let client = match keep_sockets {
-            true => Rc::clone(&old.client),
-            false => Rc::new(prepared.client),
+        let (client, sessions) = match keep_sockets {
+            true => (Rc::clone(&old.client), Rc::clone(&old.sessions)),
+            false => (Rc::new(prepared.client), Rc::default()),
         };
         let keep_token = keep_sockets && old.connection.auth == prepared.connection.auth;
         let tokens = match keep_token {
@@ -209,10 +214,12 @@ impl Outbox {
         *self.settings.borrow_mut() = Rc::new(Settings {
             connection: prepared.connection,
             client,
+            sessions,
             tokens,
             template: prepared.template,
             generation: self.shared.feed.history().generation(),
         });
+        show_verification(&self.metrics, &self.settings().connection);
         let mut inner = self.inner.borrow_mut();
         if old.connection.rate_limit != rate {
             inner.limiter = rate.map(|rate| match inner.limiter.take() {
@@ -494,11 +501,14 @@ impl Outbox {
         let store = |gauge: &std::sync::atomic::AtomicU32, value: usize| {
             gauge.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Relaxed);
         };
-        store(&self.status.idle, inner.idle.len());
+        // Workers that share an HTTP/2 connection have one together.
+        let shared = self.settings.borrow().sessions.shared();
+        let open = usize::try_from(inner.workers).unwrap_or(usize::MAX).saturating_sub(shared);
+        store(&self.status.idle, inner.idle.len().min(open));
         let ordered = inner.order.as_ref().map_or(0, |order| order.waiting());
         store(&self.status.waiting, inner.lanes.len() + inner.loading.len() + ordered);
         self.status.in_flight.store(inner.busy, Ordering::Relaxed);
-        self.status.open.store(inner.workers, Ordering::Relaxed);
+        store(&self.status.open, open);
     }
 }
 
@@ -524,6 +534,14 @@ impl Inner {
             self.warned_at = Some(now);
         }
         may
+    }
+}
+
+/// Whether the target's certificate is verified, for who watches.
+fn show_verification(metrics: &ConnectionMetrics, connection: &Connection) {
+    if connection.target.tls {
+        let verify = f64::from(u8::from(connection.tls.verify));
+        metrics.gauge("posthaste_connection_tls_verify", None).set(verify);
     }
 }
 

@@ -71,7 +71,8 @@ impl Template {
         let sends_body = sends_body(&connection.method);
         let more = usize::from(connection.auth.is_some()) + usize::from(connection.sign.is_some());
         let mut headers = HeaderMap::with_capacity(connection.headers.len() + 8 + more);
-        headers.insert(HOST, connection.target.authority.clone());
+        let host = connection.host_header.as_ref().unwrap_or(&connection.target.authority);
+        headers.insert(HOST, host.clone());
         headers.insert(USER_AGENT, AGENT);
         let mut own_content_type = false;
         let mut named: Vec<&HeaderName> = Vec::new();
@@ -331,6 +332,13 @@ mod tests {
         assert_eq!(values("x-tag"), ["a", "b"]);
         assert_eq!(values("user-agent"), ["me"]);
         assert_eq!(values("content-type"), ["text/plain"]);
+    }
+
+    #[test]
+    fn host_header_replaces_the_host_of_the_url() {
+        let mut connection = connection("crm", "http://10.0.0.7:81/");
+        connection.host_header = Some(HeaderValue::from_static("crm.internal"));
+        assert_eq!(request(&connection, 1, Lane::New).headers()["host"], "crm.internal");
     }
 
     #[test]

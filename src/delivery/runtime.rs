@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use super::budget::{Budget, Revisits};
 use super::notice::Notice;
 use super::outbox::Outbox;
 use super::status::Status;
-use crate::client::HandshakePace;
+use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
@@ -28,9 +29,6 @@ use crate::store::feed::{Feed, FeedItem};
 
 /// How often the timers show that they are alive.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Threads for name lookups, which block: one connection uses at most one at a time.
-const LOOKUP_THREADS: usize = 128;
 
 /// What the dispatcher asks of a runtime.
 #[derive(Debug)]
@@ -50,6 +48,7 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) payload_bytes: u64,
     pub(super) seed: u64,
+    pub(super) resolvers: Vec<SocketAddr>,
     pub(super) ticks: Arc<AtomicU64>,
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) notices: mpsc::Sender<Notice>,
@@ -63,7 +62,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) revisits: Revisits,
     pub(super) rng: RefCell<fastrand::Rng>,
-    pub(super) pace: Rc<HandshakePace>,
+    pub(super) dialler: Dialler,
     /// To the control loop.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Numbers for [`Feed::order`]: none twice, whichever connection asks.
@@ -81,6 +80,7 @@ impl Shared {
         payload_bytes: u64,
         seed: u64,
         notices: mpsc::Sender<Notice>,
+        ask: Ask,
     ) -> Shared {
         Shared {
             feed,
@@ -88,7 +88,7 @@ impl Shared {
             budget: Budget::new(payload_bytes),
             revisits: Revisits::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
-            pace: Rc::default(),
+            dialler: Dialler::new(ask),
             notices,
             orders: Cell::new(0),
             tasks: TaskTracker::new(),
@@ -115,17 +115,13 @@ impl Shared {
 
 /// Starts the thread of a runtime.
 pub(super) fn spawn(number: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(LOOKUP_THREADS)
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("egress-{number}")).spawn(move || {
         let local = LocalSet::new();
         let done = local.block_on(&runtime, run(parts));
         // Attempts that outlived the time to drain end here; their deliveries go back to the store.
         drop(local);
-        // A name lookup that hangs cannot be stopped, and is not waited for.
         runtime.shutdown_background();
         if let Some(done) = done {
             let _ = done.send(());
@@ -142,9 +138,10 @@ struct Runtime {
 
 /// Works until it is told to drain, or the dispatcher is gone. Returns whom to tell.
 pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
-    let Parts { feed, clock, payload_bytes, seed, ticks, mut inbox, notices } = parts;
+    let Parts { feed, clock, payload_bytes, seed, resolvers, ticks, mut inbox, notices } = parts;
+    let ask = client::ask(resolvers);
     let mut runtime = Runtime {
-        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed, notices)),
+        shared: Rc::new(Shared::new(feed, clock, payload_bytes, seed, notices, ask)),
         outboxes: BTreeMap::new(),
     };
     let shared = Rc::clone(&runtime.shared);

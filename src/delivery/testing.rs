@@ -8,9 +8,12 @@ use tokio::sync::mpsc;
 
 use super::{COMMANDS, Dispatcher, DispatcherOptions, runtime};
 use crate::clock::{Age, Clock};
+use crate::connection::egress::Egress;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
-use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
+use crate::connection::{
+    Connection, Http2, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull,
+};
 use crate::event::{ContentBuilder, Disposition, Event, EventId, Outcome};
 use crate::metrics::Metrics;
 use crate::store::defects::{self, Defect};
@@ -29,6 +32,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        host_header: None,
         auth: None,
         sign: None,
         connect_timeout: Duration::from_secs(1),
@@ -61,6 +65,9 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         tls: Tls::default(),
         delay: Duration::ZERO,
         renamed_from: None,
+        http2: Http2::default(),
+        proxy: None,
+        egress: Egress::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,
@@ -92,6 +99,7 @@ pub(crate) fn delivery(connection: u32, slot: u32, lane: Lane, event: &Arc<Event
         attempts: u32::from(lane == Lane::Retry),
         first_attempt: None,
         size: u32::try_from(event.content.as_bytes().len()).unwrap(),
+        delayed: false,
         hot: Arc::downgrade(event),
     }
 }
@@ -111,6 +119,7 @@ pub(crate) fn local(
         clock: clock.clone(),
         payload_bytes: options.payload_bytes,
         seed: options.seed,
+        resolvers: options.resolvers,
         ticks: Arc::clone(&ticks),
         inbox,
         notices,

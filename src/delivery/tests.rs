@@ -5,6 +5,7 @@ mod auth;
 mod gates;
 mod health;
 mod history;
+mod http2;
 mod lifecycle;
 mod ordering;
 mod payload;
@@ -73,6 +74,7 @@ impl Rig {
             feed,
             clock: clock.clone(),
             payload_bytes,
+            resolvers: Vec::new(),
             seed: 1,
             ticks: Arc::default(),
             inbox,

@@ -18,15 +18,16 @@ use http_body_util::Full;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::http1::{BODY_MAX, Drained, Http, SendError};
+use super::http::{BODY_MAX, Drained, Http, SendError};
+use super::http1::Http1;
 use super::outbox::Settings;
 use super::request::{AGENT, Body};
 use super::runtime::Shared;
 use super::timer::Deadline;
 use crate::client::{Client, ClientError};
-use crate::connection::Connection;
 use crate::connection::auth::Auth;
 use crate::connection::auth::oauth2::{Grant, OAuth2};
+use crate::connection::{Connection, Http2};
 use crate::event::Cause;
 use crate::store::history::Phase;
 
@@ -49,6 +50,8 @@ pub(super) fn client(connection: &Connection) -> Result<Option<Client>, ClientEr
         there.tls.server_name = None;
     }
     there.target = oauth2.token_url.clone();
+    // One request an hour or so.
+    there.http2 = Http2 { enabled: false, prior_knowledge: false };
     Client::new(&there).map(Some)
 }
 
@@ -58,6 +61,7 @@ pub(super) fn missing(detail: &impl std::fmt::Display) -> SendError {
         cause: Cause::AuthToken,
         detail: detail.to_string(),
         unanswered: false,
+        refused: false,
         phase: Phase::Connect,
         remote: None,
     }
@@ -257,12 +261,14 @@ impl Tokens {
         let failed = |error: &SendError| {
             format!("the token endpoint could not be asked: {}: {}", error.cause, error.detail)
         };
-        let dialled = self.client.dial(connection.connect_timeout, &shared.pace).await;
+        let dialler = &shared.dialler;
+        let (dialled, _) = self.client.dial(connection.connect_timeout, dialler).await;
         let stream =
             dialled.map_err(|error| format!("the token endpoint could not be reached: {error}"))?;
-        let mut http = Http::open(stream, Rc::clone(&self.client))
+        let http = Http1::open(stream, Rc::clone(&self.client))
             .await
             .map_err(|error| format!("the token endpoint could not be asked: {error}"))?;
+        let mut http = Http::One(Box::new(http));
         let mut deadline = Deadline::new(Instant::now() + connection.request_timeout);
         let response = http.send(request(oauth2), &mut deadline).await;
         let response = response.map_err(|error| failed(&error))?;

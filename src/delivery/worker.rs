@@ -15,21 +15,29 @@ use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::http1::{Drained, Http, SendError};
+use super::http::{Drained, Http, SendError};
+use super::http1::Http1;
+use super::http2::{Http2, Session, Way};
 use super::outbox::{Ended, Next, Outbox, Settings};
 use super::request::Particulars;
 use super::timer::Deadline;
 use super::tokens::{self, Token, Tokens};
-use crate::client::DialError;
+use crate::client::{self, DialError, Stage};
 use crate::clock::Age;
 use crate::connection::breaker::Ticket;
 use crate::connection::payload::{Shaped, Unsendable};
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
-use crate::store::history::{EXCERPT_BYTES, Phase};
+use crate::store::history::{EXCERPT_BYTES, Phase, Timings};
+
+/// How often a target may refuse a stream of HTTP/2 before that counts as an attempt.
+const REFUSALS_MAX: u32 = 3;
+
+/// The pause after the first refusal; it doubles.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Characters of a redirect's target that are kept.
 const LOCATION_MAX: usize = 1000;
@@ -171,8 +179,8 @@ pub(super) struct Worker {
     seat: Seat,
     http: Option<Http>,
     deadline: Deadline,
-    /// How long it took to open the connection for this attempt.
-    dialled: Option<Duration>,
+    /// How long the parts of this attempt took.
+    timings: Timings,
 }
 
 /// The worker's place in its connection's counts, given up however the worker ends.
@@ -196,7 +204,7 @@ impl Worker {
             seat,
             http: None,
             deadline: Deadline::new(Instant::now() + Duration::from_secs(3600)),
-            dialled: None,
+            timings: Timings::default(),
         };
         // The runtime waits for its tracker when it ends; a panic is told by the job that it drops.
         drop(outbox.shared.tasks.spawn_local(worker.run(job)));
@@ -223,7 +231,7 @@ impl Worker {
     /// Waits for a delivery; `None` when the worker is to end.
     async fn idle(&mut self, settings: &Settings) -> Option<Job> {
         let pool = settings.connection.pool;
-        let opened = self.http.as_ref().map_or_else(Instant::now, |http| http.opened);
+        let opened = self.http.as_ref().map_or_else(Instant::now, Http::opened);
         let until = (Instant::now() + pool.idle_timeout).min(opened + pool.max_lifetime);
         self.deadline.set(until);
         poll_fn(|cx| {
@@ -244,7 +252,7 @@ impl Worker {
         let outbox = Rc::clone(&self.seat.outbox);
         let settings = outbox.settings();
         let started = Instant::now();
-        self.dialled = None;
+        self.timings = Timings::default();
         let response = match self.exchange(&settings, &job).await {
             Ok(response) => response,
             Err(error) => {
@@ -256,7 +264,7 @@ impl Worker {
                     took: at - started,
                     detail: Some(error.detail),
                     phase: error.phase,
-                    connect: self.dialled,
+                    timings: self.timings,
                     remote: error.remote,
                     generation: settings.generation,
                     excerpt: Bytes::new(),
@@ -273,8 +281,8 @@ impl Worker {
             took: at - started,
             detail: None,
             phase: Phase::Response,
-            connect: self.dialled,
-            remote: self.http.as_ref().map(|http| http.remote),
+            timings: self.timings,
+            remote: self.http.as_ref().map(Http::remote),
             generation: settings.generation,
             excerpt: Bytes::new(),
         };
@@ -359,11 +367,12 @@ impl Worker {
         job: &Job,
         (token, shaped): (Option<&Token>, Option<&Shaped>),
     ) -> Result<Response<Incoming>, SendError> {
-        let mut reused = self.keep_usable(settings);
+        self.keep_usable(settings);
+        let (mut may_repeat, mut refusals) = (true, 0);
         loop {
-            let mut http = match self.http.take() {
-                Some(http) => http,
-                None => self.dial(settings).await?,
+            let (mut http, reused) = match self.http.take() {
+                Some(http) => (http, true),
+                None => self.connect(settings).await?,
             };
             let (seconds, timestamp) = self.seat.outbox.shared.timestamp();
             let particulars = Particulars {
@@ -375,44 +384,105 @@ impl Worker {
             };
             let request = settings.template.request(job.event(), &particulars, shaped);
             let request = request.map_err(|ended| tokens::missing(&ended))?;
-            self.deadline.set(Instant::now() + settings.connection.request_timeout);
-            match http.send(request, &mut self.deadline).await {
+            let began = Instant::now();
+            self.deadline.set(began + settings.connection.request_timeout);
+            let sent = http.send(request, &mut self.deadline).await;
+            if sent.is_ok() || (http.outlives_failures() && http.ready(&mut self.deadline).await) {
+                self.http = Some(http);
+            }
+            match sent {
                 Ok(response) => {
-                    self.http = Some(http);
+                    self.timings.first_byte = Some(began.elapsed());
                     return Ok(response);
                 }
                 // The peer closed a kept connection as we wrote: once more, on a new one.
-                Err(error) if reused && error.unanswered => reused = false,
+                Err(error) if reused && may_repeat && error.unanswered => may_repeat = false,
+                Err(error) if error.refused && refusals < REFUSALS_MAX => {
+                    tokio::time::sleep(REFUSAL_PAUSE * (1 << refusals)).await;
+                    refusals += 1;
+                }
                 Err(error) => return Err(error),
             }
+            self.keep_usable(settings);
         }
     }
 
-    /// Closes an HTTP connection that is too old or leads elsewhere; says whether one is left.
-    fn keep_usable(&mut self, settings: &Settings) -> bool {
+    /// Lets go of an HTTP connection that is too old, leads elsewhere or takes nothing more.
+    fn keep_usable(&mut self, settings: &Settings) {
         let lifetime = settings.connection.pool.max_lifetime;
-        self.http = self.http.take().filter(|http| {
-            Rc::ptr_eq(&http.client, &settings.client) && http.opened.elapsed() < lifetime
-        });
-        self.http.is_some()
+        self.http = self
+            .http
+            .take()
+            .filter(|http| http.is_usable(&settings.client) && http.opened().elapsed() < lifetime);
+    }
+
+    /// Comes to an HTTP connection; says whether it was there before.
+    async fn connect(&mut self, settings: &Settings) -> Result<(Http, bool), SendError> {
+        if !settings.client.may_speak_http2() {
+            return self.dial(settings).await.map(|http| (http, false));
+        }
+        let within = settings.connection.connect_timeout;
+        let deadline = Instant::now() + within;
+        loop {
+            match settings.sessions.way(settings.connection.pool.max_lifetime) {
+                Way::Join(http) => return Ok((Http::Two(http), true)),
+                Way::Alone => return self.dial(settings).await.map(|http| (http, false)),
+                Way::Dial(turn) => {
+                    let dialled = self.dial(settings).await;
+                    if let Err(error) = &dialled {
+                        turn.failed(error);
+                    }
+                    return dialled.map(|http| (http, false));
+                }
+                Way::Wait(dialling) => match timeout_at(deadline, dialling.end()).await {
+                    Ok(Some(error)) => return Err(error),
+                    Ok(None) => {}
+                    Err(_) => {
+                        return Err(not_opened(
+                            Cause::ConnectTimeout,
+                            format!(
+                                "no place on an HTTP/2 connection within connect_timeout = {within:?}"
+                            ),
+                        ));
+                    }
+                },
+            }
+        }
     }
 
     async fn dial(&mut self, settings: &Settings) -> Result<Http, SendError> {
         let outbox = &self.seat.outbox;
         let timeout = settings.connection.connect_timeout;
-        let began = Instant::now();
-        let dialled = settings.client.dial(timeout, &outbox.shared.pace).await;
-        self.dialled = Some(began.elapsed());
+        let deadline = Instant::now() + timeout;
+        let (dialled, timings) = settings.client.dial(timeout, &outbox.shared.dialler).await;
+        let client::Timings { lookup, connect, tls } = timings;
+        self.timings = Timings { lookup, connect, tls, first_byte: None };
         let stream = dialled.map_err(not_dialled)?;
         outbox.metrics.connections_opened.increment(1);
+        if let Some(expires) = stream.secured().and_then(|secured| secured.expires) {
+            outbox.metrics.peer_certificate(expires);
+        }
         let remote = stream.remote();
-        Http::open(stream, Rc::clone(&settings.client)).await.map_err(|error| SendError {
-            cause: Cause::Protocol,
-            detail: error.to_string(),
-            unanswered: false,
-            phase: Phase::Request,
+        let client = Rc::clone(&settings.client);
+        let failed = |error: hyper::Error| SendError {
             remote: Some(remote),
-        })
+            ..not_opened(Cause::Protocol, error.to_string())
+        };
+        if !settings.client.speaks_http2(&stream) {
+            settings.sessions.found_plain();
+            let http = Http1::open(stream, client).await.map_err(failed)?;
+            return Ok(Http::One(Box::new(http)));
+        }
+        // What begins HTTP/2 is written here, and may have to wait for the peer.
+        let session = match timeout_at(deadline, Session::open(stream, client)).await {
+            Ok(session) => session.map_err(failed)?,
+            Err(_) => {
+                let detail = "HTTP/2 did not begin within connect_timeout".to_owned();
+                return Err(not_opened(Cause::ConnectTimeout, detail));
+            }
+        };
+        settings.sessions.add(&session);
+        Ok(Http::Two(Http2::new(&session)))
     }
 
     /// Reads the body within what is left of the time, its start into `excerpt`, and keeps the connection if it can be used again.
@@ -425,7 +495,8 @@ impl Worker {
             return Drained::Broken;
         };
         let drained = http.drain(response.into_body(), &mut self.deadline, excerpt).await;
-        if drained == Drained::Whole && http.ready(&mut self.deadline).await {
+        let whole = drained == Drained::Whole || http.outlives_failures();
+        if whole && http.ready(&mut self.deadline).await {
             self.http = Some(http);
         }
         drained
@@ -440,21 +511,29 @@ fn not_made(unsendable: Unsendable) -> SendError {
         unanswered: false,
         phase: Phase::Request,
         remote: None,
+        refused: false,
     }
 }
 
 fn not_dialled(error: DialError) -> SendError {
-    let DialError { cause, detail, remote } = error;
-    let phase = match cause {
-        Cause::DnsFailed => Phase::Lookup,
-        Cause::TlsExpired
-        | Cause::TlsName
-        | Cause::TlsUntrusted
-        | Cause::TlsProtocol
-        | Cause::TlsClientCert => Phase::Tls,
-        _ => Phase::Connect,
+    let DialError { cause, detail, stage, remote } = error;
+    let phase = match stage {
+        Stage::Lookup => Phase::Lookup,
+        Stage::Connect | Stage::Proxy => Phase::Connect,
+        Stage::Tls => Phase::Tls,
     };
-    SendError { cause, detail, unanswered: false, phase, remote }
+    SendError { phase, remote, ..not_opened(cause, detail) }
+}
+
+fn not_opened(cause: Cause, detail: String) -> SendError {
+    SendError {
+        cause,
+        detail,
+        unanswered: false,
+        refused: false,
+        phase: Phase::Connect,
+        remote: None,
+    }
 }
 
 fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {

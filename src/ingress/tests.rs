@@ -15,9 +15,12 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use super::*;
+use crate::connection::egress::Egress;
 use crate::connection::retry::{Jitter, RetryPolicy, Strategy};
 use crate::connection::status::StatusSet;
-use crate::connection::{Connection, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull};
+use crate::connection::{
+    Connection, Http2, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull,
+};
 use crate::event::Event;
 use crate::store::ConnectionId;
 use crate::store::intake::{AppendError, FakeStore, Route};
@@ -48,6 +51,7 @@ pub(super) fn connection(name: &str) -> Connection {
         target: Target::parse("http://127.0.0.1:9/").unwrap(),
         method: http::Method::POST,
         headers: Vec::new(),
+        host_header: None,
         auth: None,
         sign: None,
         connect_timeout: Duration::from_secs(2),
@@ -76,6 +80,9 @@ pub(super) fn connection(name: &str) -> Connection {
         tls: Tls::default(),
         delay: Duration::ZERO,
         renamed_from: None,
+        http2: Http2::default(),
+        proxy: None,
+        egress: Egress::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
         payload: None,

@@ -3,7 +3,7 @@
 //!
 //! All times are milliseconds that have really passed since the run began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::endpoint::Act;
 use super::plan::{Plan, RETRY_AFTER_MAX, least_wait};
@@ -121,6 +121,8 @@ pub(super) struct Ledger {
     /// Per connection and process: the latest post whose first attempt was seen.
     frontier: BTreeMap<(usize, u32), u64>,
     orders: BTreeMap<usize, InForce>,
+    /// Connections that had an order by key: there a key's line may overtake another's.
+    keyed: BTreeSet<usize>,
     lines: BTreeMap<(usize, u32, Option<u64>), Seen>,
     /// Attempts that stood in a line and were looked at.
     pub(super) in_lines: u64,
@@ -141,6 +143,7 @@ impl Ledger {
             all_hot: plan.is_all_hot(),
             frontier: BTreeMap::new(),
             orders: BTreeMap::new(),
+            keyed: BTreeSet::new(),
             lines: BTreeMap::new(),
             in_lines: 0,
             broken: None,
@@ -200,6 +203,7 @@ impl Ledger {
     pub(super) fn received(&mut self, attempt: Attempt, act: Act, body: &[u8], at: u64) -> usize {
         self.check_content(&attempt, body);
         self.check_due(&attempt, at);
+        self.check_delay(&attempt, at);
         self.check_duplicate(&attempt, at);
         self.check_cancelled(&attempt, at);
         self.check_order(&attempt);

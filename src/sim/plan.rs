@@ -114,6 +114,11 @@ fn draw_connection(number: usize, rng: &mut fastrand::Rng) -> Connection {
         when_full: if rng.bool() { WhenFull::DeadLetter } else { WhenFull::Reject },
     };
     drawn.on_remove = if rng.bool() { OnRemove::Discard } else { OnRemove::Hold };
+    // Drawn aside, so that the seeds that are kept go on meaning what they meant.
+    let mut aside = rng.clone();
+    if aside.u8(..4) == 0 {
+        drawn.delay = Duration::from_millis(aside.u64(100..1500));
+    }
     drawn.rate_limit = (rng.u8(..4) == 0).then(|| draw_rate(rng));
     // From copies, so that the seeds of before go on meaning what they did.
     drawn.breaker = draw_breaker(&mut rng.clone());

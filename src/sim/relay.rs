@@ -92,6 +92,7 @@ impl Relay {
         let options = DispatcherOptions {
             payload_bytes: world.plan.payload_bytes,
             seed: world.draw(|rng| rng.u64(..)),
+            resolvers: Vec::new(),
         };
         let (dispatcher, egress) = delivery::testing::local(options, feed, &clock, &metrics);
         let routing = Arc::new(ArcSwap::from_pointee(RoutingTable::default()));

@@ -20,6 +20,11 @@ pub(super) enum Command {
         name: String,
         reply: oneshot::Sender<(ConnectionId, Arc<QueueCounters>)>,
     },
+    Rename {
+        old: String,
+        new: String,
+        reply: oneshot::Sender<(Renamed, Result<(), DiskTrouble>)>,
+    },
     Attach {
         connection: ConnectionId,
         feed: usize,
@@ -87,6 +92,17 @@ pub(super) enum Command {
     Stop {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// What came of handing one name's deliveries to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renamed {
+    /// They are the new name's now.
+    Done,
+    /// Nothing is known under the old name: it was done before, or there never was anything.
+    Nothing,
+    /// The new name has deliveries or dead letters of its own; nothing was changed.
+    Occupied,
 }
 
 /// Some dead letters of a connection, in the order in which they died.

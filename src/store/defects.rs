@@ -40,6 +40,8 @@ pub enum Defect {
     AgeByWallClock,
     /// A replay is answered before it is durable.
     ReplayNotSynced,
+    /// A connection is renamed in memory alone.
+    RenameNotMarked,
     /// A suspension is answered before it is durable.
     SuspensionNotSynced,
     /// A sync that fails is believed when somebody was answered before it.

@@ -33,6 +33,8 @@ pub struct Delivery {
     pub first_attempt: Option<Age>,
     /// Bytes of its record: what loading it costs.
     pub size: u32,
+    /// It came with a delay, as far as that is known: a retry's payload has to be loaded to tell. Then it stands in no order.
+    pub delayed: bool,
     /// The event itself while it is in memory.
     pub hot: Weak<Event>,
 }

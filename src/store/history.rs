@@ -11,20 +11,25 @@
 //! attempt's number, which only grows, also over restarts; lists are in its order.
 //!
 //! ```text
-//! kind 96, attempt
+//! kind 97, attempt
 //!    0  u64 number            8  u64 store time, ms      16  u64 wall clock, ms
 //!   24  16 bytes event id    40  u64 configuration generation; 0 is unknown
 //!   48  u32 number of the attempt in its run, from 1
-//!   52  u32 dialling, us; all ones when the connection was open
-//!   56  u64 the whole attempt, us
-//!   64  u16 status; 0 is none
-//!   66  u8  cause; 0 is success
-//!   67  u8  phase reached: 1 lookup, 2 connect, 3 tls, 4 request, 5 response, 6 body
-//!   68  u8  1 for a replay
-//!   69  u8  remote address: 0 none, 4 or 6; then 16 bytes address (4 of them used) and u16 port
-//!   88  u8  length of the connection's name, the name
+//!   52  u32 name lookup, us; all ones when there was none
+//!   56  u32 connecting, us; all ones when the connection was open
+//!   60  u32 TLS, us; all ones when there was no handshake
+//!   64  u32 from the request to the response's head, us; all ones when there was none
+//!   68  u64 the whole attempt, us
+//!   76  u16 status; 0 is none
+//!   78  u8  cause; 0 is success
+//!   79  u8  phase reached: 1 lookup, 2 connect, 3 tls, 4 request, 5 response, 6 body
+//!   80  u8  1 for a replay
+//!   81  u8  remote address: 0 none, 4 or 6; then 16 bytes address (4 of them used) and u16 port
+//!  100  u8  length of the connection's name, the name
 //!   ..  the start of the response's body to the end, at most 4 KiB, as it came
 //! ```
+//!
+//! Kind 96 is the same with one time at 52 instead of four, for dialling as a whole. It is read, and no longer written.
 
 mod files;
 mod memory;
@@ -76,8 +81,8 @@ pub struct Attempt {
     pub age: Age,
     /// How far it came.
     pub phase: Phase,
-    /// How long it took to open the connection; `None` when one was open.
-    pub connect: Option<Duration>,
+    /// How long its parts took.
+    pub timings: Timings,
     /// How long it took to the response's head, or to the failure.
     pub took: Duration,
     /// Where to, as far as that was known.
@@ -90,6 +95,19 @@ pub struct Attempt {
     pub generation: u64,
     /// The start of the response's body, as it came.
     pub excerpt: Bytes,
+}
+
+/// How long the parts of an attempt took; a part that was not come to, or not needed, has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Until the name's addresses were known.
+    pub lookup: Option<Duration>,
+    /// Until the socket was open, and a proxy had agreed.
+    pub connect: Option<Duration>,
+    /// Until TLS was agreed on.
+    pub tls: Option<Duration>,
+    /// From the request to the response's head.
+    pub first_byte: Option<Duration>,
 }
 
 /// How far an attempt came.
@@ -146,6 +164,8 @@ pub struct Recorded {
 pub struct AttemptQuery {
     /// Only of this connection.
     pub connection: Option<String>,
+    /// Or of this one: the name that the connection had before.
+    pub former: Option<String>,
     /// Only of this event.
     pub event: Option<EventId>,
     /// Only with this result: a cause, or success.
@@ -162,10 +182,15 @@ impl AttemptQuery {
     fn wants(&self, recorded: &Recorded) -> bool {
         let Recorded { number, attempt } = recorded;
         self.before.is_none_or(|before| *number < before)
-            && self.connection.as_deref().is_none_or(|name| name == &*attempt.connection)
+            && self.wants_name(&attempt.connection)
             && self.event.is_none_or(|event| event == attempt.event)
             && self.code.is_none_or(|code| code == attempt.code)
             && attempt.at_ms >= self.since_ms
+    }
+
+    fn wants_name(&self, name: &str) -> bool {
+        let is = |wanted: &Option<String>| wanted.as_deref() == Some(name);
+        self.connection.is_none() || is(&self.connection) || is(&self.former)
     }
 }
 

@@ -17,6 +17,7 @@
 //!   9 delivered   place of the first, how many from there on, then by turns how many are left out and how many follow; to 0
 //!                 left out
 //!   10 suspended  connection, u8 kind (0 not any more), and then, if it is: wall clock, hash of the settings
+//!   11 renamed    connection, length, UTF-8: its name from here on; who had that name before has none
 //! ```
 //!
 //! A place is segment, connection, slot. A segment's number is its distance from the first hot one, doubled, or of a cold
@@ -191,6 +192,8 @@ pub enum Mark {
     Dead(DeadLetter),
     /// A connection's number.
     Name(ConnectionId, String),
+    /// A connection goes on under another name. Who had that name has none any more.
+    Renamed(ConnectionId, String),
     /// A segment is complete.
     Sealed {
         /// Which one.
@@ -234,9 +237,11 @@ pub fn encode_mark(out: &mut Vec<u8>, mark: &Mark) {
         }
         Mark::Name(connection, name) => {
             out.push(5);
-            put_varint(out, u64::from(connection.0));
-            put_varint(out, name.len() as u64);
-            out.extend_from_slice(name.as_bytes());
+            put_name(out, *connection, name);
+        }
+        Mark::Renamed(connection, name) => {
+            out.push(11);
+            put_name(out, *connection, name);
         }
         Mark::Sealed { segment, end } => {
             out.push(6);
@@ -385,9 +390,12 @@ fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
             })
         }
         5 => {
-            let connection = ConnectionId(reader.varint32()?);
-            let length = usize::try_from(reader.varint()?).ok()?;
-            Mark::Name(connection, std::str::from_utf8(reader.take(length)?).ok()?.to_owned())
+            let (connection, name) = take_name(reader)?;
+            Mark::Name(connection, name)
+        }
+        11 => {
+            let (connection, name) = take_name(reader)?;
+            Mark::Renamed(connection, name)
         }
         6 => Mark::Sealed { segment: take_segment(reader)?, end: reader.varint()? },
         7 => Mark::Discarded(take_place(reader)?),
@@ -398,6 +406,18 @@ fn decode_mark(reader: &mut Reader<'_>) -> Option<Mark> {
         }
         _ => return None,
     })
+}
+
+fn put_name(out: &mut Vec<u8>, connection: ConnectionId, name: &str) {
+    put_varint(out, u64::from(connection.0));
+    put_varint(out, name.len() as u64);
+    out.extend_from_slice(name.as_bytes());
+}
+
+fn take_name(reader: &mut Reader<'_>) -> Option<(ConnectionId, String)> {
+    let connection = ConnectionId(reader.varint32()?);
+    let length = usize::try_from(reader.varint()?).ok()?;
+    Some((connection, std::str::from_utf8(reader.take(length)?).ok()?.to_owned()))
 }
 
 fn put_segment(out: &mut Vec<u8>, number: u32) {
@@ -517,6 +537,7 @@ mod tests {
                 }
             ),
             (any::<u32>(), ".{0,20}").prop_map(|(id, name)| Mark::Name(ConnectionId(id), name)),
+            (any::<u32>(), ".{0,20}").prop_map(|(id, name)| Mark::Renamed(ConnectionId(id), name)),
             (any::<u32>(), any::<u64>()).prop_map(|(segment, end)| Mark::Sealed { segment, end }),
         ]
     }

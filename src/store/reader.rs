@@ -38,13 +38,18 @@ impl Files {
 
     /// Reads one delivery's event, and checks that the record there is really this delivery's.
     pub(super) fn load(&self, id: DeliveryId, size: u32) -> Result<Event, LoadError> {
+        self.load_routed(id, size).map(|(event, _)| event)
+    }
+
+    fn load_routed(&self, id: DeliveryId, size: u32) -> Result<(Event, RecordedRoute), LoadError> {
         let file = self.get(id.segment).ok_or(LoadError::Missing)?;
         let bytes = file.read_record(u64::from(id.offset) * 8, size).map_err(LoadError::Io)?;
         let (event, routes) =
             decode_event(Bytes::from(bytes), file.seed()).ok_or(LoadError::Damaged)?;
         let is_it =
             |route: &RecordedRoute| route.connection == id.connection && route.slot == id.slot;
-        if routes.iter().any(is_it) { Ok(event) } else { Err(LoadError::Damaged) }
+        let route = routes.into_iter().find(is_it).ok_or(LoadError::Damaged)?;
+        Ok((event, route))
     }
 }
 
@@ -98,8 +103,8 @@ pub(super) fn run(requests: &Receiver<ReadRequest>, files: &Files, shared: &Shar
 pub(super) fn serve(request: ReadRequest, files: &Files, shared: &Shared) {
     match request {
         ReadRequest::Load(port, deliveries) => {
-            let loaded = deliveries.into_iter().map(|delivery| {
-                let event = load(files, shared, &delivery);
+            let loaded = deliveries.into_iter().map(|mut delivery| {
+                let event = load(files, shared, &mut delivery);
                 FeedItem::Loaded(delivery, event)
             });
             port.send(&mut loaded.collect());
@@ -116,9 +121,12 @@ pub(super) fn serve(request: ReadRequest, files: &Files, shared: &Shared) {
     }
 }
 
-fn load(files: &Files, shared: &Shared, delivery: &Delivery) -> Option<Arc<Event>> {
-    match files.load(delivery.id, delivery.size) {
-        Ok(event) => Some(Arc::new(event)),
+fn load(files: &Files, shared: &Shared, delivery: &mut Delivery) -> Option<Arc<Event>> {
+    match files.load_routed(delivery.id, delivery.size) {
+        Ok((event, route)) => {
+            delivery.delayed |= route.delay_ms > 0;
+            Some(Arc::new(event))
+        }
         Err(error) => {
             shared.metrics.corrupt_records.increment(1);
             tracing::error!(%error, segment = delivery.id.segment, offset = u64::from(delivery.id.offset) * 8,

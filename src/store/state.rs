@@ -144,6 +144,11 @@ pub struct Stream {
     pub order: Ordered,
 }
 
+/// What stands for the name of a connection that has none: no configured name begins like this.
+pub fn no_name(id: ConnectionId) -> String {
+    format!("\u{0}lost-{}", id.0)
+}
+
 impl State {
     /// The connection with this name, made if it is new; whether it is new.
     pub fn register(&mut self, name: &str) -> (ConnectionId, bool) {
@@ -154,6 +159,19 @@ impl State {
         self.names.insert(name.to_owned(), id);
         self.streams.push(Stream::new(id, name));
         (id, true)
+    }
+
+    /// Gives a connection another name. Who had that name before gets one that no connection can have.
+    pub fn rename(&mut self, id: ConnectionId, name: &str) {
+        if let Some(other) = self.names.remove(name).filter(|other| *other != id) {
+            self.rename(other, &no_name(other));
+        }
+        let Some(stream) = self.streams.get_mut(id.0 as usize) else {
+            return;
+        };
+        let old = std::mem::replace(&mut stream.name, name.to_owned());
+        self.names.remove(&old);
+        self.names.insert(name.to_owned(), id);
     }
 
     /// The stream of a connection.

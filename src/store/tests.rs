@@ -28,6 +28,7 @@ pub(crate) mod model_disk;
 mod order;
 mod recent;
 mod relaxed;
+mod renaming;
 mod suspensions;
 mod sweep;
 mod world;

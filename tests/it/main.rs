@@ -39,7 +39,11 @@ mod ordering;
 #[cfg(test)]
 mod payload;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod renaming;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

@@ -100,12 +100,21 @@ fn the_reference_library_accepts_what_is_delivered() {
     cases.push(case(&last, "", FIRST, false));
     reference_agrees(&cases);
 
-    let expiry = "posthaste_signing_secret_expiry_timestamp_seconds{connection=\"crm\"} 0";
-    let text = daemon.metrics().text;
-    assert!(text.lines().any(|line| line == expiry), "{text}");
+    let shows_expiry = |seconds: u64| {
+        let name = "posthaste_signing_secret_expiry_timestamp_seconds";
+        let line = format!("{name}{{connection=\"crm\"}} {seconds}");
+        daemon.metrics().text.lines().any(|shown| shown == line)
+    };
+    assert!(shows_expiry(0), "one secret never ends");
     let checked = posthaste(&site, &["check"]);
     let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(checked.contains(&format!("crm is verified with {PUBLIC}\n")), "{checked}");
+    let until = ", until = 2099-01-01T00:00:00Z }";
+    let ends = sign.replace(" }, {", &format!("{until}, {{")).replace(" }]", &format!("{until}]"));
+    site.connection("crm", &receiver.url("crm"), &ends);
+    eventually("when the last secret ends", SOON, || shows_expiry(4_070_908_800));
+    site.connection("crm", &receiver.url("crm"), "");
+    eventually("nothing is signed", SOON, || shows_expiry(0));
     daemon.stop();
 }
 

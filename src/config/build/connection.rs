@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
+use super::transport::{egress, http2};
 use super::*;
-use crate::config::Limits;
-use crate::config::fields;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
+use crate::config::{Daemon, Limits, fields};
 use crate::connection::keeps::Keeps;
 use crate::connection::{
-    CaFile, Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, Tls, TlsVersion,
-    WhenFull,
+    Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, WhenFull,
 };
 use crate::units::ByteSize;
 
 impl Build<'_> {
     /// `None` when a required key is missing; that, and all else, is in the report.
-    pub(super) fn connection(&mut self, draft: &Draft, limits: &Limits) -> Option<Connection> {
+    pub(super) fn connection(&mut self, draft: &Draft, daemon: &Daemon) -> Option<Connection> {
         let table = &draft.table;
         let errors = self.report.errors.len();
         self.required(draft, "name", "\"orders-crm\"");
@@ -43,6 +40,7 @@ impl Build<'_> {
                 method => method.parse().unwrap_or(Method::POST),
             },
             headers,
+            host_header: self.host_header(draft),
             auth,
             sign,
             connect_timeout: table.span("connect_timeout"),
@@ -54,9 +52,12 @@ impl Build<'_> {
             retry: self.retry(draft),
             ordering: self.ordering(draft),
             queue: queue(&table.table("queue")),
-            max_body: self.max_body(draft, limits),
+            max_body: self.max_body(draft, &daemon.limits),
             success_status: statuses(table, "success_status")?,
-            tls: self.tls(draft),
+            tls: self.tls(draft, daemon.security),
+            http2: http2(&table.table("http2")),
+            proxy: self.proxy(draft),
+            egress: egress(&table.table("egress"), daemon.security),
             keeps: Keeps::default(),
             payload,
             delay: table.span("delay"),
@@ -180,48 +181,6 @@ impl Build<'_> {
         }
         max_body
     }
-
-    fn tls(&mut self, draft: &Draft) -> Tls {
-        let table = draft.table.table("tls");
-        let ca = table.get("ca_file").and_then(|item| {
-            let path = table.path("ca_file")?;
-            let pem = self.named_file(path);
-            match pem
-                .map_err(|reason| format!("cannot read {}: {reason}", path.display()))
-                .and_then(certificates)
-            {
-                Ok(pem) => Some(CaFile { path: path.to_owned(), pem }),
-                Err(message) => {
-                    let key_path = format!("{}tls.ca_file", draft.path);
-                    self.error_at(Some(item), &draft.place, &key_path, message);
-                    None
-                }
-            }
-        });
-        Tls {
-            ca,
-            server_name: table.text("server_name").map(str::to_owned),
-            min_version: match table.word("min_version") {
-                "1.3" => TlsVersion::V1_3,
-                _ => TlsVersion::V1_2,
-            },
-        }
-    }
-}
-
-/// Checks that a PEM file holds certificates, and only such that can be trusted.
-fn certificates(pem: Vec<u8>) -> Result<Vec<u8>, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| "the file is not PEM".to_owned())?;
-        roots.add(certificate).map_err(|error| {
-            format!("the file holds a certificate that cannot be trusted: {error}")
-        })?;
-    }
-    if roots.is_empty() {
-        return Err("the file holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
-    }
-    Ok(pem)
 }
 
 fn labels(table: &Table) -> BTreeMap<String, String> {

@@ -8,8 +8,9 @@ use crate::config::layers::builtin;
 use crate::config::value::{Table, Value};
 use crate::config::{
     Admin, Daemon, Idempotency, Ingress, Keep, KeepLimit, Limits, Log, LogFormat, LogLevel,
-    ReloadMode, Runtime, Store, UnixListener, fields,
+    Network, ReloadMode, Runtime, Security, Store, UnixListener, fields,
 };
+use crate::connection::egress::EgressPolicy;
 use crate::units::ByteSize;
 
 impl Build<'_> {
@@ -30,6 +31,15 @@ impl Build<'_> {
             admin: self.admin(&table.table("admin")),
             limits: self.limits(&table.table("limits"), &table.table("store"), &store),
             store,
+            security: security(&table.table("security")),
+            network: Network {
+                resolvers: table
+                    .table("network")
+                    .list("resolvers")
+                    .iter()
+                    .filter_map(address)
+                    .collect(),
+            },
             log: log(&table.table("log")),
             runtime: self.runtime(&table.table("runtime")),
         }
@@ -244,6 +254,16 @@ fn address(item: &Item) -> Option<SocketAddr> {
 /// The bounds of the fields lie far below.
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn security(table: &Table) -> Security {
+    Security {
+        egress: match table.word("egress") {
+            "public" => EgressPolicy::Public,
+            _ => EgressPolicy::Open,
+        },
+        allow_insecure_tls: table.flag("allow_insecure_tls").unwrap_or_default(),
+    }
 }
 
 fn log(table: &Table) -> Log {

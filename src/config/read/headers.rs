@@ -126,7 +126,7 @@ pub(in crate::config) fn header_name(text: &str) -> Result<HeaderName, String> {
         .parse()
         .map_err(|_| format!("{} is not a header name: letters, digits and -", quoted(text)))?;
     let refused = match name.as_str() {
-        "host" => "comes from the URL; another one is not supported by this version",
+        "host" => "comes from the URL, or from host_header",
         "content-length" => "is computed from the body that is sent",
         "expect" => "is not supported: the body is sent at once",
         "webhook-id" | "webhook-timestamp" | "webhook-signature" => {

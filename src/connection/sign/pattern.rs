@@ -187,4 +187,15 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
     }
+
+    proptest::proptest! {
+        /// No text panics, and a text without braces stays as it is.
+        #[test]
+        fn any_text_is_read_or_refused(text in "[{} a-z]{0,20}") {
+            let parsed = Pattern::parse(&text, CONTENT);
+            if !text.contains("{{") && !text.contains("}}") {
+                assert_eq!(parsed.unwrap().texts().collect::<String>(), text);
+            }
+        }
+    }
 }

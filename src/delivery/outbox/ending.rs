@@ -17,7 +17,7 @@ use crate::delivery::testing;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition, Outcome};
 use crate::store::feed::Delivery;
-use crate::store::history::{Attempt, Phase};
+use crate::store::history::{Attempt, Phase, Timings};
 
 /// One attempt that has ended.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) detail: Option<String>,
     /// How far it came.
     pub(in crate::delivery) phase: Phase,
-    /// How long it took to open the connection; `None` when one was open.
-    pub(in crate::delivery) connect: Option<Duration>,
+    /// How long its parts took.
+    pub(in crate::delivery) timings: Timings,
     /// Where to, as far as that was known.
     pub(in crate::delivery) remote: Option<SocketAddr>,
     /// The configuration that brought the settings it used.
@@ -107,7 +107,7 @@ impl Outbox {
             at_ms: self.shared.clock.wall_ms(),
             age: self.shared.clock.age(),
             phase: ended.phase,
-            connect: ended.connect,
+            timings: ended.timings,
             took: ended.took,
             remote: ended.remote,
             status,

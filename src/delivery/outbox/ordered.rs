@@ -82,7 +82,9 @@ impl Outbox {
     }
 
     pub(super) fn push_ordered(&self, inner: &mut Inner, delivery: Delivery, now: Instant) {
-        if delivery.lane == Lane::Replay {
+        let first_of_delayed = delivery.delayed && delivery.lane == Lane::New;
+        let fresh = inner.order.as_ref().is_some_and(|order| order.is_fresh());
+        if delivery.lane == Lane::Replay || (first_of_delayed && fresh) {
             inner.lanes.push(delivery, now);
         } else if let Some(order) = &mut inner.order {
             self.give_back(order.push(delivery, false));
@@ -129,6 +131,12 @@ impl Outbox {
         };
         // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
         match self.inner.try_borrow_mut() {
+            Ok(mut inner) if delivery.delayed => {
+                if let Some(order) = &mut inner.order {
+                    order.note_delayed(event, end != End::Over);
+                }
+                self.settle_in(&mut inner, delivery, settlement, end);
+            }
             Ok(mut inner) => self.settle_in(&mut inner, delivery, settlement, end),
             Err(_) => self.shared.feed.settle(settlement),
         }

@@ -220,8 +220,14 @@ fn whatever_happens_each_delivery_comes_back_once() {
 fn a_panicking_worker_leaves_a_dead_letter_and_gives_its_bytes_back() {
     paused(async {
         let (feed, port) = feed_for_test();
-        let shared =
-            Rc::new(Shared::new(feed, Clock::manual(WALL_MS), 1000, 1, mpsc::channel(1).0));
+        let shared = Rc::new(Shared::new(
+            feed,
+            Clock::manual(WALL_MS),
+            1000,
+            1,
+            mpsc::channel(1).0,
+            crate::client::ask(Vec::new()),
+        ));
         let metrics = Metrics::new().connection("crm");
         let settings = prepared(connection("crm", "http://127.0.0.1:1/"));
         let outbox = Outbox::new(&shared, ConnectionId(1), *settings, metrics, Arc::default());
@@ -245,7 +251,7 @@ fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
     LocalSet::new().block_on(&runtime, async {
         let peer = hung().await;
         let (feed, port) = feed_for_test();
-        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1 };
+        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1, resolvers: Vec::new() };
         let metrics = Metrics::new();
         let dispatcher =
             Dispatcher::start(options, vec![feed], &Clock::system(), &metrics).unwrap();
@@ -269,7 +275,7 @@ fn a_dispatcher_delivers_on_its_own_threads_and_ends() {
     LocalSet::new().block_on(&runtime, async {
         let peer = healthy().await;
         let (feeds, ports): (Vec<_>, Vec<_>) = (0..2).map(|_| feed_for_test()).unzip();
-        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1 };
+        let options = DispatcherOptions { payload_bytes: 1 << 20, seed: 1, resolvers: Vec::new() };
         let metrics = Metrics::new();
         let dispatcher = Dispatcher::start(options, feeds, &Clock::system(), &metrics).unwrap();
         let settings = Arc::new(connection("crm", &peer.url));

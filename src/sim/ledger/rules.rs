@@ -57,6 +57,20 @@ impl Ledger {
         });
     }
 
+    /// Nothing of a connection with a delay comes before it is over, from the post on.
+    pub(super) fn check_delay(&mut self, attempt: &Attempt, at: u64) {
+        let Key { event, connection } = attempt.key;
+        let delay = millis(self.connections[connection].delay);
+        let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
+        let Some(posted) = post.map(Post::first_posted).filter(|_| delay > 0) else {
+            return;
+        };
+        let leapt = self.reboots.iter().any(|reboot| (posted..=at).contains(reboot));
+        self.ensure(leapt || attempt.replay || at >= posted + delay, || {
+            format!("{:?} came {} ms after its post, and not {delay}", attempt.key, at - posted)
+        });
+    }
+
     /// What a target took is delivered again only if the process ended before the mark was durable, or by a replay.
     pub(super) fn check_duplicate(&mut self, attempt: &Attempt, at: u64) {
         let receipts = self.receipts.get(&attempt.key).into_iter().flatten();
@@ -97,15 +111,17 @@ impl Ledger {
         broken.into_iter().for_each(|what| self.fail(what));
     }
 
-    /// First attempts are made in order of acceptance, where one is made at a time and nothing has to be read from the disk
-    /// first: no order is promised, but this is what the store hands out.
+    /// First attempts are made in order of acceptance, where one is made at a time, by no key, and nothing has to be read from
+    /// the disk first: no order is promised, but this is what the store hands out.
     pub(super) fn check_order(&mut self, attempt: &Attempt) {
         let Key { event, connection } = attempt.key;
-        let one_by_one = self.connections[connection].max_in_flight == 1;
+        let one_by_one = self.connections[connection].max_in_flight == 1
+            && self.connections[connection].delay.is_zero();
         let seen = self.receipts.get(&attempt.key).is_some_and(|receipts| {
             receipts.iter().any(|receipt| receipt.attempt.life == attempt.life)
         });
-        if !self.all_hot || !one_by_one || seen || attempt.replay || attempt.number > 1 {
+        let keyed = self.keyed.contains(&connection);
+        if !self.all_hot || !one_by_one || keyed || seen || attempt.replay || attempt.number > 1 {
             return;
         }
         let post = self.numbers.get(&event).and_then(|number| self.posts.get(number));
@@ -142,6 +158,9 @@ impl Ledger {
         let same = |known: &InForce| known.ordering.as_ref() == ordering;
         if now.is_some() && self.orders.get(&connection).is_some_and(same) {
             return;
+        }
+        if ordering.is_some_and(|ordering| matches!(ordering.by, By::Key(_))) {
+            self.keyed.insert(connection);
         }
         let ordering = ordering.cloned();
         let from = now.map_or(0, |now| now + LONGEST_ATTEMPT_MS);

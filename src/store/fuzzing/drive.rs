@@ -184,6 +184,9 @@ impl Relay {
         for (id, size) in self.ask(|reply| Command::Oldest { reply }) {
             drop(self.ends.writer.files.load(id, size));
         }
+        // The deliveries stay where they are, under whatever name.
+        let (old, new) = ("crm".to_owned(), "crm-renamed".to_owned());
+        let _ = self.ask(|reply| Command::Rename { old, new, reply });
         for (connection, _) in self.ask(|reply| Command::Suspensions { reply }) {
             let cleared =
                 self.ask(|reply| Command::Suspend { connection, suspension: None, reply });

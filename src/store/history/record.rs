@@ -8,15 +8,18 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::super::record::{Reader, Record, Seed, Stamp, encode_record};
-use super::{Attempt, EXCERPT_BYTES, Phase, Recorded};
+use super::{Attempt, EXCERPT_BYTES, Phase, Recorded, Timings};
 use crate::clock::Age;
 use crate::event::{Cause, EventId};
 
 /// Kind of a record of one attempt.
-pub(super) const KIND_ATTEMPT: u8 = 96;
+pub(super) const KIND_ATTEMPT: u8 = 97;
 
-/// What `connect` is when the connection was open.
-const NOT_DIALLED: u32 = u32::MAX;
+/// The kind before, which has one time for all of dialling.
+const KIND_ATTEMPT_OLD: u8 = 96;
+
+/// A time that there was not.
+const NO_TIME: u32 = u32::MAX;
 
 /// Appends an attempt's record.
 pub(super) fn encode(out: &mut Vec<u8>, seed: Seed, recorded: &Recorded) {
@@ -29,10 +32,13 @@ pub(super) fn encode(out: &mut Vec<u8>, seed: Seed, recorded: &Recorded) {
         out.extend_from_slice(attempt.event.0.as_bytes());
         out.extend_from_slice(&attempt.generation.to_le_bytes());
         out.extend_from_slice(&attempt.number.to_le_bytes());
-        let connect = attempt.connect.map_or(NOT_DIALLED, |connect| {
-            u32::try_from(micros(connect)).unwrap_or(NOT_DIALLED - 1).min(NOT_DIALLED - 1)
-        });
-        out.extend_from_slice(&connect.to_le_bytes());
+        let Timings { lookup, connect, tls, first_byte } = attempt.timings;
+        for time in [lookup, connect, tls, first_byte] {
+            let time = time.map_or(NO_TIME, |time| {
+                u32::try_from(micros(time)).unwrap_or(NO_TIME - 1).min(NO_TIME - 1)
+            });
+            out.extend_from_slice(&time.to_le_bytes());
+        }
         out.extend_from_slice(&micros(attempt.took).to_le_bytes());
         out.extend_from_slice(&attempt.status.to_le_bytes());
         let code = attempt.code.map_or(0, |cause| cause as u8);
@@ -63,7 +69,7 @@ fn encode_remote(out: &mut Vec<u8>, remote: Option<SocketAddr>) {
 
 /// Reads an attempt. `None`: another kind, or not a legal one.
 pub(super) fn decode(record: &Record<'_>) -> Option<Recorded> {
-    if record.kind != KIND_ATTEMPT {
+    if ![KIND_ATTEMPT, KIND_ATTEMPT_OLD].contains(&record.kind) {
         return None;
     }
     let mut reader = Reader::new(record.body);
@@ -72,7 +78,15 @@ pub(super) fn decode(record: &Record<'_>) -> Option<Recorded> {
     let event = EventId(Uuid::from_slice(reader.take(16)?).ok()?);
     let generation = reader.u64()?;
     let attempt_number = reader.u32()?;
-    let connect = Some(reader.u32()?).filter(|connect| *connect != NOT_DIALLED);
+    let timings = match record.kind {
+        KIND_ATTEMPT => Timings {
+            lookup: time(&mut reader)?,
+            connect: time(&mut reader)?,
+            tls: time(&mut reader)?,
+            first_byte: time(&mut reader)?,
+        },
+        _ => Timings { connect: time(&mut reader)?, ..Timings::default() },
+    };
     let took = Duration::from_micros(reader.u64()?);
     let status = u16::from_le_bytes(reader.take(2)?.try_into().ok()?);
     let code = match reader.u8()? {
@@ -93,7 +107,7 @@ pub(super) fn decode(record: &Record<'_>) -> Option<Recorded> {
         at_ms,
         age,
         phase,
-        connect: connect.map(|connect| Duration::from_micros(u64::from(connect))),
+        timings,
         took,
         remote,
         status,
@@ -102,6 +116,12 @@ pub(super) fn decode(record: &Record<'_>) -> Option<Recorded> {
         excerpt,
     };
     Some(Recorded { number, attempt })
+}
+
+/// `None`: cut off; inside: there was none.
+fn time(reader: &mut Reader<'_>) -> Option<Option<Duration>> {
+    let micros = Some(reader.u32()?).filter(|micros| *micros != NO_TIME);
+    Some(micros.map(|micros| Duration::from_micros(u64::from(micros))))
 }
 
 fn decode_remote(reader: &mut Reader<'_>) -> Option<Option<SocketAddr>> {

@@ -99,7 +99,12 @@ fn attempt(clock: &Clock, connection: &str, status: u16) -> Attempt {
         at_ms: clock.wall_ms(),
         age: clock.age(),
         phase: Phase::Response,
-        connect: (!status.is_multiple_of(3)).then_some(Duration::from_micros(u64::from(status))),
+        timings: Timings {
+            connect: (!status.is_multiple_of(3))
+                .then_some(Duration::from_micros(u64::from(status))),
+            first_byte: Some(Duration::from_millis(u64::from(status))),
+            ..Timings::default()
+        },
         took: Duration::from_millis(u64::from(status)),
         remote: Some("127.0.0.1:80".parse().unwrap()),
         status,
@@ -119,7 +124,7 @@ fn an_attempt_reads_back_whole_after_a_restart() {
         connection: "n".repeat(155).into(),
         remote: Some("[2001:db8::1]:443".parse().unwrap()),
         phase: Phase::Tls,
-        connect: None,
+        timings: Timings::default(),
         excerpt,
         ..attempt(&clock, "", 2)
     };

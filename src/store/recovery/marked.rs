@@ -13,6 +13,7 @@ use super::super::marks::{
 use super::super::record::{FileKind, Reader, Record};
 use super::super::schedule::Scheduled;
 use super::super::shelf::RunState;
+use super::super::state::no_name;
 use super::super::suspension::Suspension;
 use super::super::{ConnectionId, FIRST_HOT, OpenError};
 use super::files::{note_damage, open, quarantine};
@@ -184,6 +185,7 @@ impl Marked {
             Mark::Name(id, name) => {
                 self.names.insert(id, name);
             }
+            Mark::Renamed(id, name) => self.rename(id, name),
             Mark::Sealed { segment, end } => {
                 self.sealed.insert(segment, end);
             }
@@ -200,6 +202,14 @@ impl Marked {
                 self.moved.insert(Place::from(to));
             }
         }
+    }
+
+    fn rename(&mut self, id: ConnectionId, name: String) {
+        let others = self.names.iter_mut().filter(|(other, _)| **other != id);
+        others.filter(|(_, known)| **known == name).for_each(|(other, known)| {
+            *known = no_name(*other);
+        });
+        self.names.insert(id, name);
     }
 
     /// The last mark of a delivery is all that counts: forget the earlier ones.

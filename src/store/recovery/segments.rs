@@ -11,7 +11,7 @@ use super::super::marks::{DeadLetter, Place};
 use super::super::record::FileKind;
 use super::super::schedule::Scheduled;
 use super::super::segment_index::SegmentIndex;
-use super::super::state::{Entries, Part, Segment, State};
+use super::super::state::{Entries, Part, Segment, State, no_name};
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT, OpenError, spare_name};
 use super::Recovered;
 use super::files::{note_damage, open, reopen};
@@ -32,16 +32,17 @@ pub(super) fn register_names(state: &mut State, names: &BTreeMap<ConnectionId, S
         }
         // Ids are dense; a gap is a name whose mark was lost. Nothing that is kept refers to it, but its number stays taken.
         while state.streams.len() < id.0 as usize {
-            state.register(&format!("\u{0}lost-{}", state.streams.len()));
+            let next = ConnectionId(u32::try_from(state.streams.len()).unwrap_or(u32::MAX));
+            state.register(&no_name(next));
         }
-        if state.streams.len() == id.0 as usize {
-            state.register(name);
-        } else if let Some(stream) = state.streams.get_mut(id.0 as usize)
-            && stream.name.starts_with('\u{0}')
-        {
-            state.names.remove(&stream.name);
-            stream.name.clone_from(name);
-            state.names.insert(name.clone(), *id);
+        // A segment may still have the name that was given to another one.
+        let taken = state.names.contains_key(name);
+        let known = state.streams.get(id.0 as usize);
+        match known.map(|stream| stream.name.starts_with('\u{0}')) {
+            None if taken => drop(state.register(&no_name(*id))),
+            None => drop(state.register(name)),
+            Some(true) if !taken => state.rename(*id, name),
+            Some(_) => {}
         }
     }
 }

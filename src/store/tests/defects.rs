@@ -32,6 +32,7 @@ const TABLE: &[(Defect, Finder)] = &[
     (Defect::AgeByWallClock, Finder::Model(59)),
     (Defect::ReplayNotSynced, Finder::Model(30)),
     (Defect::SuspensionNotSynced, Finder::Model(1)),
+    (Defect::RenameNotMarked, Finder::Model(1)),
     (Defect::RelaxedBelieved, Finder::Model(1)),
     (Defect::DelayForgotten, Finder::Model(1)),
     (Defect::DiscardNotMarked, Finder::Model(4)),

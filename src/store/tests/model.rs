@@ -25,6 +25,7 @@ pub enum Op {
     Discard(usize),
     Replay(usize, usize),
     Suspend(usize, Option<SuspensionKind>),
+    Rename(usize),
     Advance(u64),
     Wall(u64),
     WriteBack(u64),
@@ -77,6 +78,7 @@ pub fn step(world: &mut World, op: &Op) -> Verdict {
         Op::Discard(connection) => world.discard(*connection),
         Op::Replay(connection, count) => world.replay(*connection, *count),
         Op::Suspend(connection, kind) => world.suspend(*connection, *kind),
+        Op::Rename(connection) => world.rename(*connection),
         Op::Advance(ms) => world.advance(Duration::from_millis(*ms)),
         Op::Wall(ms) => {
             world.step_wall(*ms);
@@ -195,6 +197,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
         1 => connection.clone().prop_map(Op::Discard),
         2 => (connection.clone(), 1usize..5)
             .prop_map(|(connection, count)| Op::Replay(connection, count)),
+        1 => connection.clone().prop_map(Op::Rename),
         2 => (connection, any_suspension())
             .prop_map(|(connection, kind)| Op::Suspend(connection, kind)),
         10 => late.prop_map(Op::Advance),

@@ -21,6 +21,7 @@ use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
 mod check;
 mod ending;
+mod renaming;
 mod suspending;
 
 /// What went wrong, in words.
@@ -106,6 +107,8 @@ pub struct World {
     pub process: Option<Process>,
     posted: Vec<Posted>,
     by_id: HashMap<EventId, usize>,
+    /// Per connection, what a crash may make of its name; the last one is what it is.
+    names: [Vec<String>; CONNECTIONS],
     /// Per connection, what a crash may make of its suspension; the last one is what it is.
     suspended: [Vec<Option<Suspension>>; CONNECTIONS],
     tracked: BTreeMap<(usize, usize), Tracked>,
@@ -183,6 +186,7 @@ impl World {
             process: None,
             posted: Vec::new(),
             by_id: HashMap::new(),
+            names: std::array::from_fn(|number| vec![format!("c{number}")]),
             suspended: std::array::from_fn(|_| vec![None]),
             tracked: BTreeMap::new(),
             damaged: false,
@@ -199,6 +203,7 @@ impl World {
             time: self.time,
             posted: self.posted.clone(),
             by_id: self.by_id.clone(),
+            names: self.names.clone(),
             suspended: self.suspended.clone(),
             tracked: self.tracked.clone(),
             lives: self.lives,
@@ -276,7 +281,7 @@ impl World {
     pub fn attach_all(&mut self) -> Verdict {
         for number in 0..CONNECTIONS {
             if self.process.as_ref().is_some_and(|p| p.ids.len() <= number) {
-                let name = format!("c{number}");
+                let name = self.names[number].last().cloned().unwrap_or_default();
                 let (id, counters) = self.ask(|reply| Command::Register { name, reply })?;
                 let process = self.process.as_mut().unwrap();
                 process.ids.push(id);
@@ -423,6 +428,9 @@ impl World {
         for tracked in self.tracked.values_mut() {
             let earlier = tracked.possible.len() - 1;
             tracked.possible.drain(..earlier);
+        }
+        for possible in &mut self.names {
+            possible.drain(..possible.len() - 1);
         }
         for possible in &mut self.suspended {
             possible.drain(..possible.len() - 1);

@@ -325,6 +325,7 @@ impl Writer {
             attempts: 0,
             first_attempt: None,
             size: entry.size,
+            delayed: false,
             hot,
         };
         if let Some(outbox) = self.outbox.get_mut(feed) {

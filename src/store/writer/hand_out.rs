@@ -112,8 +112,15 @@ impl Writer {
             stream.hand_out(Lane::New);
             self.handed_out += 1;
             let hot = self.hot.get(id.segment, id.offset).map(Arc::downgrade).unwrap_or_default();
-            let delivery =
-                Delivery { id, lane: Lane::New, attempts: 0, first_attempt: None, size, hot };
+            let delivery = Delivery {
+                id,
+                lane: Lane::New,
+                attempts: 0,
+                first_attempt: None,
+                size,
+                delayed: false,
+                hot,
+            };
             outbox.push(FeedItem::Due(delivery));
         }
         let left = stream.waiting;
@@ -132,6 +139,7 @@ pub(super) fn later_attempt(scheduled: Scheduled, hot: Weak<crate::event::Event>
         attempts: scheduled.attempts,
         first_attempt: (scheduled.attempts > 0).then_some(scheduled.first_attempt),
         size: scheduled.size,
+        delayed: scheduled.lane == Lane::New,
         hot,
     }
 }

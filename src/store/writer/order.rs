@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::super::feed::{FeedItem, Lane};
-use super::super::marks::Place;
 use super::super::order::{Ordered, Parked};
 use super::super::schedule;
 use super::super::shelf::{Item, Key};
@@ -80,8 +79,7 @@ impl Writer {
                 after = Some(scheduled.key());
                 self.state.schedule.remove(queue, scheduled.key())?;
                 stream.order = Ordered::Showing(after);
-                stream.handed.insert(Place::from(scheduled.id), scheduled);
-                stream.hand_out(Lane::Retry);
+                stream.note_handed(scheduled);
                 self.handed_out += 1;
                 let hot = self.hot.get(scheduled.id.segment, scheduled.id.offset);
                 let hot = hot.map(Arc::downgrade).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! What comes back from the egress, and what operators ask for.
 
-use super::super::command::{Command, DeadPage, StoreStatus};
+use std::sync::atomic::Ordering;
+
+use super::super::command::{Command, DeadPage, Renamed, StoreStatus};
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
 use super::super::outcomes::Ended;
@@ -146,6 +148,10 @@ impl Writer {
                     let _ = reply.send((id, std::sync::Arc::clone(&stream.counters)));
                 }
             }
+            Command::Rename { old, new, reply } => {
+                let renamed = self.rename_connection(&old, &new);
+                let _ = reply.send((renamed, self.synced()));
+            }
             Command::Attach { connection, feed } => {
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = Some(feed);
@@ -220,6 +226,25 @@ impl Writer {
 
     fn synced(&mut self) -> Result<(), DiskTrouble> {
         if self.sync_marks() { Ok(()) } else { Err(DiskTrouble) }
+    }
+
+    fn rename_connection(&mut self, old: &str, new: &str) -> Renamed {
+        let Some(id) = self.state.names.get(old).copied().filter(|_| old != new) else {
+            return Renamed::Nothing;
+        };
+        let other = self.state.names.get(new).and_then(|id| self.state.streams.get(id.0 as usize));
+        let occupied = other.is_some_and(|stream| {
+            stream.counters.live.load(Ordering::Relaxed) > 0
+                || self.state.dead.count(stream.id.0) > 0
+        });
+        if occupied {
+            return Renamed::Occupied;
+        }
+        self.state.rename(id, new);
+        if !defect!(RenameNotMarked) {
+            self.log.note(&Mark::Renamed(id, new.to_owned()));
+        }
+        Renamed::Done
     }
 
     /// Keeps that a connection is suspended, or not any more. What changes nothing is durable already, or as durable as it

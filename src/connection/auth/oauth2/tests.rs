@@ -117,3 +117,18 @@ fn nothing_of_it_can_be_printed() {
         assert!(!shown.contains("hunter2") && !shown.contains("aHVudGVy"), "{shown}");
     }
 }
+
+proptest::proptest! {
+    /// Whatever a token endpoint says, it is read or refused.
+    #[test]
+    fn any_answer_is_read_or_refused(status in 100u16..600, body: Vec<u8>, life: f64, token in ".*") {
+        let oauth2 = made(&request(&Secret::new("hunter2"), AuthStyle::Header));
+        let _ = oauth2.grant(status, &body);
+        let json = serde_json::json!({ "access_token": token, "expires_in": life }).to_string();
+        if let Ok(grant) = oauth2.grant(200, json.as_bytes()) {
+            let renew = grant.renew_after().unwrap_or_default();
+            assert!(grant.life.is_none_or(|life| renew <= life && life <= LIFE_MAX));
+            assert!(grant.header.is_sensitive());
+        }
+    }
+}

@@ -132,3 +132,21 @@ fn what_is_missing_is_said() {
     assert_eq!(check(&[], odd, 1), Err(Mismatch::Timestamp));
     assert_eq!(check(&[], claim, 1), Err(Mismatch::Signature));
 }
+
+proptest::proptest! {
+    /// No header panics, and none is believed that was not made with the key.
+    #[test]
+    fn strange_signatures_are_not_believed(
+        signature in "(v1a?,[A-Za-z0-9+/=]{0,88}|[ -~]){0,4}",
+        body: Vec<u8>,
+    ) {
+        let timestamp = AT.to_string();
+        let claim = Claim {
+            id: Some(ID),
+            timestamp: Some(timestamp.as_bytes()),
+            signature: Some(signature.as_bytes()),
+            body: &body,
+        };
+        assert_eq!(check(&[SECRET, KEY, PUBLIC], claim, AT), Err(Mismatch::Signature));
+    }
+}

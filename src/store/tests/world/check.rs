@@ -7,6 +7,7 @@ use super::super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::super::intake::Fate;
 use super::super::super::writer::Writer;
 use super::super::super::{DeliveryId, LoadError};
+use super::renaming::connection_of;
 use super::{
     CONNECTIONS, Out, Status, Tracked, Verdict, World, body, ensure, poll_once, settlement,
 };
@@ -140,6 +141,7 @@ impl World {
     /// Compares what a start found with what a crash may leave, and goes on from there.
     pub(super) fn recovered(&mut self, writer: &mut Writer) -> Verdict {
         let disk = self.disk.clone();
+        self.check_names(writer)?;
         self.check_suspensions(writer)?;
         let found = disk.quietly(|| self.look(writer))?;
         for (key, tracked) in &mut self.tracked {
@@ -206,8 +208,7 @@ impl World {
         for (id, size, status) in all {
             let stream = writer.state.streams.get(id.connection.0 as usize);
             let name = &stream.ok_or("a delivery to no connection")?.name;
-            let connection = name.trim_start_matches('c').parse::<usize>();
-            let connection = connection.unwrap_or(usize::MAX);
+            let connection = connection_of(name).unwrap_or(usize::MAX);
             let Some(key) = self.check_event(writer.files.load(id, size), connection)? else {
                 continue;
             };

@@ -3,6 +3,7 @@
 use super::super::super::command::Command;
 use super::super::super::suspension::{Suspension, SuspensionKind};
 use super::super::super::writer::Writer;
+use super::renaming::connection_of;
 use super::{Verdict, World, ensure};
 
 impl World {
@@ -29,7 +30,8 @@ impl World {
     /// After a start: what was promised, but for pauses that end with it.
     pub(super) fn check_suspensions(&mut self, writer: &Writer) -> Verdict {
         for (connection, possible) in self.suspended.iter_mut().enumerate() {
-            let stream = writer.state.streams.iter().find(|s| s.name == format!("c{connection}"));
+            let mut streams = writer.state.streams.iter();
+            let stream = streams.find(|stream| connection_of(&stream.name) == Some(connection));
             let found = stream.and_then(|stream| stream.suspension);
             let stays =
                 |suspension: &Suspension| suspension.kind != SuspensionKind::PausedUntilRestart;
