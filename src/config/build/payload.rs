@@ -74,8 +74,7 @@ impl Build<'_> {
                 return None;
             }
             (Some(_), None) => {
-                let paths =
-                    self.paths(&table, "include", &path, |text| ValuePath::parse_many(text));
+                let paths = self.paths(&table, "include", &path, ValuePath::parse_many);
                 Fields::Include(paths)
             }
             (None, Some(_)) => {

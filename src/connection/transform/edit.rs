@@ -55,10 +55,8 @@ pub(super) fn remove(tree: &mut Json<'_>, steps: &[Step]) {
             let named = members.iter_mut().filter(|(known, _)| known == name);
             named.for_each(|(_, value)| remove(value, rest));
         }
-        (Step::Item(at), Json::Array(items)) if rest.is_empty() => {
-            if *at < items.len() {
-                items.remove(*at);
-            }
+        (Step::Item(at), Json::Array(items)) if rest.is_empty() && *at < items.len() => {
+            items.remove(*at);
         }
         (Step::Item(at), Json::Array(items)) => {
             items.get_mut(*at).into_iter().for_each(|item| remove(item, rest));
