@@ -4,7 +4,8 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `demo`, `listen`, `schema`, `man` and `completions` talk to a running daemon, over its sockets only: nothing here touches the
+//! All but `run`, `check`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
+//! its sockets only: nothing here touches the
 //! store's files.
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ mod connections;
 mod dead;
 mod demo;
 mod events;
+mod filter;
 mod hold;
 mod http;
 mod listen;
@@ -27,10 +29,12 @@ mod plan;
 mod receiver;
 mod reload;
 mod run;
+mod sample;
 mod schema;
 mod send;
 mod settings;
 mod status;
+mod transform;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,8 @@ enum Command {
     Listen(listen::Arguments),
     Schema(schema::Arguments),
     Man(schema::ManArguments),
+    Filter(filter::Arguments),
+    Transform(transform::Arguments),
     /// Print a completion script for a shell
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -142,6 +148,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Audit(arguments) => plan::audit(arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Man(arguments) => schema::man(&arguments, Arguments::command()),
+        Command::Filter(arguments) => filter::run(arguments),
+        Command::Transform(arguments) => transform::run(arguments),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -199,7 +207,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 38);
+        assert_eq!(checked, 42);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -269,6 +277,12 @@ mod tests {
         check("posthaste pause crm --until-restart", true);
         check("posthaste pause crm", true);
         check("posthaste completions zsh", true);
+        check("posthaste filter test --connection crm order.json --header x-a:1", true);
+        check("posthaste filter test --filter f.json -", true);
+        check("posthaste filter test order.json", false);
+        check("posthaste filter test --filter f.json --connection crm order.json", false);
+        check("posthaste transform test --connection crm --data {} --body", true);
+        check("posthaste transform test order.json", false);
         check("posthaste explode", false);
     }
 

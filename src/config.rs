@@ -19,7 +19,6 @@ use crate::connection::Connection;
 use crate::connection::egress::EgressPolicy;
 use crate::source::Source;
 
-#[allow(dead_code)] // until every kind has a user
 mod build;
 pub mod diff;
 pub mod edit;
@@ -28,17 +27,15 @@ pub mod fields;
 mod files;
 mod layers;
 mod places;
-#[allow(dead_code)] // until every kind has a user
 mod read;
 pub mod schema;
 mod source;
 pub mod summary;
 #[cfg(test)]
 mod tests;
-#[allow(dead_code)] // until every kind has a user
 mod tree;
-#[allow(dead_code)] // until every kind has a user
 mod value;
+mod variables;
 pub mod watch;
 
 pub use error::{ConfigError, ConfigWarning, Position, Snippet};
@@ -416,6 +413,11 @@ fn load_files(
     for list in [&mut errors, &mut warnings] {
         list.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
     }
+    // What a string means without its variable is no second mistake.
+    errors.dedup_by(|later, first| {
+        let same_place = (&later.file, later.position) == (&first.file, first.position);
+        same_place && first.message.starts_with(variables::MISSING)
+    });
     if !errors.is_empty() {
         return Err(Box::new(Refused { errors, warnings, content_hash, watched }));
     }

@@ -11,16 +11,24 @@ use http::{HeaderName, HeaderValue, Method};
 
 pub mod auth;
 pub mod breaker;
+pub mod dedupe;
 pub mod egress;
+pub mod filter;
+pub mod json;
 pub mod keeps;
 pub mod ordering;
 pub mod part;
+pub mod parts;
 pub mod path;
+pub mod payload;
 pub mod proxy;
 pub mod rate_limit;
 pub mod retry;
+pub mod sample;
 pub mod sign;
 pub mod status;
+pub mod template;
+pub mod transform;
 
 use crate::secret::Secret;
 use auth::Auth;
@@ -28,10 +36,12 @@ use breaker::BreakerPolicy;
 use egress::Egress;
 use keeps::Keeps;
 use ordering::Ordering;
+use payload::Payload;
 use proxy::Proxy;
 use retry::RetryPolicy;
 use sign::Sign;
 use status::StatusSet;
+use template::{Marked, UrlTemplate, has_placeholders};
 
 /// One `[[connection]]`, resolved: defaults and overlay merged, secrets read, everything parsed.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,6 +110,8 @@ pub struct Connection {
     pub on_remove: OnRemove,
     /// What of a request its events keep.
     pub keeps: Keeps,
+    /// What it takes of events and makes of them, beyond delivering all of them as they are.
+    pub payload: Option<Box<Payload>>,
     /// When the target is left alone; `None` never.
     pub breaker: Option<BreakerPolicy>,
     /// Whether a 410 disables the connection.
@@ -111,6 +123,19 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The same, with what its rules need of a producer's request.
+    #[must_use]
+    pub fn with_keeps(mut self) -> Connection {
+        let none = Payload::default();
+        let payload = self.payload.as_deref().unwrap_or(&none);
+        let mut needed = payload.keeps(&self.target);
+        if let Some(ordering) = &self.ordering {
+            needed.add(&ordering.keeps());
+        }
+        self.keeps.add(&needed);
+        self
+    }
+
     /// How many HTTP connections it may hold open: a connection has one host, so both limits of the pool apply.
     pub fn effective_pool(&self) -> u32 {
         self.pool.max_per_host.min(self.pool.max_total)
@@ -155,7 +180,7 @@ impl State {
 }
 
 /// A target address: an `http` or `https` URL, split once at load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The normalised URL, for people.
     pub url: String,
@@ -165,8 +190,10 @@ pub struct Target {
     pub host: String,
     /// Port, explicit or the scheme's.
     pub port: u16,
-    /// Path and query, as sent in the request line.
+    /// Path and query, as sent in the request line. Where they have placeholders, see `template`.
     pub path_and_query: http::uri::PathAndQuery,
+    /// Path and query with placeholders, if there are any.
+    pub template: Option<Box<UrlTemplate>>,
     /// What the Host header says: host, and the port where it is not the scheme's.
     pub authority: HeaderValue,
 }
@@ -177,6 +204,17 @@ impl Target {
     /// # Errors
     /// A sentence that says what is wrong and what to write instead.
     pub fn parse(text: &str) -> Result<Target, String> {
+        if !has_placeholders(text) {
+            return Target::without_placeholders(text);
+        }
+        let marked = Marked::new(text).map_err(|error| error.message)?;
+        let mut target = Target::without_placeholders(&marked.text)?;
+        target.template = Some(Box::new(marked.template(target.path_and_query.as_str())?));
+        target.url = marked.unmarked(&target.url);
+        Ok(target)
+    }
+
+    fn without_placeholders(text: &str) -> Result<Target, String> {
         let url = url::Url::parse(text).map_err(|error| {
             format!("not a URL ({error}); write it whole, as in \"https://example.com/hooks\"")
         })?;
@@ -212,7 +250,15 @@ impl Target {
         };
         let path_and_query =
             path.parse().map_err(|error| format!("the path cannot be sent ({error})"))?;
-        Ok(Target { url: url.to_string(), tls, host, port, path_and_query, authority })
+        Ok(Target {
+            url: url.to_string(),
+            tls,
+            host,
+            port,
+            path_and_query,
+            template: None,
+            authority,
+        })
     }
 
     /// What decides which peer is dialled.

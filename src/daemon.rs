@@ -11,6 +11,7 @@ mod edit;
 mod gauges;
 mod history;
 mod plan;
+mod recall;
 mod reload;
 mod rename;
 mod suspensions;
@@ -342,6 +343,8 @@ impl Daemon {
         };
         daemon.store.set_generation(daemon.generation);
         daemon.attach_all(prepared).await?;
+        daemon.publish_live();
+        daemon.recall().await;
         daemon.open_doors(ingress, intakes, keys)?;
         daemon.note_config_in_force();
         daemon.readiness.send_replace(Readiness::Ready);
@@ -407,7 +410,6 @@ impl Daemon {
         intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
         found: store::keys::Keys,
     ) -> Result<(), RunError> {
-        self.publish_live();
         let limits = key_limits(&self.config);
         let keys = Idempotency::new(limits, found, self.clock.clone(), &self.metrics);
         let keys = Arc::new(keys);
@@ -436,7 +438,8 @@ impl Daemon {
                 (live.effective(), id, queue, metrics)
             })
             .collect();
-        self.routing.store(Arc::new(RoutingTable::new(&entries, &self.sources)));
+        let table = RoutingTable::after(&self.routing.load(), &entries, &self.sources);
+        self.routing.store(Arc::new(table));
         self.gauges.watch(&self.live, &self.dispatcher);
     }
 

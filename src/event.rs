@@ -221,6 +221,11 @@ impl Content {
         self.buffer.len().saturating_sub(self.body_at as usize)
     }
 
+    /// The body without a share of the buffer.
+    pub fn body_bytes(&self) -> &[u8] {
+        self.buffer.get(self.body_at as usize..).unwrap_or_default()
+    }
+
     fn name(&self, field: usize) -> &str {
         let start = FIXED + (0..field).map(|before| self.length(before * 2)).sum::<usize>();
         let bytes = self.buffer.get(start..start + self.length(field * 2)).unwrap_or_default();

@@ -5,10 +5,12 @@
 //! without a fuzzer. A body panics when what it calls breaks a promise: no panic of its own, no loop without end, and
 //! what is read and written again reads the same.
 
+mod payload;
 mod text;
 
 pub use crate::ingress::fuzzing::{batch, request};
 pub use crate::store::fuzzing::{record, recovery};
+pub use payload::{filter, template};
 pub use text::{config, retry_after, statuses, units, url};
 
 #[cfg(test)]

@@ -23,6 +23,7 @@
 //! | `ingress/answers.rs` | what a producer is told |
 //! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
+//! | `ingress/rules.rs` | which connections want it: filters, dedupe |
 //! | `ingress/memory.rs` | the budget for bodies |
 //! | `ingress/slots.rs` | the limit of connections |
 //! | `ingress/refusal.rs` | the closed list of refusals |
@@ -63,6 +64,7 @@ mod post;
 mod receive;
 mod refusal;
 mod routing;
+mod rules;
 mod serve;
 mod slots;
 mod socket;

@@ -245,6 +245,13 @@ impl ConnectionMetrics {
             .record(seconds);
     }
 
+    /// A counter of this connection, with one more label where it has one. It exists from now on.
+    pub fn counter(&self, metric: &'static str, label: Option<(&'static str, &str)>) -> Counter {
+        let mut labels = vec![("connection", self.name.as_str())];
+        labels.extend(label);
+        self.metrics.counter(metric, &labels)
+    }
+
     /// Events that went out in no order, because they have no ordering key. Connections that have no order have none.
     pub fn unordered(&self) -> &Counter {
         let labels = [("connection", self.name.as_str())];
@@ -299,6 +306,8 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (C, "posthaste_deliveries_accepted_total", None, "Deliveries accepted by ingress."),
     (C, "posthaste_deliveries_recovered_total", None, "Deliveries found in the store at start."),
     (C, "posthaste_deliveries_replayed_total", None, "Dead letters sent again."),
+    (C, "posthaste_deliveries_ignored_total", None, "Deliveries that a connection did not take, by cause: filtered, duplicate or disabled."),
+    (C, "posthaste_filter_type_errors_total", None, "Events in which a filter compared values of different sorts."),
     (C, "posthaste_deliveries_total", None, "Deliveries that ended, by outcome."),
     (C, "posthaste_delivery_attempts_total", None, "Attempts, by code: ok, or the cause of the failure."),
     (H, "posthaste_delivery_attempt_duration_seconds", None, "How long attempts took."),

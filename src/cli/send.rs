@@ -126,7 +126,7 @@ fn body(arguments: &Arguments) -> anyhow::Result<Bytes> {
     Ok(Bytes::from(body))
 }
 
-fn read_bounded(input: impl Read, body: &mut Vec<u8>) -> anyhow::Result<()> {
+pub(super) fn read_bounded(input: impl Read, body: &mut Vec<u8>) -> anyhow::Result<()> {
     input.take(BODY_BYTES_MAX + 1).read_to_end(body)?;
     if body.len() as u64 > BODY_BYTES_MAX {
         bail!("more than {}, which no daemon takes", output::bytes(BODY_BYTES_MAX));
@@ -167,7 +167,7 @@ fn guess_type(body: &[u8]) -> &'static str {
     }
 }
 
-fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(super) fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || format!("{text:?} is not a header; write \"Name: value\"");
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let name = name.trim().parse().map_err(|_| wrong())?;

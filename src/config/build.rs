@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::files::Files;
@@ -17,9 +18,11 @@ mod connection;
 mod daemon;
 mod headers;
 mod ordering;
+mod payload;
 mod retry;
 mod sources;
 mod transport;
+mod trials;
 
 /// Everything that building needs besides the drafts.
 pub(super) struct Build<'b> {

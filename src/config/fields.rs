@@ -1,8 +1,5 @@
 //! Every key of the configuration, in one table per object: its kind, bounds, default and meaning. The reader walks these
 //! tables; the commented sample `config/posthaste.toml` is compared with them by a test.
-//!
-//! A key of the specification that does not work yet is not in the tables, so that nobody relies on it; [`LATER`] names
-//! those, for a better message.
 
 use std::time::Duration;
 
@@ -10,6 +7,7 @@ use crate::connection::path::PATH_BYTES_MAX;
 use crate::connection::status::Purpose;
 
 mod auth;
+pub(super) mod payload;
 
 /// One key.
 #[derive(Debug)]
@@ -98,6 +96,8 @@ pub enum Kind {
     Overlays,
     /// A table of connection fields.
     Defaults,
+    /// `[variables]`, which are read before everything else.
+    Variables,
 }
 
 use Kind::*;
@@ -143,6 +143,7 @@ pub static ROOT: &[Field] = &[
     field("ingress", Table(INGRESS), Toml("{}"), "Where events come in."),
     field("admin", Table(ADMIN), Toml("{}"), "Where operators look and act."),
     field("store", Table(STORE), Toml("{}"), "Where events are kept until they are delivered."),
+    field("variables", Variables, Standard::None("{ region = \"eu\" }"), "Texts that stand in any string of any file as {{ var.NAME }}; [variables.env.NAME] says what is different in one environment."),
     field("limits", Table(LIMITS), Toml("{}"), "What the daemon takes at most."),
     field("security", Table(SECURITY), Toml("{}"), "What connections may do."),
     field("network", Table(NETWORK), Toml("{}"), "How names of targets are looked up."),
@@ -315,9 +316,16 @@ pub static CONNECTION: &[Field] = &[
     field("archived", Bool, Standard::None("true"), "Disabled, and left out of lists."),
     field("sources", List(&Name, 1, 256), Toml("[\"default\"]"), "The sources that feed it."),
     field("source", Name, Standard::None("\"default\""), "Another way to write sources with one entry."),
-    field("url", Url, Required("\"https://crm.example.com/hooks/orders\""), "Where it delivers to: http or https."),
-    field("method", Method, Toml("\"POST\""), "POST, GET, PUT, DELETE, PATCH, HEAD or OPTIONS; GET and HEAD send no body."),
-    field("headers", Headers, Toml("{}"), "Added to each request. A value is a string, a list, or a secret: { env = \"X\" }, { file = \"/path\" }, { credential = \"x\" }."),
+    field("url", Url, Required("\"https://crm.example.com/hooks/orders\""), "Where it delivers to: http or https. Path and query may have placeholders: {{ event.type }}, {{ header.x }}, {{ body.a.b }}."),
+    field("method", Method, Toml("\"POST\""), "POST, GET, PUT, DELETE, PATCH, HEAD or OPTIONS, or inherit: that of the producer's request. GET and HEAD send no body."),
+    field("headers", Headers, Toml("{}"), "Added to each request. A value is a string (with placeholders like {{ body.id }}), a list, or a secret: { env = \"X\" }, { file = \"/path\" }, { credential = \"x\" }."),
+    field("forward_headers", List(&Text(255), 0, 64), Toml("[]"), "Headers of the producer's request that go on. content-type, content-encoding and ce-* always do."),
+    field("forward_path", Bool, Toml("false"), "What stands below the source's path goes on, below the URL's."),
+    field("forward_query", Bool, Toml("false"), "The producer's query goes on, after the URL's."),
+    field("filter", Tree, Standard::None("{ body = { total = { \"$gte\" = 100 } } }"), "Which events it takes: conditions on body, headers, path and query, or the same as one JSON string."),
+    field("dedupe", Table(payload::DEDUPE), Standard::None("{ window = \"5m\", include = [\"body.id\"] }"), "Events that are the same are delivered once."),
+    field("transform", Table(payload::TRANSFORM), Standard::None("{ remove = [\"body.customer.email\"] }"), "What becomes of a JSON body before it is signed and sent."),
+    field("test", List(&Table(payload::TEST), 1, 100), Standard::None("[{ event = { body = { total = 5 } }, expect = { pass = true } }]"), "What must come of sample events; looked at by check and before each reload."),
     field("host_header", Text(255), Standard::None("\"crm.internal\""), "What the Host header says (:authority in HTTP/2) instead of the URL's host."),
     field("connect_timeout", Span(secs(1), secs(60)), Toml("\"2s\""), "Name lookup, TCP, proxy and TLS together."),
     field("request_timeout", Span(secs(1), secs(60)), Toml("\"10s\""), "From the first byte written to the response's head."),
@@ -433,12 +441,6 @@ pub static PROXY: &[Field] = &[
 #[rustfmt::skip]
 pub static EGRESS: &[Field] = &[
     field("allow", List(&Cidr, 0, 256), Toml("[]"), "Ranges of addresses that may be dialled although [security] egress refuses them."),
-];
-
-/// Keys of the specification that this version does not have.
-#[rustfmt::skip]
-pub static LATER: &[&str] = &[
-    "dedupe", "filter", "forward_headers", "forward_path", "forward_query", "transform", "variables",
 ];
 
 /// The field of this key.

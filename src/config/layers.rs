@@ -13,6 +13,7 @@ use super::files::Files;
 use super::read::{Reader, in_order, is_a, name_of};
 use super::source::{Place, Reveal, SourceFile};
 use super::value::{Item, Table, Value};
+use super::variables::Variables;
 use super::{LoadOptions, Report};
 
 /// All that was written, merged, before the rules that span several keys.
@@ -61,8 +62,14 @@ pub(super) fn read_all(
 ) -> Drafts {
     let base = root.parent().unwrap_or(Path::new("")).to_owned();
     let mut daemon = builtin(fields::ROOT);
+    let mut variables = Variables::default();
     if let Some(file) = read_root(root, &base, options, files, report) {
-        let (tree, syntax) = parse(&file, report);
+        let (mut tree, syntax) = parse(&file, report);
+        let named = tree.get_ref().get("environment").and_then(|node| node.get_ref().as_str());
+        let environment = options.env.get("POSTHASTE_ENV");
+        let environment = environment.as_deref().or(named);
+        variables = Variables::read(tree.get_ref(), environment, &file, report);
+        variables.fill(tree.get_mut(), &file, report);
         let mut reader = Reader { file: &file, report };
         daemon.merge(&reader.table(fields::ROOT, tree.get_ref(), ""));
         syntax.drop_consequences(&file, report);
@@ -74,7 +81,7 @@ pub(super) fn read_all(
     for path in list(&connections_dir, &base, files, report) {
         let shown = shown(&path, &base);
         if let Some(file) = read_source(&path, shown, files, report) {
-            read_connections(&file, report, &mut written);
+            read_connections(&file, &variables, report, &mut written);
         }
     }
     unique_names(&written, report);
@@ -210,8 +217,14 @@ impl Syntax {
 }
 
 /// Reads the `[[connection]]` tables of one file; nothing else may stand in it.
-fn read_connections(file: &Rc<SourceFile>, report: &mut Report, written: &mut Vec<Written>) {
-    let (tree, syntax) = parse(file, report);
+fn read_connections(
+    file: &Rc<SourceFile>,
+    variables: &Variables,
+    report: &mut Report,
+    written: &mut Vec<Written>,
+) {
+    let (mut tree, syntax) = parse(file, report);
+    variables.fill(tree.get_mut(), file, report);
     let mut reader = Reader { file, report };
     for (key, value) in in_order(tree.get_ref()) {
         if key.get_ref() != "connection" {

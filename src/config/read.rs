@@ -35,7 +35,7 @@ pub(super) struct Reader<'r> {
 type Node<'i> = Spanned<DeValue<'i>>;
 
 /// Keys that neither `[defaults]` nor an overlay may set.
-pub(super) const IDENTITY: &[&str] = &["name", "renamed_from", "env"];
+pub(super) const IDENTITY: &[&str] = &["name", "renamed_from", "env", "test"];
 
 impl Reader<'_> {
     /// Reads the keys of one table. `path` is the table's name for errors, with a separator at its end.
@@ -131,6 +131,8 @@ impl Reader<'_> {
             Kind::Secret => self.secret(node, path),
             Kind::DatedSecret => self.dated_secret(node, path),
             Kind::Tree => self.tree(node, path).map(Value::Tree),
+            // What is wrong with them was said before.
+            Kind::Variables => Some(Value::Map(Vec::new())),
             Kind::Labels => self.labels(node, path),
             Kind::Headers => self.headers(node, path),
             Kind::Overlays => self.overlays(node, path),
@@ -364,10 +366,6 @@ fn long_form(alias: &str, item: Item) -> Item {
 fn hint(fields: &'static [Field], name: &str) -> String {
     if std::ptr::eq(fields, fields::ROOT) && name == "connection" {
         return "; connections are written in files of the connections directory".to_owned();
-    }
-    let later = fields::LATER.contains(&name);
-    if later || (std::ptr::eq(fields, fields::ROOT) && name == "source") {
-        return ", which this version does not support yet".to_owned();
     }
     let keys = fields.iter().map(|field| field.key);
     let near =

@@ -161,7 +161,7 @@ impl Writer {
             Kind::Secret => secret(false),
             Kind::DatedSecret => secret(true),
             Kind::Tree => json!({}),
-            Kind::Labels => {
+            Kind::Labels | Kind::Variables => {
                 let text = json!({ "type": "string", "maxLength": fields::LABEL_CHARS_MAX });
                 self.map(text, fields::LABELS_MAX)
             }

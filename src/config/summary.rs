@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Daemon, Keep, KeepLimit, Loaded, ReloadMode};
-use crate::connection::{Connection, State};
+use super::{Config, Daemon, Keep, KeepLimit, Loaded, ReloadMode};
+use crate::connection::dedupe::KEYS_MAX;
+use crate::connection::{Connection, State, json};
 use crate::units::{ByteSize, HumanDuration};
 
 /// Deliveries in a connection's window: the store's `WINDOW_EVENTS`, which a test compares.
@@ -21,6 +22,10 @@ pub const HISTORY_BYTES: u64 = (4 << 20) + 256 * (4096 + 512);
 pub const HISTORY_CONNECTION_BYTES: u64 = 8 * 512;
 /// Buffers of one connection of a producer: hyper's for reading and writing.
 pub const INGRESS_CONNECTION_BYTES: u64 = 16 * 1024;
+/// Memory of one key of a dedupe window.
+pub const DEDUPE_KEY_BYTES: u64 = 80;
+/// Memory of one value of a body that is read as JSON: a member of an object.
+pub const JSON_VALUE_BYTES: u64 = 56;
 /// Buffers of one pooled HTTP connection: hyper's for reading and writing, and the state of TLS.
 pub const POOLED_CONNECTION_BYTES: u64 = 32 * 1024;
 
@@ -97,6 +102,8 @@ pub struct Memory {
     pub hot_cache: u64,
     /// Idempotency keys: the table, and those of the segment that grows.
     pub idempotency_keys: u64,
+    /// Dedupe windows, and one body read as JSON on each thread, where rules ask for it.
+    pub rules: u64,
     /// Windows of deliveries handed out.
     pub windows: u64,
     /// Attempts that failed.
@@ -115,6 +122,7 @@ impl Memory {
             self.egress_payloads,
             self.hot_cache,
             self.idempotency_keys,
+            self.rules,
             self.windows,
             self.history,
             self.ingress_buffers,
@@ -187,6 +195,21 @@ fn listeners(daemon: &Daemon) -> Vec<String> {
     listeners
 }
 
+/// What looking at bodies takes: nothing, where no connection has rules for it.
+fn rules(config: &Config) -> u64 {
+    let payloads =
+        || config.connections.iter().filter_map(|connection| connection.payload.as_ref());
+    let windows = payloads().filter(|payload| payload.dedupe.is_some()).count() as u64;
+    let tree = json::VALUES_MAX as u64 * JSON_VALUE_BYTES;
+    let runtime = config.daemon.runtime;
+    let chosen = payloads().any(|payload| payload.filter.is_some() || payload.dedupe.is_some());
+    let shaped = config.connections.iter().any(|connection| connection.is_shaped());
+    // A transform reads a body and works on a copy.
+    let trees = u64::from(chosen) * runtime.ingress_threads as u64
+        + u64::from(shaped) * 2 * runtime.egress_threads as u64;
+    windows * KEYS_MAX as u64 * DEDUPE_KEY_BYTES + trees * tree
+}
+
 fn memory(loaded: &Loaded) -> Memory {
     let Daemon { limits, ingress, store, .. } = &loaded.config.daemon;
     let connections = &loaded.config.connections;
@@ -197,6 +220,7 @@ fn memory(loaded: &Loaded) -> Memory {
         egress_payloads: limits.memory / 8 * 3,
         hot_cache: limits.memory / 8,
         idempotency_keys: store.idempotency.max_keys as u64 * IDEMPOTENCY_KEY_BYTES,
+        rules: rules(&loaded.config),
         windows: connections.len() as u64 * per_connection,
         history: HISTORY_BYTES + connections.len() as u64 * HISTORY_CONNECTION_BYTES,
         ingress_buffers: (ingress.max_connections as u64).saturating_mul(INGRESS_CONNECTION_BYTES),
@@ -237,6 +261,7 @@ impl fmt::Display for Summary {
             (self.memory.egress_payloads, "events being delivered"),
             (self.memory.hot_cache, "events kept until delivery"),
             (self.memory.idempotency_keys, "idempotency keys, if that many are in use"),
+            (self.memory.rules, "filters, dedupe and transforms"),
             (self.memory.windows, "windows of deliveries"),
             (self.memory.history, "attempts that failed"),
             (self.memory.ingress_buffers, "buffers, if all producers' connections are open"),

@@ -11,6 +11,7 @@ mod docs;
 mod golden;
 mod health;
 mod kinds;
+mod payload;
 mod reference;
 mod samples;
 mod sources;

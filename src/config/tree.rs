@@ -26,6 +26,25 @@ pub(super) enum What {
 }
 
 impl Tree {
+    /// Lays `over` on top: tables merge key by key, everything else is replaced.
+    pub(super) fn merge(&mut self, over: &Tree) {
+        match (&mut self.what, &over.what) {
+            (What::Map(below), What::Map(above)) => {
+                for (key, place, value) in above {
+                    match below.iter_mut().find(|(known, ..)| known == key) {
+                        Some((_, old_place, old)) => {
+                            old.merge(value);
+                            old_place.clone_from(place);
+                        }
+                        None => below.push((key.clone(), place.clone(), value.clone())),
+                    }
+                }
+                self.place = over.place.clone();
+            }
+            _ => self.clone_from(over),
+        }
+    }
+
     /// The same as JSON. Dates are strings there.
     pub(super) fn to_json(&self) -> Json {
         match &self.what {

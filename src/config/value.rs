@@ -88,6 +88,11 @@ impl Table {
         keys.iter().any(|key| self.refused.contains(key))
     }
 
+    /// Whether nothing that was written was refused.
+    pub(super) fn is_whole(&self) -> bool {
+        self.refused.is_empty()
+    }
+
     pub(super) fn remove(&mut self, key: &str) -> Option<Item> {
         self.items.remove(key)
     }
@@ -206,6 +211,10 @@ impl Item {
     fn merge(&mut self, over: &Item) {
         match (&mut self.value, &over.value) {
             (Value::Table(below), Value::Table(above)) => {
+                below.merge(above);
+                self.place = over.place.clone();
+            }
+            (Value::Tree(below), Value::Tree(above)) => {
                 below.merge(above);
                 self.place = over.place.clone();
             }

@@ -8,6 +8,7 @@
 //! `content-encoding`: encoded bytes are never decoded here. Of two members with the same name the last one counts, as
 //! everywhere in `serde_json`. What is beside the path may be nested however deep: skipping takes no stack.
 
+pub(super) mod tree;
 mod walk;
 
 use std::borrow::Cow;
@@ -47,11 +48,13 @@ enum Root {
 
 /// One step into a JSON value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// The member of an object.
     Member(String),
     /// The item of an array, from 0.
     Item(usize),
+    /// Every item of an array: only in paths that may lead to several values.
+    Every,
 }
 
 /// A value that is text, a number, true or false, or null.
@@ -97,6 +100,20 @@ impl Path {
     /// # Errors
     /// A sentence that says what is wrong and what to write instead.
     pub fn parse(text: &str) -> Result<Path, String> {
+        let path = Path::parse_many(text)?;
+        if path.steps().is_some_and(|steps| steps.contains(&Step::Every)) {
+            return Err(format!(
+                "{text:?} leads to several values, and one is needed; write a number for [*], as in body.items[0].sku"
+            ));
+        }
+        Ok(path)
+    }
+
+    /// Parses a path that may lead to several values: `body.items[*].sku`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to write instead.
+    pub fn parse_many(text: &str) -> Result<Path, String> {
         if text.len() > PATH_BYTES_MAX {
             return Err(format!("the path has more than {PATH_BYTES_MAX} bytes"));
         }
@@ -138,6 +155,14 @@ impl Path {
     pub fn header(&self) -> Option<&str> {
         match &self.root {
             Root::Header(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The steps into the body, if the path leads there.
+    pub fn steps(&self) -> Option<&[Step]> {
+        match &self.root {
+            Root::Body(steps) => Some(steps),
             _ => None,
         }
     }
@@ -188,7 +213,7 @@ fn text_of(bytes: &[u8]) -> Result<Scalar, Absent> {
 }
 
 /// Whether the body's bytes are compressed or the like.
-fn is_encoded(event: &Event) -> bool {
+pub(super) fn is_encoded(event: &Event) -> bool {
     let encoding = header(event, "content-encoding");
     encoding.is_some_and(|value| !value.is_empty() && !value.eq_ignore_ascii_case(b"identity"))
 }
@@ -246,6 +271,9 @@ fn bracketed(rest: &str) -> Result<(Step, &str), String> {
         return Ok((Step::Member(name), left.ok_or_else(wrong)?));
     }
     let (number, left) = inner.split_once(']').ok_or_else(wrong)?;
+    if number == "*" {
+        return Ok((Step::Every, left));
+    }
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     let item = number.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
     Ok((Step::Item(item), left))

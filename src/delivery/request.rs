@@ -9,6 +9,7 @@ use http_body_util::Full;
 use crate::connection::Connection;
 use crate::connection::auth::Auth;
 use crate::connection::auth::redact::Redactor;
+use crate::connection::payload::{Shaped, Unsendable, sends_body};
 use crate::connection::sign::{Ended, Message, Sign};
 use crate::event::{Event, EventId};
 use crate::store::feed::Lane;
@@ -29,6 +30,10 @@ pub(super) struct Template {
     method: Method,
     /// With the API key, if that goes into the query.
     uri: Uri,
+    /// The same key for a URI that differs from request to request.
+    auth: Option<Auth>,
+    /// Requests differ by more than body and attempt: [`Template::shape`] makes the difference.
+    is_shaped: bool,
     /// Scheme and authority, for signatures.
     origin: String,
     sign: Option<Sign>,
@@ -63,7 +68,7 @@ impl std::fmt::Debug for Template {
 
 impl Template {
     pub(super) fn new(connection: &Connection) -> Template {
-        let sends_body = !matches!(connection.method, Method::GET | Method::HEAD);
+        let sends_body = sends_body(&connection.method);
         let more = usize::from(connection.auth.is_some()) + usize::from(connection.sign.is_some());
         let mut headers = HeaderMap::with_capacity(connection.headers.len() + 8 + more);
         let host = connection.host_header.as_ref().unwrap_or(&connection.target.authority);
@@ -79,6 +84,13 @@ impl Template {
             } else {
                 headers.insert(name, value.clone());
                 named.push(name);
+            }
+        }
+        let templates = connection.payload.iter().flat_map(|payload| &payload.header_templates);
+        for (name, _) in templates {
+            own_content_type |= name == CONTENT_TYPE;
+            if !named.contains(&name) {
+                headers.remove(name);
             }
         }
         for name in [WEBHOOK_ID, WEBHOOK_TIMESTAMP, ATTEMPT] {
@@ -106,6 +118,8 @@ impl Template {
         Template {
             method: connection.method.clone(),
             uri: Uri::from(path_and_query),
+            auth: connection.auth.clone().filter(|_| connection.is_shaped()),
+            is_shaped: connection.is_shaped(),
             origin: format!("{scheme}://{authority}"),
             sign: connection.sign.clone(),
             redactor: Redactor::new(connection.auth.as_ref(), values),
@@ -113,6 +127,22 @@ impl Template {
             sends_body,
             own_content_type,
         }
+    }
+
+    /// What differs in this request by the connection's payload rules; nothing for most connections.
+    ///
+    /// # Errors
+    /// When no request can be made of the event: a dead letter.
+    pub(super) fn shape(
+        &self,
+        connection: &Connection,
+        event: &Event,
+        attempt: u32,
+    ) -> Result<Option<Box<Shaped>>, Unsendable> {
+        if !self.is_shaped {
+            return Ok(None);
+        }
+        connection.shape(event, attempt).map(|shaped| Some(Box::new(shaped)))
     }
 
     /// The request of one attempt.
@@ -123,6 +153,7 @@ impl Template {
         &self,
         event: &Event,
         particulars: &Particulars,
+        shaped: Option<&Shaped>,
     ) -> Result<Request<Body>, Ended> {
         let mut headers = self.headers.clone();
         headers.insert(WEBHOOK_ID, id_value(event.id));
@@ -134,20 +165,39 @@ impl Template {
         if particulars.lane == Lane::Replay {
             headers.insert(REPLAY, HeaderValue::from_static("true"));
         }
-        let body = if self.sends_body {
-            self.describe_content(event, &mut headers);
-            event.content.body()
+        let (method, uri, sends) = match shaped {
+            None => (self.method.clone(), self.uri.clone(), self.sends_body),
+            Some(shaped) => {
+                (shaped.method.clone(), self.uri_of(shaped), sends_body(&shaped.method))
+            }
+        };
+        for (name, value) in shaped.iter().flat_map(|shaped| &shaped.headers) {
+            headers.append(name, value.clone());
+        }
+        let body = if sends {
+            let content_type = shaped.and_then(|shaped| shaped.content_type.as_ref());
+            self.describe_content(event, content_type, &mut headers);
+            let made = shaped.and_then(|shaped| shaped.body.clone());
+            made.unwrap_or_else(|| event.content.body())
         } else {
             Bytes::new()
         };
         if let Some(sign) = &self.sign {
-            self.sign(sign, particulars, &mut headers, &body)?;
+            let signed = Signed { method: &method, uri: &uri, body: &body };
+            self.sign(sign, particulars, &mut headers, &signed)?;
         }
         let mut request = Request::new(Full::new(body));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    fn uri_of(&self, shaped: &Shaped) -> Uri {
+        Uri::from(match &self.auth {
+            Some(auth) => auth.path_and_query(&shaped.path_and_query),
+            None => shaped.path_and_query.clone(),
+        })
     }
 
     fn sign(
@@ -155,7 +205,7 @@ impl Template {
         sign: &Sign,
         particulars: &Particulars,
         headers: &mut HeaderMap,
-        body: &[u8],
+        signed: &Signed<'_>,
     ) -> Result<(), Ended> {
         // Cheap copies: they share their bytes with the map.
         let value = |name| headers.get(name).cloned().unwrap_or(EMPTY);
@@ -164,16 +214,26 @@ impl Template {
             id: id.as_bytes(),
             timestamp: particulars.timestamp.as_bytes(),
             attempt: attempt.as_bytes(),
-            method: &self.method,
+            method: signed.method,
             origin: &self.origin,
-            uri: &self.uri,
-            body,
+            uri: signed.uri,
+            body: signed.body,
         };
         sign.sign(&message, particulars.seconds, headers)
     }
 
-    fn describe_content(&self, event: &Event, headers: &mut HeaderMap) {
+    /// `content_type`: what the body is, where the event does not say so.
+    fn describe_content(
+        &self,
+        event: &Event,
+        content_type: Option<&HeaderValue>,
+        headers: &mut HeaderMap,
+    ) {
         let mut typed = self.own_content_type;
+        if let Some(value) = content_type.filter(|_| !typed) {
+            headers.insert(CONTENT_TYPE, value.clone());
+            typed = true;
+        }
         for (name, value) in event.content.headers() {
             let Ok(value) = HeaderValue::from_bytes(value) else {
                 continue;
@@ -183,12 +243,21 @@ impl Template {
                 typed = true;
             } else if name == "content-encoding" {
                 headers.append(CONTENT_ENCODING, value);
+            } else if name.starts_with("ce-") && !self.headers.contains_key(name) {
+                headers.extend(HeaderName::from_bytes(name.as_bytes()).ok().zip(Some(value)));
             }
         }
         if !typed {
             headers.remove(CONTENT_TYPE);
         }
     }
+}
+
+/// What of a request is signed, beside its headers.
+struct Signed<'s> {
+    method: &'s Method,
+    uri: &'s Uri,
+    body: &'s [u8],
 }
 
 fn id_value(id: EventId) -> HeaderValue {
@@ -220,7 +289,9 @@ mod tests {
             token: Some(HeaderValue::from_static("Bearer t"))
                 .filter(|_| connection.auth.as_ref().is_some_and(|auth| auth.oauth2().is_some())),
         };
-        Template::new(connection).request(&event(b"{\"a\":1}"), &particulars).unwrap()
+        let (template, event) = (Template::new(connection), event(b"{\"a\":1}"));
+        let shaped = template.shape(connection, &event, attempt).unwrap();
+        template.request(&event, &particulars, shaped.as_deref()).unwrap()
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         egress: Egress::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
+        payload: None,
         breaker: None,
         disable_on_gone: false,
         disable_after: None,

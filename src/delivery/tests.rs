@@ -8,6 +8,7 @@ mod history;
 mod http2;
 mod lifecycle;
 mod ordering;
+mod payload;
 mod peers;
 mod politeness;
 mod signatures;

@@ -26,6 +26,7 @@ use super::timer::Deadline;
 use super::tokens::{self, Token, Tokens};
 use crate::clock::Age;
 use crate::connection::breaker::Ticket;
+use crate::connection::payload::{Shaped, Unsendable};
 use crate::connection::retry::{cause_of_status, parse_retry_after};
 use crate::event::{Cause, Disposition, Event, Outcome};
 use crate::store::feed::{Delivery, Lane, Settlement};
@@ -319,10 +320,22 @@ impl Worker {
         settings: &Rc<Settings>,
         job: &Job,
     ) -> Result<Response<Incoming>, SendError> {
+        let shaped = settings.template.shape(&settings.connection, job.event(), job.attempt());
+        let shaped = match shaped {
+            Ok(shaped) => shaped,
+            Err(unsendable) => {
+                // What waits for nothing must let others have their turn.
+                tokio::task::yield_now().await;
+                return Err(not_made(unsendable));
+            }
+        };
+        let shaped = shaped.as_deref();
         match &settings.tokens {
-            None => self.send(settings, job, None).await,
+            None => self.send(settings, job, (None, shaped)).await,
             // In a box, so that workers that need no token do not carry it about.
-            Some(tokens) => Box::pin(self.exchange_with_token(tokens, settings, job)).await,
+            Some(tokens) => {
+                Box::pin(self.exchange_with_token(tokens, settings, (job, shaped))).await
+            }
         }
     }
 
@@ -331,11 +344,11 @@ impl Worker {
         &mut self,
         tokens: &Rc<Tokens>,
         settings: &Rc<Settings>,
-        job: &Job,
+        (job, shaped): (&Job, Option<&Shaped>),
     ) -> Result<Response<Incoming>, SendError> {
         let outbox = Rc::clone(&self.seat.outbox);
         let token = tokens.get(settings, &outbox.shared).await?;
-        let response = self.send(settings, job, Some(&token)).await?;
+        let response = self.send(settings, job, (Some(&token), shaped)).await?;
         let refused = response.status() == StatusCode::UNAUTHORIZED
             && !settings.connection.success_status.contains(401);
         if !refused || !tokens.refused(&token) {
@@ -343,7 +356,7 @@ impl Worker {
         }
         self.finish_response(response, &mut Vec::new()).await;
         let token = tokens.get(settings, &outbox.shared).await?;
-        self.send(settings, job, Some(&token)).await
+        self.send(settings, job, (Some(&token), shaped)).await
     }
 
     /// Sends the request and waits for the head of its response, dialling if needed.
@@ -351,7 +364,7 @@ impl Worker {
         &mut self,
         settings: &Settings,
         job: &Job,
-        token: Option<&Token>,
+        (token, shaped): (Option<&Token>, Option<&Shaped>),
     ) -> Result<Response<Incoming>, SendError> {
         self.keep_usable(settings);
         let (mut may_repeat, mut refusals) = (true, 0);
@@ -368,7 +381,7 @@ impl Worker {
                 timestamp,
                 token: token.map(Token::header),
             };
-            let request = settings.template.request(job.event(), &particulars);
+            let request = settings.template.request(job.event(), &particulars, shaped);
             let request = request.map_err(|ended| tokens::missing(&ended))?;
             let began = Instant::now();
             self.deadline.set(began + settings.connection.request_timeout);
@@ -408,6 +421,18 @@ impl Worker {
             self.http = Some(http);
         }
         drained
+    }
+}
+
+/// No request could be made of the event: nothing was sent.
+fn not_made(unsendable: Unsendable) -> SendError {
+    SendError {
+        cause: unsendable.cause,
+        detail: unsendable.detail,
+        unanswered: false,
+        phase: Phase::Request,
+        remote: None,
+        refused: false,
     }
 }
 

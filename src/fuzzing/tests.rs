@@ -6,14 +6,16 @@ use crate::store::fuzzing::{Found, seeds};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 11] = [
     ("batch", super::batch),
     ("config", super::config),
+    ("filter", super::filter),
     ("record", super::record),
     ("recovery", |data| drop(super::recovery(data))),
     ("request", super::request),
     ("retry_after", super::retry_after),
     ("statuses", super::statuses),
+    ("template", super::template),
     ("units", super::units),
     ("url", super::url),
 ];

@@ -8,7 +8,8 @@ use super::idempotency::Answer;
 use super::post::Post;
 use super::receive::Peer;
 use super::refusal::{Refusal, Refused};
-use super::routing::Group;
+use super::routing::{Group, Target};
+use super::rules::Choice;
 use crate::event::Event;
 use crate::store::keys::{Fingerprint, KeyRecord};
 
@@ -61,13 +62,13 @@ impl Peer {
         event: Event,
         print: Option<Fingerprint>,
     ) -> Result<Stored, Refused> {
-        // Looked up again: what counts is the configuration in force now, not when the head came in.
-        let group = Arc::clone(self.shared.routing.load().find(post.target())?);
+        let (group, mut choice) = self.choose(post.target(), &event).await?;
         let body = event.content.body_len() as u64;
         let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content, post.asked.delay)?;
-        let (id, accepted) = (event.id, Accepted::new(&group, &plan, event.id));
-        let key = print.map(|print| KeyRecord::new(print, id, event.accepted_age, plan.queued()));
+        let mut plan = group.decide(body, content, post.asked.delay, &choice)?;
+        let (id, age) = (event.id, event.accepted_age);
+        let accepted = Accepted::new(&group, &plan, id);
+        let key = print.map(|print| KeyRecord::new(print, id, age, plan.queued()));
         let key = key.filter(|_| !plan.is_empty());
         let routes = std::mem::take(&mut plan.routes);
         let mut watch = None;
@@ -83,9 +84,27 @@ impl Peer {
             }
             tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
         }
-        group.count(&plan.dead);
+        choice.settle(id, age);
+        group.count(id, &plan.dead, &choice);
         self.shared.counts.body_bytes.increment(body);
         Ok(Stored { accepted, key, watch })
+    }
+
+    /// Asks the connections whether they want the event. One that is the same as an event on its way to the disk waits for what
+    /// becomes of that.
+    async fn choose(
+        &self,
+        target: Target<'_>,
+        event: &Event,
+    ) -> Result<(Arc<Group>, Choice), Refused> {
+        loop {
+            // Looked up again: what counts is the configuration in force now, not when the head came in.
+            let group = Arc::clone(self.shared.routing.load().find(target)?);
+            match group.choose(event, &[]) {
+                Ok(choice) => return Ok((group, choice)),
+                Err(waiter) => waiter.wait().await,
+            }
+        }
     }
 
     /// Waits until every delivery of an event is over, the producer's time is up, or the daemon stops.

@@ -21,6 +21,8 @@ use super::post::Post;
 use super::receive::{Peer, known_length};
 use super::refusal::{Refusal, Refused};
 use super::routing::{Group, Plan};
+use super::rules::Choice;
+use crate::clock::Age;
 use crate::event::{Event, EventId};
 use crate::store::intake::Batched;
 use crate::store::keys::{Fingerprint, KeyRecord};
@@ -100,8 +102,8 @@ impl Peer {
     /// Stores what is new of the events, in one commit; returns the answer's text.
     async fn store_all(&self, post: &Post<'_>, events: Vec<Event>) -> Result<String, Refused> {
         let mut places = self.claim_all(&events).await?;
-        let group = Arc::clone(self.shared.routing.load().find(post.target())?);
-        let result = self.append_all(post, &group, events, &places).await;
+        let (group, choices) = self.choose_all(post, &events, &places).await?;
+        let result = self.append_all(post, &group, events.into_iter().zip(choices), &places).await;
         match result {
             Ok(stored) => Ok(settle_all(&group, &mut places, stored)),
             Err(refused) => {
@@ -153,23 +155,58 @@ impl Peer {
         }
     }
 
+    /// Asks the connections which of the new events they want. One that is the same as an event of another request, which is on its
+    /// way to the disk, is waited for with nothing held, so that two batches never wait for each other.
+    async fn choose_all(
+        &self,
+        post: &Post<'_>,
+        events: &[Event],
+        places: &[Place<'_>],
+    ) -> Result<(Arc<Group>, Vec<Choice>), Refused> {
+        loop {
+            let group = Arc::clone(self.shared.routing.load().find(post.target())?);
+            let mut before: Vec<(EventId, Choice)> = Vec::with_capacity(events.len());
+            let mut waiter = None;
+            for (event, place) in events.iter().zip(places) {
+                let choice = match place {
+                    Place::New(_) => group.choose(event, &before),
+                    Place::Known(_) | Place::Same(_) => Ok(Choice::default()),
+                };
+                match choice {
+                    Ok(choice) => before.push((event.id, choice)),
+                    Err(busy) => {
+                        waiter = Some(busy);
+                        break;
+                    }
+                }
+            }
+            match waiter {
+                None => return Ok((group, before.into_iter().map(|(_, choice)| choice).collect())),
+                Some(waiter) => {
+                    drop(before);
+                    waiter.wait().await;
+                }
+            }
+        }
+    }
+
     /// Decides and appends; gives what became of each new event, in order.
     async fn append_all(
         &self,
         post: &Post<'_>,
         group: &Group,
-        events: Vec<Event>,
+        events: impl ExactSizeIterator<Item = (Event, Choice)>,
         places: &[Place<'_>],
     ) -> Result<Vec<Stored>, Refused> {
         let mut stored: Vec<Stored> = Vec::with_capacity(events.len());
         let mut frame = Vec::with_capacity(events.len());
-        for (index, event) in events.into_iter().enumerate() {
+        for (index, (event, choice)) in events.enumerate() {
             let Some(Place::New(claim)) = places.get(index) else {
                 continue;
             };
-            let (id, body) = (event.id, event.content.body_len() as u64);
+            let (id, age, body) = (event.id, event.accepted_age, event.content.body_len() as u64);
             let content = event.content.as_bytes().len() as u64;
-            let mut plan = match group.decide(body, content, post.asked.delay) {
+            let mut plan = match group.decide(body, content, post.asked.delay, &choice) {
                 Ok(plan) => plan,
                 Err(refused) => {
                     frame.iter().for_each(Batched::give_back_room);
@@ -179,20 +216,21 @@ impl Peer {
             let key = claim
                 .as_ref()
                 .filter(|_| !plan.is_empty())
-                .map(|claim| KeyRecord::new(claim.print, id, event.accepted_age, plan.queued()));
+                .map(|claim| KeyRecord::new(claim.print, id, age, plan.queued()));
             let routes = std::mem::take(&mut plan.routes);
             if !routes.is_empty() {
                 frame.push(Batched { event: Arc::new(event), routes, key: key.map(Box::new) });
             }
-            stored.push(Stored { id, body, plan, key });
+            stored.push(Stored { id, age, body, plan, key, choice });
         }
         if !frame.is_empty() {
             let count = frame.len();
             self.shared.intake.append_batch(frame, group.durability()).await?;
             tracing::debug!(source = group.source, events = count, "Accepted a batch");
         }
-        for one in &stored {
-            group.count(&one.plan.dead);
+        for one in &mut stored {
+            one.choice.settle(one.id, one.age);
+            group.count(one.id, &one.plan.dead, &one.choice);
             self.shared.counts.body_bytes.increment(one.body);
         }
         Ok(stored)
@@ -202,9 +240,11 @@ impl Peer {
 /// A new event that is stored, unless every connection ignored it.
 struct Stored {
     id: EventId,
+    age: Age,
     body: u64,
     plan: Plan,
     key: Option<KeyRecord>,
+    choice: Choice,
 }
 
 /// Answers those that wait for a key, and makes the answer's text.

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
+use super::rules::{Choice, Ignored, IgnoredEvent, Rules, Waiter};
 use super::sources::{Sources, Way};
+use crate::clock::Age;
+use crate::connection::dedupe::{Dedupe, Key};
 use crate::connection::keeps::Keeps;
+use crate::connection::parts::Parts;
 use crate::connection::{Connection, State, WhenFull};
-use crate::event::Cause;
+use crate::event::{Cause, Event, EventId};
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
 use crate::store::intake::{Durability, Fate, Route};
@@ -27,6 +31,9 @@ pub struct RoutingTable {
     /// One group for each connection, sorted by name without regard to case.
     connections: Vec<Arc<Group>>,
 }
+
+/// One connection of a group, with what it remembers from event to event.
+type Member = (Entry, Arc<Rules>);
 
 /// What the path of a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +55,11 @@ pub(super) struct Group {
     pub(super) keeps: Keeps,
     /// Whether a post names the connection itself: then there is no fan-out that could ignore it.
     direct: bool,
+    /// Whether one of them asks about each event: a filter, a dedupe.
+    examines: bool,
     entries: Vec<Entry>,
+    /// Of each entry.
+    rules: Vec<Arc<Rules>>,
 }
 
 /// What becomes of one event, with room reserved in each queue it goes to. No routes: nothing is stored.
@@ -59,20 +70,39 @@ pub(super) struct Plan {
     queued: usize,
     /// Which entries' deliveries are dead from the start.
     pub(super) dead: Vec<(usize, Cause)>,
-    /// How many connections are disabled.
+    /// How many connections did not take it.
     pub(super) ignored: u32,
+    /// How many of these are disabled.
+    disabled: u32,
 }
 
 impl RoutingTable {
     /// A table of these connections, and of the sources that have settings of their own. Names are unique without regard to case;
     /// [`crate::config`] sees to it.
     pub fn new(entries: &[Entry], sources: &Sources) -> RoutingTable {
+        RoutingTable::after(&RoutingTable::default(), entries, sources)
+    }
+
+    /// The same in the place of another table: what its connections remember stays where their rules are the same.
+    pub fn after(before: &RoutingTable, entries: &[Entry], sources: &Sources) -> RoutingTable {
+        let known: HashMap<ConnectionId, &Arc<Rules>> = before
+            .connections
+            .iter()
+            .filter_map(|group| Some((group.entries.first()?.1, group.rules.first()?)))
+            .collect();
+        let entries: Vec<Member> = entries
+            .iter()
+            .map(|entry| {
+                let rules = Rules::new(&entry.0, &entry.3, known.get(&entry.1).copied());
+                (entry.clone(), rules)
+            })
+            .collect();
         // A source that no connection names still asks who posts, before it says so.
-        let mut by_source: HashMap<&str, Vec<Entry>> =
+        let mut by_source: HashMap<&str, Vec<Member>> =
             sources.names().map(|name| (name, Vec::new())).collect();
-        for entry in entries {
-            for source in &entry.0.sources {
-                by_source.entry(source).or_default().push(entry.clone());
+        for member in &entries {
+            for source in &member.0.0.sources {
+                by_source.entry(source).or_default().push(member.clone());
             }
         }
         let groups = by_source
@@ -83,13 +113,41 @@ impl RoutingTable {
             .collect();
         let mut connections: Vec<_> = entries
             .iter()
-            .map(|entry| {
-                let source = entry.0.sources.first().map_or("default", String::as_str);
-                Group::new(sources.get(source), true, vec![entry.clone()])
+            .map(|member| {
+                let source = member.0.0.sources.first().map_or("default", String::as_str);
+                Group::new(sources.get(source), true, vec![member.clone()])
             })
             .collect();
         connections.sort_by(|a, b| ignoring_case(a.first_name(), b.first_name()));
         RoutingTable { sources: groups, connections }
+    }
+
+    /// The connections that want to know which events came before, with their dedupe.
+    pub fn dedupes(&self) -> impl Iterator<Item = (ConnectionId, &Dedupe)> {
+        self.connections
+            .iter()
+            .filter_map(|group| Some((group.entries.first()?.1, group.rules.first()?.dedupe()?)))
+    }
+
+    /// Lets a connection remember events that the store still holds, from the oldest to the newest.
+    pub fn recall(
+        &self,
+        connection: ConnectionId,
+        events: impl Iterator<Item = (Key, EventId, Age)>,
+    ) {
+        let mut members = self
+            .connections
+            .iter()
+            .filter_map(|group| Some((group.entries.first()?, group.rules.first()?)));
+        if let Some((_, rules)) = members.find(|(entry, _)| entry.1 == connection) {
+            rules.recall(events);
+        }
+    }
+
+    /// The latest events that a connection did not take, oldest first.
+    pub fn ignored(&self, name: &str) -> Vec<IgnoredEvent> {
+        let group = self.find(Target::Connection(name)).ok();
+        group.and_then(|group| group.rules.first()).map_or(Vec::new(), |rules| rules.recent())
     }
 
     /// The connections behind a target.
@@ -113,7 +171,8 @@ fn ignoring_case(a: &str, b: &str) -> Ordering {
 }
 
 impl Group {
-    fn new(way: Arc<Way>, direct: bool, entries: Vec<Entry>) -> Arc<Group> {
+    fn new(way: Arc<Way>, direct: bool, members: Vec<Member>) -> Arc<Group> {
+        let (entries, rules): (Vec<Entry>, Vec<_>) = members.into_iter().unzip();
         let largest = |disabled_too: bool| {
             let takes = |entry: &&Entry| disabled_too || entry.0.state != State::Disabled;
             entries.iter().filter(takes).map(|entry| entry.0.max_body).max()
@@ -124,8 +183,9 @@ impl Group {
         for entry in entries.iter().filter(|entry| entry.0.state != State::Disabled) {
             keeps.add(&entry.0.keeps);
         }
+        let examines = entries.iter().any(|entry| Rules::examines(&entry.0));
         let source = way.settings.name.clone();
-        Arc::new(Group { source, way, max_body, keeps, direct, entries })
+        Arc::new(Group { source, way, max_body, keeps, direct, examines, entries, rules })
     }
 
     /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that
@@ -166,6 +226,29 @@ impl Group {
         found.map(|entry| entry.0.name.clone()).unwrap_or_default()
     }
 
+    /// Asks filters and dedupes about an event. Its body is read at most once, and only where one of them asks for it.
+    ///
+    /// # Errors
+    /// When the same event is on its way to the disk: ask again when that has ended. Those of `before` are stored together with
+    /// this one: being the same as one of them is being a duplicate.
+    pub(super) fn choose(
+        &self,
+        event: &Event,
+        before: &[(EventId, Choice)],
+    ) -> Result<Choice, Waiter> {
+        let mut choice = Choice::default();
+        if !self.examines {
+            return Ok(choice);
+        }
+        let parts = Parts::new(event);
+        for (at, (entry, rules)) in self.entries.iter().zip(&self.rules).enumerate() {
+            if Rules::examines(&entry.0) {
+                choice.add(at, rules.ask(&entry.0, &parts), before)?;
+            }
+        }
+        Ok(choice)
+    }
+
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
     /// reserves that room. `delay` is the event's own, which wins over the connections'. On a refusal nothing stays reserved.
     pub(super) fn decide(
@@ -173,6 +256,7 @@ impl Group {
         body: u64,
         content: u64,
         delay: Option<Duration>,
+        choice: &Choice,
     ) -> Result<Plan, Refused> {
         if self.entries.is_empty() {
             return Err(Refusal::NoConnection.into());
@@ -182,11 +266,16 @@ impl Group {
             queued: 0,
             dead: Vec::new(),
             ignored: 0,
+            disabled: 0,
         };
         let mut rejected = false;
         for (at, (connection, id, queue, _)) in self.entries.iter().enumerate() {
             let limits = &connection.queue;
             let fate = if connection.state == State::Disabled {
+                plan.ignored += 1;
+                plan.disabled += 1;
+                continue;
+            } else if !choice.takes(at) {
                 plan.ignored += 1;
                 continue;
             } else if body > connection.max_body {
@@ -214,7 +303,7 @@ impl Group {
     }
 
     fn refusal(&self, plan: &Plan, rejected: bool) -> Option<Refused> {
-        if self.direct && plan.ignored > 0 {
+        if self.direct && plan.disabled > 0 {
             return Some(Refusal::ConnectionDisabled.into());
         }
         let full = plan.dead.iter().any(|(_, cause)| *cause == Cause::QueueFull);
@@ -228,11 +317,18 @@ impl Group {
 
     /// Counts an event that was decided and, where it has routes, stored; `dead` is the plan's. Every delivery counts as accepted,
     /// however it ended, so that the daemon's books balance (spec 1).
-    pub(super) fn count(&self, dead: &[(usize, Cause)]) {
-        for (connection, _, _, metrics) in &self.entries {
+    pub(super) fn count(&self, id: EventId, dead: &[(usize, Cause)], choice: &Choice) {
+        for ((connection, _, _, metrics), rules) in self.entries.iter().zip(&self.rules) {
             metrics.accepted.increment(1);
             if connection.state == State::Disabled {
                 metrics.deliveries.ignored.increment(1);
+                rules.note_ignored(id, Ignored::Disabled);
+            }
+        }
+        for (at, why) in &choice.ignored {
+            if let (Some(entry), Some(rules)) = (self.entries.get(*at), self.rules.get(*at)) {
+                entry.3.deliveries.ignored.increment(1);
+                rules.note_ignored(id, *why);
             }
         }
         for (at, _) in dead {

@@ -35,6 +35,7 @@ mod idempotency;
 mod kept;
 mod refusals;
 mod routes;
+mod rules;
 mod sources;
 mod stopping;
 mod wire;
@@ -89,6 +90,7 @@ pub(super) fn connection(name: &str) -> Connection {
         egress: Egress::default(),
         on_remove: OnRemove::Hold,
         keeps: Default::default(),
+        payload: None,
         breaker: None,
         disable_on_gone: false,
         disable_after: None,

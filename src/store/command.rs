@@ -74,6 +74,11 @@ pub(super) enum Command {
         unix_ms: u64,
         reply: oneshot::Sender<Vec<(u32, Vec<Entry>)>>,
     },
+    /// Where the records of this connection's events are, by segment, newest first.
+    Recent {
+        connection: ConnectionId,
+        reply: oneshot::Sender<Vec<(u32, Vec<Entry>)>>,
+    },
     Standings {
         ids: Vec<DeliveryId>,
         reply: oneshot::Sender<Vec<(String, Standing)>>,

@@ -13,8 +13,12 @@ use super::command::Command;
 use super::reader::{Files, ReadRequest};
 use super::record::{RECORD_HEADER, RecordedRoute, decode_event};
 use super::segment_index::Entry;
-use super::{Closed, DeliveryId, DiskTrouble, Store};
+use super::{Closed, ConnectionId, DeliveryId, DiskTrouble, Store};
+use crate::clock::Age;
 use crate::event::{Event, EventId};
+
+/// Bytes of events that are read at once for who wants many.
+const EVENTS_BYTES: u64 = 1 << 20;
 
 /// Heads of records that the reader looks at before others have their turn.
 const HEADS_AT_ONCE: usize = 1024;
@@ -84,6 +88,38 @@ impl Store {
         Ok(found)
     }
 
+    /// Visits the events of a connection that were accepted at `since` or later and are still in the store, newest first. What
+    /// is over is among them as long as its segment is there.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn events_since(
+        &self,
+        connection: ConnectionId,
+        since: Age,
+        mut visit: impl FnMut(&Event),
+    ) -> Result<(), Closed> {
+        for (segment, entries) in self.ask(|reply| Command::Recent { connection, reply }).await? {
+            for piece in by_bytes(&entries) {
+                let events = self.events(segment, piece.to_vec()).await?;
+                let newer = events.iter().filter(|event| event.accepted_age >= since);
+                newer.clone().for_each(&mut visit);
+                // Within a segment, what comes before is older still.
+                if newer.count() < events.len() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn events(&self, segment: u32, entries: Vec<Entry>) -> Result<Vec<Event>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        let request = ReadRequest::Events { segment, entries, reply };
+        self.reads.send(request).map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
     /// Sends a delivery that is over on a new run. Returns whether it could be: its record is there and it was over; and
     /// whether that is durable.
     ///
@@ -114,6 +150,21 @@ impl Store {
     }
 }
 
+/// Pieces that take a bounded amount of memory, or one record.
+fn by_bytes(entries: &[Entry]) -> Vec<&[Entry]> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, entry) in entries.iter().enumerate() {
+        bytes += u64::from(entry.size);
+        if bytes > EVENTS_BYTES && at > start {
+            pieces.push(entries.get(start..at).unwrap_or_default());
+            (start, bytes) = (at, u64::from(entry.size));
+        }
+    }
+    pieces.push(entries.get(start..).unwrap_or_default());
+    pieces
+}
+
 /// What was moved to another segment is over in the old one: what is not over is what counts.
 fn note(deliveries: &mut BTreeMap<String, FoundDelivery>, name: String, delivery: FoundDelivery) {
     let known = deliveries.get(&name).map(|known| known.standing);
@@ -123,6 +174,18 @@ fn note(deliveries: &mut BTreeMap<String, FoundDelivery>, name: String, delivery
 }
 
 impl Files {
+    /// The events of these records, those that can be read, in the same order.
+    pub(super) fn events(&self, segment: u32, entries: &[Entry]) -> Vec<Event> {
+        let Some(file) = self.get(segment) else {
+            return Vec::new();
+        };
+        let events = entries.iter().filter_map(|entry| {
+            let record = file.read_record(u64::from(entry.offset) * 8, entry.size).ok()?;
+            decode_event(Bytes::from(record), file.seed()).map(|(event, _)| event)
+        });
+        events.collect()
+    }
+
     /// The event with this id among records of a segment. A record that does not validate is not it.
     pub(super) fn find(&self, segment: u32, entries: &[Entry], id: EventId) -> Option<FoundRecord> {
         let file = self.get(segment)?;

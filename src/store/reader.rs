@@ -81,6 +81,8 @@ pub(super) enum ReadRequest {
         id: EventId,
         reply: oneshot::Sender<Option<FoundRecord>>,
     },
+    /// For the daemon at its start: the events of these records of a segment, those that can be read.
+    Events { segment: u32, entries: Vec<Entry>, reply: oneshot::Sender<Vec<Event>> },
 }
 
 /// Requests that may wait: one per connection is the rule; more than this and the asker waits.
@@ -109,6 +111,9 @@ pub(super) fn serve(request: ReadRequest, files: &Files, shared: &Shared) {
         }
         ReadRequest::Find { segment, entries, id, reply } => {
             let _ = reply.send(files.find(segment, &entries, id));
+        }
+        ReadRequest::Events { segment, entries, reply } => {
+            let _ = reply.send(files.events(segment, &entries));
         }
         ReadRequest::Show(id, size, reply) => {
             let _ = reply.send(files.load(id, size));

@@ -27,6 +27,7 @@ mod known;
 mod model;
 pub(crate) mod model_disk;
 mod order;
+mod recent;
 mod relaxed;
 mod renaming;
 mod suspensions;

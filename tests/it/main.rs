@@ -44,6 +44,8 @@ mod monitoring;
 #[cfg(test)]
 mod ordering;
 #[cfg(test)]
+mod payload;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod reload;

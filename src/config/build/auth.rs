@@ -112,6 +112,14 @@ impl Build<'_> {
             Value::Url(target) => Some(Target::clone(target)),
             _ => None,
         });
+        if let (Some(target), Some(item)) = (&url, chosen.table.get("token_url"))
+            && target.template.is_some()
+        {
+            let message =
+                "has placeholders, but a token is no event's; only {{ var.NAME }} may stand here";
+            let path = chosen.path("token_url");
+            self.report.error(&item.place, &Reveal::Nothing, &path, message.to_owned());
+        }
         let client = self.needed(chosen, "client_id", "\"relay\"").is_some();
         let secret = self.needed_secret(chosen, "client_secret", "{ env = \"CRM_SECRET\" }");
         let (url, secret) = (url?, secret.filter(|_| client)?);

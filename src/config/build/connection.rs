@@ -10,7 +10,7 @@ use super::*;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
 use crate::config::{Daemon, Limits, fields};
-use crate::connection::ordering::Ordering;
+use crate::connection::keeps::Keeps;
 use crate::connection::{
     Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, WhenFull,
 };
@@ -20,13 +20,15 @@ impl Build<'_> {
     /// `None` when a required key is missing; that, and all else, is in the report.
     pub(super) fn connection(&mut self, draft: &Draft, daemon: &Daemon) -> Option<Connection> {
         let table = &draft.table;
+        let errors = self.report.errors.len();
         self.required(draft, "name", "\"orders-crm\"");
         self.required(draft, "url", "\"https://example.com/hooks\"");
         let pool = self.pool(draft);
         let headers = self.headers(draft);
-        let auth = self.auth(draft, &headers);
-        let sign = self.sign(draft, auth.as_ref(), &headers);
-        let ordering = self.ordering(draft);
+        let payload = self.payload(draft, headers.len());
+        let names = payload::all_names(&headers, payload.as_deref());
+        let auth = self.auth(draft, &names);
+        let sign = self.sign(draft, auth.as_ref(), &names);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
@@ -34,7 +36,10 @@ impl Build<'_> {
             state: state(table),
             archived: table.flag("archived") == Some(true),
             sources: sources(table),
-            method: table.word("method").parse().unwrap_or(Method::POST),
+            method: match table.word("method") {
+                "inherit" => Method::POST,
+                method => method.parse().unwrap_or(Method::POST),
+            },
             headers,
             host_header: self.host_header(draft),
             auth,
@@ -49,7 +54,7 @@ impl Build<'_> {
                 self.rate_limit(item, &keys, &draft.place, &draft.path)
             },
             retry: self.retry(draft),
-            ordering: ordering.clone(),
+            ordering: self.ordering(draft),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, &daemon.limits),
             success_status: statuses(table, "success_status")?,
@@ -57,7 +62,8 @@ impl Build<'_> {
             http2: http2(&table.table("http2")),
             proxy: self.proxy(draft),
             egress: egress(&table.table("egress"), daemon.security),
-            keeps: ordering.as_ref().map(Ordering::keeps).unwrap_or_default(),
+            keeps: Keeps::default(),
+            payload,
             delay: table.span("delay"),
             renamed_from: table.text("renamed_from").map(str::to_owned),
             on_remove: match table.word("on_remove") {
@@ -71,6 +77,10 @@ impl Build<'_> {
             target: target(table)?,
             name: table.text("name")?.to_owned(),
         };
+        let connection = connection.with_keeps();
+        if self.report.errors.len() == errors && table.is_whole() {
+            self.trials(draft, &connection);
+        }
         Some(connection)
     }
 

@@ -19,7 +19,11 @@ impl Build<'_> {
             let Value::List(items) = &entry.item.value else {
                 continue;
             };
+            let templated = payload::is_templated(entry);
             for item in items {
+                if templated && item.as_text().is_some() {
+                    continue; // One of the payload's.
+                }
                 match self.value_of(item) {
                     Ok(value) => headers.push((name.clone(), value)),
                     Err(message) => {

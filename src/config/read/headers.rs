@@ -4,6 +4,7 @@
 use http::{HeaderName, HeaderValue};
 
 use super::*;
+use crate::connection::template::has_placeholders;
 
 /// Names that describe one hop's connection (RFC 9110, 7.6.1), which is the daemon's own.
 const HOP_BY_HOP: [&str; 9] = [
@@ -87,7 +88,8 @@ impl Reader<'_> {
 
     /// A value written into the file; if its name says that it is a secret, that is warned about.
     fn plain(&mut self, name: &HeaderName, text: &str, node: &Node<'_>, path: &str) -> Value {
-        if !names_secret(name.as_str()) {
+        // A value with placeholders is not a secret itself.
+        if has_placeholders(text) || !names_secret(name.as_str()) {
             return Value::Text(text.to_owned());
         }
         Value::Secret(self.plain_secret(text, "looks like", node, path))

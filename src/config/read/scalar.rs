@@ -115,10 +115,7 @@ fn method(text: &str) -> Result<(), String> {
                 .to_owned())
         }
         "CONNECT" => Err("CONNECT is refused: it opens a tunnel and delivers nothing".to_owned()),
-        "INHERIT" => {
-            Err("\"inherit\" is not supported by this version; name the method, as in \"POST\""
-                .to_owned())
-        }
+        "INHERIT" if text == "inherit" => Ok(()),
         _ if METHODS.contains(&text) => Ok(()),
         _ if METHODS.contains(&upper.as_str()) => {
             Err(format!("{} is not a method, write {upper:?}", quoted(text)))

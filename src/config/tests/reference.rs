@@ -105,6 +105,7 @@ fn words(kind: &'static Kind) -> String {
         Kind::Stamp => "an instant, `2027-01-31T12:00:00Z`".to_owned(),
         Kind::Cidr => "a range of addresses, `10.0.0.0/8`".to_owned(),
         Kind::Tree => "a table".to_owned(),
+        Kind::Variables => "a table of texts, and of such tables by environment".to_owned(),
         Kind::Labels => format!("a table of at most {} texts", crate::config::fields::LABELS_MAX),
         Kind::Headers => "a table: strings, secrets, or lists of these".to_owned(),
         Kind::Overlays => "tables by environment, with any of these keys but name and env".to_owned(),

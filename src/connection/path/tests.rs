@@ -136,7 +136,7 @@ fn bad_paths_say_what_to_write() {
         ("body[+1]", "neither"),
         ("body[-1]", "neither"),
         ("body[]", "neither"),
-        ("body[*]", "neither"),
+        ("body[*]", "several values"),
         ("body[\"a]", "neither"),
         ("body[\"a\"", "neither"),
         ("body[0]a", "neither"),

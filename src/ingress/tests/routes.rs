@@ -1,6 +1,7 @@
 //! The decision where an event goes, as a table.
 
 use super::super::routing::{Plan, RoutingTable, Target as Named};
+use super::super::rules::Choice;
 use super::*;
 use crate::event::Cause;
 use crate::store::intake::Fate;
@@ -47,9 +48,9 @@ fn check(connections: &[&str], target: Named<'_>, body: u64, expected: Result<&s
     }
     let before = live(&entries);
     let table = RoutingTable::new(&entries, &Sources::default());
-    let decided = table
-        .find(target)
-        .and_then(|group| group.decide(body, body + 50, None).map_err(|refused| refused.why));
+    let decided = table.find(target).and_then(|group| {
+        group.decide(body, body + 50, None, &Choice::default()).map_err(|refused| refused.why)
+    });
     let found = decided.as_ref().map(summary);
     let expected = expected.map(str::to_owned);
     assert_eq!(

@@ -1,13 +1,16 @@
 //! What the writer knows of single events, for those who look one up.
 
-use super::super::DeliveryId;
 use super::super::feed::Lane;
 use super::super::lookup::{FoundDelivery, Standing};
 use super::super::marks::Place;
 use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
+use super::super::{ConnectionId, DeliveryId};
 use super::Writer;
 use crate::clock::Age;
+
+/// Events that are looked for at a start, for each connection.
+const RECENT_MAX: usize = 200_000;
 
 impl Writer {
     /// Where the records of events are that may have been accepted at this time, by segment, in order.
@@ -25,6 +28,27 @@ impl Writer {
             let mut entries: Vec<Entry> = entries.filter(|entry| entry.size > 0).collect();
             entries.sort_unstable_by_key(|entry| entry.offset);
             entries.dedup();
+            found.push((*number, entries));
+        }
+        found
+    }
+
+    /// Where the records of a connection's latest events are, by segment, newest first, what is over included: at most
+    /// [`RECENT_MAX`] of them.
+    pub(super) fn recent(&self, connection: ConnectionId) -> Vec<(u32, Vec<Entry>)> {
+        let mut found = Vec::new();
+        let mut left = RECENT_MAX;
+        for (number, segment) in self.state.segments.iter().rev() {
+            let Some(part) = segment.parts.get(&connection).filter(|_| left > 0) else {
+                continue;
+            };
+            // An index that cannot be read gives nothing; nothing depends on it but what is remembered.
+            let entries = segment.entries(connection, 0, part.slots).unwrap_or_default();
+            let mut entries: Vec<Entry> =
+                entries.into_iter().filter(|entry| entry.size > 0).collect();
+            entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.offset));
+            entries.truncate(left);
+            left -= entries.len();
             found.push((*number, entries));
         }
         found

@@ -199,6 +199,9 @@ impl Writer {
             Command::EventsAt { unix_ms, reply } => {
                 let _ = reply.send(self.events_at(unix_ms));
             }
+            Command::Recent { connection, reply } => {
+                let _ = reply.send(self.recent(connection));
+            }
             Command::Standings { ids, reply } => {
                 let _ = reply.send(ids.into_iter().map(|id| self.standing(id)).collect());
             }
