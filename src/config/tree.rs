@@ -1,10 +1,10 @@
 //! A value of any shape, as TOML has it, that another part of the crate gives its meaning: filters, samples of events. It goes
 //! there as JSON; an error that comes back names the part by its [`Step`]s, and [`Tree::place`] knows where that was written.
 
-use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::source::Place;
+use crate::connection::json::Json;
 use crate::connection::part::Step;
 
 /// One value and where it was written.
@@ -45,16 +45,18 @@ impl Tree {
         }
     }
 
-    /// The same as JSON. Dates are strings there.
-    pub(super) fn to_json(&self) -> Json {
+    /// The same as JSON, in the file's order. Dates are strings there.
+    pub(super) fn to_json(&self) -> Json<'static> {
         match &self.what {
-            What::Text(text) => Json::String(text.clone()),
+            What::Text(text) => Json::text(text.clone()),
             What::Bool(flag) => Json::Bool(*flag),
-            What::Number(number) => Json::Number(number.clone()),
-            What::List(items) => items.iter().map(Tree::to_json).collect(),
+            What::Number(number) => Json::Number(number.to_string().into()),
+            What::List(items) => Json::Array(items.iter().map(Tree::to_json).collect()),
             What::Map(entries) => {
-                let entries = entries.iter().map(|(key, _, value)| (key.clone(), value.to_json()));
-                Json::Object(entries.collect())
+                let members = entries.iter();
+                Json::Object(
+                    members.map(|(key, _, value)| (key.clone().into(), value.to_json())).collect(),
+                )
             }
         }
     }

@@ -49,7 +49,7 @@ impl Build<'_> {
                     return None;
                 }
             },
-            _ => Filter::compile(&json_of(tree)),
+            _ => Filter::compile(&tree.to_json()),
         };
         let errors = match compiled {
             Ok(filter) => return Some(filter),
@@ -174,7 +174,7 @@ impl Build<'_> {
     fn set(&mut self, table: &Table, path: &str) -> Vec<(ValuePath, Made)> {
         let mut set = Vec::new();
         for (path, to, _, value) in self.entries(table, "set", path) {
-            match Made::parse(&json_of(value)) {
+            match Made::parse(&value.to_json()) {
                 Ok(made) => set.push((to, made)),
                 Err(error) => {
                     let path = format!("{path}{}", shown(&error.steps));
@@ -275,22 +275,6 @@ pub(super) fn is_templated(entry: &Entry) -> bool {
     match &entry.item.value {
         Value::List(items) => items.iter().filter_map(Item::as_text).any(has_placeholders),
         _ => false,
-    }
-}
-
-/// A tree as JSON, in the file's order.
-pub(super) fn json_of(tree: &Tree) -> Json<'static> {
-    match &tree.what {
-        What::Text(text) => Json::text(text.clone()),
-        What::Bool(flag) => Json::Bool(*flag),
-        What::Number(number) => Json::Number(number.to_string().into()),
-        What::List(items) => Json::Array(items.iter().map(json_of).collect()),
-        What::Map(entries) => {
-            let members = entries.iter();
-            Json::Object(
-                members.map(|(key, _, value)| (key.clone().into(), json_of(value))).collect(),
-            )
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 
 use http::HeaderName;
 
-use super::payload::json_of;
 use super::*;
 use crate::config::layers::Draft;
 use crate::config::tree::{Tree, What};
@@ -194,14 +193,14 @@ fn entries(tree: Option<&Tree>) -> &[(String, Place, Tree)] {
 fn bytes_of(tree: &Tree) -> Vec<u8> {
     match &tree.what {
         What::Text(text) => text.clone().into_bytes(),
-        _ => json_of(tree).to_string().into_bytes(),
+        _ => tree.to_json().to_string().into_bytes(),
     }
 }
 
 fn same_body(wanted: &Tree, body: &[u8]) -> bool {
     match &wanted.what {
         What::Text(text) => text.as_bytes() == body,
-        _ => Json::parse(body).is_ok_and(|body| body.equals(&json_of(wanted))),
+        _ => Json::parse(body).is_ok_and(|body| body.equals(&wanted.to_json())),
     }
 }
 
