@@ -12,6 +12,7 @@ mod golden;
 mod health;
 mod kinds;
 mod payload;
+mod proof;
 mod reference;
 mod samples;
 mod sources;
