@@ -328,6 +328,8 @@ impl Bench {
                     let (_, place) = place.context("loaded, and was not due")?;
                     *place = Some(event.context("a record cannot be read")?);
                 }
+                // Nobody asks for an order here.
+                FeedItem::Fresh(..) | FeedItem::Shown(_) => {}
             }
         }
         for deliveries in cold.into_values() {
@@ -405,7 +407,12 @@ impl Producer {
         let bytes = event.content.as_bytes().len() as u64;
         let routes = self.connections.iter().map(|(connection, queue)| {
             queue.try_reserve(bytes, u64::MAX, u64::MAX);
-            Route { connection: *connection, queue: Arc::clone(queue), fate: Fate::Queued }
+            Route {
+                connection: *connection,
+                queue: Arc::clone(queue),
+                fate: Fate::Queued,
+                delay: Duration::ZERO,
+            }
         });
         routes.collect()
     }

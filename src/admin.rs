@@ -1,5 +1,5 @@
-//! The admin listeners: metrics and health over TCP, and the whole admin API over a Unix socket that only the daemon's
-//! own user (and root) can open.
+//! The admin listeners: metrics and health over TCP, and the admin API over a Unix socket that only the daemon's own user
+//! (and root) can open, or over TCP for whoever has a token.
 //!
 //! Promises: a browser cannot reach it (no request with an `Origin`, no strange `Host` on loopback); connections,
 //! waiting commands and idle time are bounded; it never changes anything itself. What it wants to know or have done it
@@ -14,15 +14,20 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::listener::{self, BindError, SocketFile};
+use crate::listener::{self, BindError, SocketFile, Sockets};
 use crate::metrics::Metrics;
+use crate::secret::Secret;
 
+mod access;
 pub mod api;
 pub mod command;
+pub mod manage;
+mod openapi;
 mod problem;
 mod routes;
 mod serve;
@@ -38,7 +43,7 @@ const SOCKET_MODE: u32 = 0o600;
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `[admin] http`: `/metrics`, `/healthz` and `/readyz`.
+    /// `[admin] http`: `/metrics`, `/healthz` and `/readyz`, and everything with a token.
     pub http: Option<SocketAddr>,
     /// `[admin] unix`: everything.
     pub unix: Option<PathBuf>,
@@ -57,6 +62,21 @@ pub struct Context {
     pub commands: mpsc::Sender<Command>,
     /// For `process_start_time_seconds`.
     pub clock: Clock,
+    /// Who may use the API over TCP; a reload changes them.
+    pub tokens: Arc<ArcSwap<Vec<Token>>>,
+    /// Schemas for the OpenAPI document, by name: `ConnectionInput` and what it refers to.
+    pub schemas: Arc<serde_json::Value>,
+}
+
+/// A bearer token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Who it is.
+    pub name: String,
+    /// What it may do.
+    pub scope: manage::Scope,
+    /// What it shows.
+    pub token: Secret,
 }
 
 impl std::fmt::Debug for Context {
@@ -83,19 +103,24 @@ pub fn commands() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
 #[derive(Debug)]
 pub struct Admin {
     tcp: Option<std::net::TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    unix: Option<(UnixListener, Option<SocketFile>)>,
 }
 
 impl Admin {
-    /// Opens the listeners. Call it inside the runtime that will serve them.
+    /// Opens the listeners, or takes those that the service manager opened. Call it inside the runtime that will serve them.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(options: &Options) -> Result<Admin, BindError> {
+    pub fn bind(options: &Options, mut inherited: Sockets) -> Result<Admin, BindError> {
+        if !inherited.is_empty() {
+            let unix = inherited.unix.map(|unix| (unix, None));
+            return Ok(Admin { tcp: inherited.tcp.pop(), unix });
+        }
         let unix = match &options.unix {
             Some(path) => {
                 make_directory(path);
-                Some(listener::bind_unix(path, SOCKET_MODE)?)
+                let (unix, file) = listener::bind_unix(path, SOCKET_MODE)?;
+                Some((unix, Some(file)))
             }
             None => None,
         };
@@ -116,7 +141,9 @@ impl Admin {
                 let loopback =
                     listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
                 let guard = serve::Guard::Tcp { loopback };
-                serve::accept_loop(&listener, routes::open(context.clone()), guard, &stop).await;
+                let tokens = Arc::clone(&context.tokens);
+                let door = serve::Door { guard, tokens };
+                serve::accept_loop(&listener, routes::all(context.clone()), door, &stop).await;
             }
         };
         let unix = async {
@@ -125,8 +152,9 @@ impl Admin {
             if let Some(listener) =
                 unix.and_then(|unix| tokio::net::UnixListener::from_std(unix).ok())
             {
+                let door = serve::Door { guard: serve::Guard::Unix, tokens: Arc::default() };
                 let routes = routes::all(context.clone());
-                serve::accept_loop(&listener, routes, serve::Guard::Unix, &stop).await;
+                serve::accept_loop(&listener, routes, door, &stop).await;
             }
         };
         tokio::join!(tcp, unix);

@@ -4,7 +4,8 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `demo`, `listen`, `filter` and `transform` talk to a running daemon, over its sockets only: nothing here touches the
+//! All but `run`, `check`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
+//! its sockets only: nothing here touches the
 //! store's files.
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod admin;
 mod attempts;
 mod check;
+mod connections;
 mod dead;
 mod demo;
 mod events;
@@ -23,10 +25,12 @@ mod hold;
 mod http;
 mod listen;
 mod output;
+mod plan;
 mod receiver;
 mod reload;
 mod run;
 mod sample;
+mod schema;
 mod send;
 mod settings;
 mod status;
@@ -71,6 +75,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
 ";
 
@@ -87,6 +92,10 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Plan(plan::Arguments),
+    Reload(reload::Arguments),
+    Connections(connections::Arguments),
+    Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
     Events(events::Arguments),
@@ -96,11 +105,12 @@ enum Command {
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
-    Reload(reload::Arguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
     Filter(filter::Arguments),
     Transform(transform::Arguments),
+    Schema(schema::Arguments),
+    Man(schema::ManArguments),
     /// Print a completion script for a shell
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -135,6 +145,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Listen(arguments) => listen::run(arguments),
         Command::Filter(arguments) => filter::run(arguments),
         Command::Transform(arguments) => transform::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
+        Command::Connections(arguments) => connections::run(arguments),
+        Command::Audit(arguments) => plan::audit(arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Man(arguments) => schema::man(&arguments, Arguments::command()),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -192,7 +207,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 24);
+        assert_eq!(checked, 42);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -247,10 +262,20 @@ mod tests {
         check("posthaste listen --status 99", false);
         check("posthaste listen --delay 5", false);
         check("posthaste listen --fail 2", false);
+        check("posthaste connections list --label team=sales --state paused --limit 7", true);
+        check("posthaste connections list --state gone", false);
+        check("posthaste connections list --next a --prev b", false);
+        check("posthaste connections create crm --url http://x/ --set retry.count=7", true);
+        check("posthaste connections create --url http://x/", false);
+        check("posthaste connections patch crm --unset timeout --if-match e1 --no-reload", true);
+        check("posthaste connections patch crm --set timeout", false);
+        check("posthaste connections unpause crm", true);
+        check("posthaste schema daemon", true);
+        check("posthaste schema else", false);
         check("posthaste enable crm --json", true);
         check("posthaste resume", false);
         check("posthaste pause crm --until-restart", true);
-        check("posthaste pause crm", false);
+        check("posthaste pause crm", true);
         check("posthaste completions zsh", true);
         check("posthaste filter test --connection crm order.json --header x-a:1", true);
         check("posthaste filter test --filter f.json -", true);

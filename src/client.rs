@@ -21,9 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::client::TlsStream;
 
 pub use dns::{Ask, Dns, Found, NotFound};
 pub use pace::HandshakePace;
@@ -36,7 +34,7 @@ use crate::connection::{Connection, Http2};
 use crate::event::Cause;
 use proxy::ProxyClient;
 use stream::Kind;
-use tls::TlsClient;
+use tls::{Secure, Socket, TlsClient};
 
 /// Dials one connection's target.
 #[derive(Debug)]
@@ -313,18 +311,18 @@ impl Dial<'_> {
         Err(error.at(remote))
     }
 
-    async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn secure<S: Socket>(
         &mut self,
         tls: &TlsClient,
         socket: S,
         remote: SocketAddr,
-    ) -> Result<(TlsStream<S>, Secured), DialError> {
+    ) -> Result<(Secure<S>, Secured), DialError> {
         let began = Instant::now();
         let done = timeout_at(self.deadline, tls.handshake(socket, &self.dialler.pace)).await;
         self.timings.tls = Some(began.elapsed());
         let done = done.unwrap_or_else(|_| Err(DialError::late(Stage::Tls, self.timeout)));
         let tls = done.map_err(|error| error.at(remote))?;
-        let secured = Secured::of(tls.get_ref().1);
+        let secured = Secured::of(&tls);
         Ok((tls, secured))
     }
 }

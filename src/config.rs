@@ -9,6 +9,7 @@
 //! defaults, `[defaults]`, connection and overlay, `build` makes [`Connection`] and [`Daemon`] and checks the rules that
 //! span several keys.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::connection::egress::EgressPolicy;
+use crate::source::Source;
 
 #[allow(dead_code)] // until every kind has a user
 mod build;
 pub mod diff;
+pub mod edit;
 mod error;
 pub mod fields;
 mod files;
@@ -27,6 +30,7 @@ mod layers;
 mod places;
 #[allow(dead_code)] // until every kind has a user
 mod read;
+pub mod schema;
 mod source;
 pub mod summary;
 #[cfg(test)]
@@ -39,7 +43,7 @@ mod variables;
 pub mod watch;
 
 pub use error::{ConfigError, ConfigWarning, Position, Snippet};
-pub use files::{ContentHash, FILE_BYTES_MAX, FILES_MAX, Watched};
+pub use files::{ContentHash, FILE_BYTES_MAX, FILES_MAX, Pending, Watched};
 pub use places::{FILE_NAME, Places, RootFile};
 
 /// Everything, resolved.
@@ -76,6 +80,8 @@ pub struct Daemon {
     pub log: Log,
     /// Threads.
     pub runtime: Runtime,
+    /// The sources that have a table of their own, in the file's order.
+    pub sources: Vec<Source>,
 }
 
 /// When the files are read again.
@@ -120,10 +126,37 @@ pub struct UnixListener {
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// For metrics and health.
+    /// For metrics and health, and for whoever has a token.
     pub http: Option<SocketAddr>,
     /// For the command line.
     pub unix: Option<PathBuf>,
+    /// Who may use the API over `http`.
+    pub tokens: Vec<Token>,
+}
+
+/// `[[admin.tokens]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Who it is; unique.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// What it shows; at least [`TOKEN_BYTES_MIN`].
+    pub token: crate::secret::Secret,
+}
+
+/// A token that is shorter could be guessed.
+pub const TOKEN_BYTES_MIN: usize = 16;
+
+/// What a token may do. Each may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Pause, disable, reload, replay.
+    Operate,
+    /// Change connections.
+    Admin,
 }
 
 /// `[store]`
@@ -304,6 +337,8 @@ pub struct Loaded {
     pub content_hash: ContentHash,
     /// What to watch for changes.
     pub watched: Watched,
+    /// The file of each connection, by name.
+    pub origins: BTreeMap<String, PathBuf>,
 }
 
 /// A configuration that may not run.
@@ -340,16 +375,36 @@ fn count(number: usize, noun: &str) -> String {
 /// # Errors
 /// Everything that is wrong in any of the files.
 pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refused>> {
+    load_files(root_file, options, files::Files::default())
+}
+
+/// The same as if one file were written already: what an edit would lead to.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    root_file: &Path,
+    options: &LoadOptions,
+    pending: Pending,
+) -> Result<Loaded, Box<Refused>> {
+    load_files(root_file, options, files::Files::with(pending))
+}
+
+fn load_files(
+    root_file: &Path,
+    options: &LoadOptions,
+    mut files: files::Files,
+) -> Result<Loaded, Box<Refused>> {
     // Only an unreadable working directory keeps a path relative; then the file is not found either.
     let root_file = std::path::absolute(root_file).unwrap_or_else(|_| root_file.to_owned());
     let mut report = Report::default();
-    let mut files = files::Files::default();
     let drafts = layers::read_all(&root_file, options, &mut files, &mut report);
     let mut watched = Watched {
         root: root_file,
         connections: drafts.connections_dir.clone(),
         files: std::collections::BTreeSet::new(),
     };
+    let origins = drafts.origins();
     let config = build::Build {
         options,
         files: &mut files,
@@ -370,7 +425,7 @@ pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refus
     if !errors.is_empty() {
         return Err(Box::new(Refused { errors, warnings, content_hash, watched }));
     }
-    Ok(Loaded { config, warnings, content_hash, watched })
+    Ok(Loaded { config, warnings, content_hash, watched, origins })
 }
 
 /// What was found wrong so far.

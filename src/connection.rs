@@ -56,6 +56,8 @@ pub struct Connection {
     pub labels: BTreeMap<String, String>,
     /// Whether it accepts and delivers.
     pub state: State,
+    /// Left out of lists; its state is disabled.
+    pub archived: bool,
     /// The sources that feed it; never empty.
     pub sources: Vec<String>,
     /// Where it delivers to.
@@ -126,11 +128,7 @@ impl Connection {
     pub fn with_keeps(mut self) -> Connection {
         let none = Payload::default();
         let payload = self.payload.as_deref().unwrap_or(&none);
-        let mut needed = payload.keeps(&self.target);
-        if let Some(Ordering { by: ordering::By::Key(path), .. }) = &self.ordering {
-            needed.headers.extend(path.header().and_then(|name| name.parse().ok()));
-            needed.query |= path.reads_query();
-        }
+        let needed = payload.keeps(&self.target);
         self.keeps.add(&needed);
         self
     }

@@ -4,15 +4,19 @@
 //! order: ingress (every open request is answered), egress (attempts end), store (marks and a snapshot), exit. The loop
 //! in between waits for one [`Event`] at a time and has no other state than [`Daemon`].
 
+mod audit;
 mod commands;
+mod connections;
+mod edit;
 mod gauges;
 mod history;
+mod plan;
 mod recall;
 mod reload;
 mod rename;
 mod suspensions;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin, Readiness};
+use crate::admin::manage::Scope;
+use crate::admin::{self, Admin, Command, Readiness};
 use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::config::watch::Watch;
@@ -34,9 +39,9 @@ use crate::connection::{Connection, State};
 use crate::delivery::{self, Dispatcher, DispatcherOptions, Notice, Prepared};
 use crate::ingress::{
     Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
-    RunningIngress, UnixOptions,
+    RunningIngress, Sources, UnixOptions,
 };
-use crate::listener::BindError;
+use crate::listener::{BindError, Inherited};
 use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
@@ -44,6 +49,7 @@ use crate::store::queue::QueueCounters;
 use crate::store::suspension::Suspension;
 use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
+use audit::Audit;
 use gauges::Gauges;
 
 /// How the daemon is started.
@@ -55,6 +61,8 @@ pub struct Options {
     pub ready: Option<Box<dyn FnOnce(Ready) + Send>>,
     /// Drains and stops when cancelled, as SIGTERM does.
     pub shutdown: Option<CancellationToken>,
+    /// Sockets that the service manager opened.
+    pub inherited: Inherited,
 }
 
 impl std::fmt::Debug for Options {
@@ -165,7 +173,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
 enum Event {
     Reload,
     FilesChanged(ContentHash),
-    Command(admin::Command),
+    Command(Box<Command>),
     Notice(Notice),
     Upkeep,
     Watchdog,
@@ -214,12 +222,25 @@ struct Daemon {
     notifier: Notifier,
     root: RootFile,
     config: Config,
+    /// Of the files that the configuration in force was made of.
+    content_hash: ContentHash,
+    /// Where the connection files are.
+    connections_dir: PathBuf,
+    /// The file of each connection, by name.
+    origins: BTreeMap<String, PathBuf>,
+    audit: Audit,
+    /// Connections whose state the last reload changed, for the audit log.
+    states_changed: Vec<(String, State)>,
+    /// Who may use the API over TCP.
+    tokens: Arc<ArcSwap<Vec<admin::Token>>>,
     generation: u64,
     last_reload: Option<admin::api::LastReload>,
     store: Store,
     dispatcher: Dispatcher,
     ingress: Option<RunningIngress>,
     routing: Arc<ArcSwap<RoutingTable>>,
+    /// With the limiters, which go on over reloads.
+    sources: Sources,
     live: Vec<Live>,
     /// Whose queue found at start was counted.
     recovered: HashSet<ConnectionId>,
@@ -254,7 +275,7 @@ impl Daemon {
             .map_err(RunError::Config)?;
         apply_logging(&loaded.config);
         say_warnings(&loaded);
-        let Loaded { config, content_hash, watched, .. } = loaded;
+        let Loaded { config, content_hash, watched, origins, .. } = loaded;
         let prepared = prepare_all(&config)?;
         let metrics = Metrics::new();
         metrics.gauge("posthaste_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
@@ -266,9 +287,8 @@ impl Daemon {
                 "The store was damaged; see above and its quarantine directory"
             );
         }
-        let ingress = Ingress::bind(ingress_options(&config)).map_err(RunError::Ingress)?;
+        let (ingress, admin) = bind(&config, options.inherited)?;
         let addresses = ingress.tcp_addresses().unwrap_or_default();
-        let admin = Admin::bind(&admin_options(&config)).map_err(RunError::Admin)?;
         let dispatcher = start_dispatcher(&config, feeds, &clock, &metrics)?;
         let notices = dispatcher.take_notices().ok_or(RunError::Failed("delivery"))?;
         let suspensions = store.suspensions().await.map_err(|_| RunError::Failed("the store"))?;
@@ -276,6 +296,7 @@ impl Daemon {
         let gauges = Arc::new(Gauges::new(&metrics, &clock));
         let (readiness, ready) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let (command_sender, commands) = admin::commands();
+        let tokens = Arc::new(ArcSwap::from_pointee(tokens(&config)));
         let admin_stop = CancellationToken::new();
         let context = admin::Context {
             metrics: metrics.clone(),
@@ -283,11 +304,19 @@ impl Daemon {
             readiness: ready,
             commands: command_sender,
             clock: clock.clone(),
+            tokens: Arc::clone(&tokens),
+            schemas: Arc::new(config::schema::for_openapi()),
         };
         let admin = tokio::spawn(admin.serve(context, admin_stop.clone()));
         let watchdog = notifier.watchdog_interval().map(Watchdog::new);
         let mut daemon = Daemon {
             started: clock.monotonic(),
+            audit: Audit::open(&config.daemon.store.path, clock.clone()),
+            states_changed: Vec::new(),
+            tokens,
+            content_hash,
+            connections_dir: watched.connections.clone(),
+            origins,
             watch: Watch::new(watched, content_hash),
             notifier,
             root,
@@ -297,6 +326,7 @@ impl Daemon {
             dispatcher,
             ingress: None,
             routing: Arc::default(),
+            sources: Sources::new(&config.daemon.sources, &clock),
             live: Vec::new(),
             recovered: HashSet::new(),
             suspensions,
@@ -408,7 +438,7 @@ impl Daemon {
                 (live.effective(), id, queue, metrics)
             })
             .collect();
-        let table = RoutingTable::after(&self.routing.load(), &entries);
+        let table = RoutingTable::after(&self.routing.load(), &entries, &self.sources);
         self.routing.store(Arc::new(table));
         self.gauges.watch(&self.live, &self.dispatcher);
     }
@@ -433,22 +463,27 @@ impl Daemon {
         loop {
             match self.next_event(signals, shutdown, &mut upkeep).await {
                 Event::Shutdown => return Ok(()),
-                Event::Reload => drop(self.reload().await),
+                Event::Reload => drop(self.reload("signal").await),
                 Event::FilesChanged(hash) => {
                     tracing::debug!(%hash, "The configuration's files have changed");
-                    drop(self.reload().await);
+                    drop(self.reload("files").await);
                 }
-                Event::Command(command) => {
-                    if timeout(COMMAND_MAX, self.run_command(command)).await.is_err() {
-                        tracing::warn!(
-                            "An admin request took too long and was given up; the disk is slow"
-                        );
-                    }
-                }
+                Event::Command(command) => self.answer(*command).await,
                 Event::Notice(notice) => self.heed(notice).await,
                 Event::Upkeep => self.upkeep().await?,
                 Event::Watchdog => self.feed_watchdog(),
             }
+        }
+    }
+
+    async fn answer(&mut self, command: Command) {
+        // What puts a configuration in force is not left half done.
+        let whole = matches!(command, Command::Reload { .. } | Command::Edit { .. });
+        let done = self.run_command(command);
+        if whole {
+            done.await;
+        } else if timeout(COMMAND_MAX, done).await.is_err() {
+            tracing::warn!("An admin request took too long and was given up; the disk is slow");
         }
     }
 
@@ -466,7 +501,7 @@ impl Daemon {
             () = shutdown.cancelled() => Event::Shutdown,
             () = Watchdog::tick(&mut self.watchdog) => Event::Watchdog,
             _ = signals.hang_up.recv() => Event::Reload,
-            Some(command) = self.commands.recv() => Event::Command(command),
+            Some(command) = self.commands.recv() => Event::Command(Box::new(command)),
             Some(notice) = self.notices.recv() => Event::Notice(notice),
             hash = self.watch.changed(), if automatic => Event::FilesChanged(hash),
             _ = upkeep.tick() => Event::Upkeep,
@@ -647,6 +682,19 @@ fn start_dispatcher(
         .map_err(|error| RunError::System("start delivery", error))
 }
 
+/// Opens what is listened on, or takes it from the service manager.
+fn bind(config: &Config, mut inherited: Inherited) -> Result<(Ingress, Admin), RunError> {
+    let (ingress, admin) = (ingress_options(config), admin_options(config));
+    let path = ingress.unix.as_ref().map(|unix| unix.path.as_path());
+    let of_ingress = inherited.take("ingress", &ingress.http, path);
+    let of_ingress = of_ingress.map_err(|error| RunError::Ingress(BindError::Inherited(error)))?;
+    let of_admin = inherited.take("admin", admin.http.as_slice(), admin.unix.as_deref());
+    let of_admin = of_admin.map_err(|error| RunError::Admin(BindError::Inherited(error)))?;
+    inherited.close_rest();
+    let ingress = Ingress::bind(ingress, of_ingress).map_err(RunError::Ingress)?;
+    Ok((ingress, Admin::bind(&admin, of_admin).map_err(RunError::Admin)?))
+}
+
 fn ingress_options(config: &Config) -> IngressOptions {
     let ingress = &config.daemon.ingress;
     IngressOptions {
@@ -669,12 +717,27 @@ fn ingress_limits(config: &Config) -> IngressLimits {
         body_timeout: ingress.body_timeout,
         idle_timeout: ingress.idle_timeout,
         hosts: ingress.hosts.clone(),
+        // With the copies of its items, a batch takes as much memory as the largest event may.
+        max_batch_bytes: config.daemon.limits.max_body / 2,
     }
 }
 
 fn admin_options(config: &Config) -> admin::Options {
     let admin = &config.daemon.admin;
     admin::Options { http: admin.http, unix: admin.unix.clone() }
+}
+
+fn tokens(config: &Config) -> Vec<admin::Token> {
+    let token = |token: &config::Token| admin::Token {
+        name: token.name.clone(),
+        scope: match token.scope {
+            config::Scope::Read => Scope::Read,
+            config::Scope::Operate => Scope::Operate,
+            config::Scope::Admin => Scope::Admin,
+        },
+        token: token.token.clone(),
+    };
+    config.daemon.admin.tokens.iter().map(token).collect()
 }
 
 fn apply_logging(config: &Config) {

@@ -221,6 +221,11 @@ impl Content {
         self.buffer.get(self.body_at as usize..).unwrap_or_default()
     }
 
+    /// Bytes of the body.
+    pub fn body_len(&self) -> usize {
+        self.buffer.len().saturating_sub(self.body_at as usize)
+    }
+
     fn name(&self, field: usize) -> &str {
         let start = FIXED + (0..field).map(|before| self.length(before * 2)).sum::<usize>();
         let bytes = self.buffer.get(start..start + self.length(field * 2)).unwrap_or_default();

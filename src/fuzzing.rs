@@ -8,7 +8,7 @@
 mod payload;
 mod text;
 
-pub use crate::ingress::fuzzing::request;
+pub use crate::ingress::fuzzing::{batch, request};
 pub use crate::store::fuzzing::{record, recovery};
 pub use payload::{filter, template};
 pub use text::{config, retry_after, statuses, units, url};

@@ -12,8 +12,15 @@
 //! | `ingress/serve.rs` | one runtime: accept, serve, stop |
 //! | `ingress/socket.rs` | time limits, and answers to what hyper cannot parse |
 //! | `ingress/guard.rs` | ambiguous heads, web pages, forbidden users, paths |
-//! | `ingress/post.rs` | what of a request an event keeps |
 //! | `ingress/receive.rs` | one request from head to answer |
+//! | `ingress/sources.rs` | the sources in force: who may post, how much |
+//! | `ingress/cors.rs` | web pages that may post |
+//! | `ingress/post.rs` | what of a request an event keeps |
+//! | `ingress/timing.rs` | delays of events, waits of producers |
+//! | `ingress/cloudevents.rs` | CloudEvents in binary and structured form |
+//! | `ingress/batch.rs` | several events in one body |
+//! | `ingress/accept.rs`, `ingress/accept_batch.rs` | storing one event, or several together |
+//! | `ingress/answers.rs` | what a producer is told |
 //! | `ingress/idempotency.rs` | the same key makes one event |
 //! | `ingress/routing.rs` | where an event goes |
 //! | `ingress/rules.rs` | which connections want it: filters, dedupe |
@@ -37,10 +44,16 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::clock::Clock;
-use crate::listener::{self, BindError, SocketFile};
+use crate::listener::{self, BindError, SocketFile, Sockets};
 use crate::metrics::Metrics;
 use crate::store::intake::{AckLane, Intake};
 
+mod accept;
+mod accept_batch;
+mod answers;
+mod batch;
+mod cloudevents;
+mod cors;
 mod counts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -55,16 +68,19 @@ mod rules;
 mod serve;
 mod slots;
 mod socket;
+mod sources;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 pub use idempotency::Idempotency;
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
 pub use serve::HEAD_BYTES_MAX;
+pub use sources::Sources;
 
 use counts::Counts;
 use guard::Door;
@@ -108,6 +124,8 @@ pub struct IngressLimits {
     pub idle_timeout: Duration,
     /// Names that Host may have on loopback listeners beside `localhost` and loopback addresses.
     pub hosts: Vec<String>,
+    /// Bytes of the body of a batch.
+    pub max_batch_bytes: u64,
 }
 
 impl Default for IngressOptions {
@@ -129,6 +147,7 @@ impl Default for IngressLimits {
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             hosts: Vec::new(),
+            max_batch_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -138,7 +157,7 @@ impl Default for IngressLimits {
 pub struct Ingress {
     options: IngressOptions,
     tcp: Vec<std::net::TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    unix: Option<(UnixListener, Option<SocketFile>)>,
 }
 
 /// What ingress works with; the daemon builds it.
@@ -171,11 +190,15 @@ pub struct RunningIngress {
 }
 
 impl Ingress {
-    /// Opens all listeners.
+    /// Opens all listeners, or takes those that the service manager opened.
     ///
     /// # Errors
     /// The first listener that cannot be opened; the others are closed again.
-    pub fn bind(options: IngressOptions) -> Result<Ingress, BindError> {
+    pub fn bind(options: IngressOptions, inherited: Sockets) -> Result<Ingress, BindError> {
+        if !inherited.is_empty() {
+            let Sockets { tcp, unix } = inherited;
+            return Ok(Ingress { tcp, unix: unix.map(|unix| (unix, None)), options });
+        }
         let tcp = options.http.iter().map(|address| listener::bind_tcp(*address));
         Ok(Ingress {
             tcp: tcp.collect::<Result<_, _>>()?,
@@ -183,7 +206,8 @@ impl Ingress {
                 .unix
                 .as_ref()
                 .map(|unix| listener::bind_unix(&unix.path, unix.mode))
-                .transpose()?,
+                .transpose()?
+                .map(|(unix, file)| (unix, Some(file))),
             options,
         })
     }
@@ -208,7 +232,7 @@ impl Ingress {
             memory: Arc::new(MemoryBudget::new(self.options.memory_bytes)),
             limits: Arc::new(ArcSwap::from_pointee(self.options.limits.clone())),
             slots: Slots::new(self.options.limits.max_connections),
-            _socket_file: socket_file,
+            _socket_file: socket_file.flatten(),
         };
         let counts = Counts::new(&parts.metrics);
         for (number, (intake, lane)) in (0..).zip(parts.intakes) {
@@ -238,8 +262,10 @@ impl Ingress {
         for address in self.tcp_addresses()? {
             tracing::info!(%address, "Listening for events");
         }
-        if let Some(unix) = &self.options.unix {
-            tracing::info!(path = %unix.path.display(), "Listening for events");
+        if let Some(path) = unix.as_ref().and_then(|unix| unix.local_addr().ok())
+            && let Some(path) = path.as_pathname()
+        {
+            tracing::info!(path = %path.display(), "Listening for events");
         }
         Ok(running)
     }
@@ -261,9 +287,10 @@ impl Ingress {
             let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
             listeners.push(Listener::Tcp(listener, door));
         }
-        if let (Some(listener), Some(options)) = (unix, &self.options.unix) {
+        if let Some(listener) = unix {
             let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-            listeners.push(Listener::Unix(listener, options.allow_uids.clone().into()));
+            let allow_uids = self.options.unix.as_ref().map(|unix| unix.allow_uids.clone());
+            listeners.push(Listener::Unix(listener, allow_uids.unwrap_or_default().into()));
         }
         Ok(listeners)
     }

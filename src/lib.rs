@@ -12,6 +12,7 @@
 //! | [`delivery`] | the way out: queues, gates, workers, attempts |
 //! | [`client`] | the only door for outbound sockets |
 //! | [`admin`] | metrics, health and the API that the command line talks to |
+//! | [`source`] | one way in, and pure checks of who posts |
 //! | [`config`] | files into plain values; differences; watching |
 //! | [`daemon`] | puts it all together and holds it: start, reload, stop |
 //! | [`cli`] | one file per subcommand |
@@ -43,6 +44,7 @@ pub mod process;
 pub mod secret;
 #[cfg(test)]
 mod sim;
+pub mod source;
 pub mod store;
 pub mod systemd;
 pub mod units;

@@ -16,6 +16,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+mod inherited;
+
+pub use inherited::{Inherited, Sockets};
+
 /// HTTP connections that the kernel completes while none is accepted; more wait for the producer's own retries.
 const BACKLOG: i32 = 1024;
 
@@ -30,6 +34,9 @@ pub enum BindError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The service manager hands over something else than listening sockets.
+    #[error("{0}; look at the unit's sockets")]
+    Inherited(io::Error),
     /// The path is too long for a socket, or holds a NUL.
     #[error("{} cannot be the path of a Unix socket: it must be at most 107 bytes long", path.display())]
     Path {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
@@ -28,13 +28,17 @@ pub struct Problem {
     /// Seconds after which another try makes sense.
     pub retry_after: Option<u32>,
     /// The methods that the path does take, for 405.
-    pub allow: Option<&'static str>,
+    pub allow: Option<String>,
+    /// How to authenticate, for 401 (RFC 9110, 11.6.1).
+    pub challenge: Option<&'static str>,
+    /// Which item of a batch it is about, from 0: the member `index`.
+    pub index: Option<usize>,
     /// Whether the HTTP connection ends with this response.
     pub close: bool,
 }
 
 impl Problem {
-    /// A problem without `Retry-After` and `Allow`, on a connection that stays open.
+    /// A problem without anything more, on a connection that stays open.
     pub fn new(
         status: StatusCode,
         code: &'static str,
@@ -48,20 +52,25 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             allow: None,
+            challenge: None,
+            index: None,
             close: false,
         }
     }
 
     /// The document.
     pub fn json(&self) -> String {
-        serde_json::json!({
+        let mut document = serde_json::json!({
             "type": format!("urn:posthaste:problem:{}", self.code),
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,
             "code": self.code,
-        })
-        .to_string()
+        });
+        if let (Some(index), Some(members)) = (self.index, document.as_object_mut()) {
+            members.insert("index".to_owned(), index.into());
+        }
+        document.to_string()
     }
 
     /// The whole response.
@@ -73,8 +82,11 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(methods) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        if let Some(Ok(methods)) = self.allow.map(HeaderValue::try_from) {
+            headers.insert(ALLOW, methods);
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -94,7 +106,7 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             let _ = write!(text, "retry-after: {seconds}\r\n");
         }
-        if let Some(methods) = self.allow {
+        if let Some(methods) = &self.allow {
             let _ = write!(text, "allow: {methods}\r\n");
         }
         text.push_str("\r\n");
@@ -122,15 +134,21 @@ mod tests {
             "detail": "say \"later\"", "code": "busy",
         });
         assert_eq!(json, expected);
+        let of_item = Problem { index: Some(3), ..busy() };
+        let json: serde_json::Value = serde_json::from_str(&of_item.json()).unwrap();
+        assert_eq!(json["index"], 3);
     }
 
     #[test]
     fn headers_follow_the_fields() {
-        let response = Problem { allow: Some("POST"), close: true, ..busy() }.into_response();
+        let allow = Some("POST".to_owned());
+        let challenge = Some("Bearer");
+        let response = Problem { allow, challenge, close: true, ..busy() }.into_response();
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["content-type"], MEDIA_TYPE);
         assert_eq!(response.headers()["retry-after"], "2");
         assert_eq!(response.headers()["allow"], "POST");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
         assert_eq!(response.headers()["connection"], "close");
         assert!(!busy().into_response().headers().contains_key("connection"));
     }

@@ -77,6 +77,7 @@ pub mod disk;
 pub mod doorbell;
 pub mod feed;
 mod file;
+mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod history;

@@ -4,9 +4,12 @@
 //! Fields are only ever added, so that an older command line can read a newer daemon's answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub mod connections;
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// The process.
     pub daemon: Daemon,
@@ -19,7 +22,7 @@ pub struct Status {
 }
 
 /// The process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Daemon {
     /// Of the binary that runs.
     pub version: String,
@@ -38,7 +41,7 @@ pub struct Daemon {
 }
 
 /// A reload that was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LastReload {
     /// When it ended.
     pub at: String,
@@ -49,7 +52,7 @@ pub struct LastReload {
 }
 
 /// One connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Connection {
     /// Its name.
     pub name: String,
@@ -72,7 +75,7 @@ pub struct Connection {
 }
 
 /// Why the daemon holds a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Suspended {
     /// `gone`, `failing_too_long`, `halted` or `paused_until_restart`.
     pub cause: String,
@@ -81,7 +84,7 @@ pub struct Suspended {
 }
 
 /// Deliveries that are not over, by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Queue {
     /// Wait for their turn.
     pub queued: u64,
@@ -103,7 +106,7 @@ impl Queue {
 }
 
 /// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LastError {
     /// One of the closed list of causes.
     pub cause: String,
@@ -114,7 +117,7 @@ pub struct LastError {
 }
 
 /// A queue without a connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Orphaned {
     /// The name that the connection had.
     pub name: String,
@@ -125,7 +128,7 @@ pub struct Orphaned {
 }
 
 /// The store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Store {
     /// Where it is.
     pub path: String,
@@ -144,7 +147,7 @@ pub struct Store {
 }
 
 /// A page of a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// Where this page lies.
     pub pagination: Pagination,
@@ -155,7 +158,7 @@ pub struct Page<T> {
 }
 
 /// Where a page lies in its list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Pagination {
     /// How many were asked for.
     pub limit: u32,
@@ -164,7 +167,7 @@ pub struct Pagination {
 }
 
 /// A dead letter, as the index knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetter {
     /// The event's id.
     pub id: String,
@@ -185,7 +188,7 @@ pub struct DeadLetter {
 }
 
 /// A dead letter with its event: `GET /v1/connections/{name}/dead/{event_id}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadDetail {
     /// The dead letter.
     pub dead_letter: DeadLetter,
@@ -203,7 +206,7 @@ pub struct DeadDetail {
 }
 
 /// An event that is still in the store: `GET /v1/events/{id}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventDetail {
     /// Its id.
     pub id: String,
@@ -225,7 +228,7 @@ pub struct EventDetail {
 }
 
 /// How a delivery stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryState {
     /// The connection.
     pub connection: String,
@@ -234,7 +237,7 @@ pub struct DeliveryState {
 }
 
 /// An attempt that failed, or one that succeeded after failures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
     /// The event's id.
     pub event: String,
@@ -272,7 +275,7 @@ pub struct Attempt {
 }
 
 /// A header of an event. Bytes that are not UTF-8 show as U+FFFD.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Header {
     /// In lower case.
     pub name: String,
@@ -281,14 +284,14 @@ pub struct Header {
 }
 
 /// The answer to a replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replayed {
     /// Dead letters that are queued again.
     pub replayed: u64,
 }
 
 /// The answer to a reload that was taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     /// Of the configuration now in force.
     pub generation: u64,
@@ -303,7 +306,7 @@ pub struct Reloaded {
 }
 
 /// One error of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigProblem {
     /// `file:line:column: key: what is wrong`.
     pub message: String,
@@ -312,7 +315,7 @@ pub struct ConfigProblem {
 }
 
 /// A problem document (RFC 9457) as the command line reads it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDocument {
     /// A URN made of the code; it names the kind of problem and is not meant to be opened.
     #[serde(rename = "type", default)]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::api::connections::{AuditPage, ConnectionsPage, Document, Plan};
 use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
+use super::manage::{Edit, EditRefused, Edited, Filter, Listing};
 use crate::event::{Cause, Event, EventId};
 
 /// The way back for an answer. Whoever asked may be gone: a failed send is no error.
@@ -79,23 +81,68 @@ pub enum Command {
         /// The page.
         reply: Reply<Result<Page<Attempt>, Refusal>>,
     },
-    /// Lets a connection go on that the daemon holds, or that was paused until a restart. The mark is synced before the
-    /// answer.
-    Lift {
-        /// The connection.
-        connection: String,
-        /// How it is then.
-        reply: Reply<Result<Connection, Refusal>>,
-    },
-    /// Pauses a connection until the next restart, without a change to its file.
-    Pause {
-        /// The connection.
-        connection: String,
-        /// How it is then.
-        reply: Reply<Result<Connection, Refusal>>,
-    },
     /// Reads the configuration again.
-    Reload(Reply<Result<Reloaded, ReloadRefused>>),
+    Reload {
+        /// Who wants it.
+        by: String,
+        /// What changed.
+        reply: Reply<Result<Reloaded, ReloadRefused>>,
+    },
+    /// Says what a reload would do.
+    Plan(Reply<Result<Plan, ReloadRefused>>),
+    /// One page of connections.
+    Connections {
+        /// Which.
+        listing: Listing,
+        /// The page.
+        reply: Reply<Result<ConnectionsPage, EditRefused>>,
+    },
+    /// How many connections there are.
+    ConnectionsCount {
+        /// Which.
+        filter: Filter,
+        /// So many.
+        reply: Reply<u64>,
+    },
+    /// One connection as its file has it.
+    ConnectionShow {
+        /// Which.
+        name: String,
+        /// The connection.
+        reply: Reply<Result<Document, EditRefused>>,
+    },
+    /// How one connection does.
+    ConnectionStatus {
+        /// Which.
+        name: String,
+        /// Its queue and its last error.
+        reply: Reply<Result<Connection, Refusal>>,
+    },
+    /// Edits one connection in its file, and puts that in force.
+    Edit {
+        /// What to do.
+        edit: Edit,
+        /// The connection since.
+        reply: Reply<Result<Edited, EditRefused>>,
+    },
+    /// One page of the audit log, the newest first.
+    Audit {
+        /// Which.
+        query: AuditQuery,
+        /// The page.
+        reply: Reply<Result<AuditPage, Refusal>>,
+    },
+}
+
+/// Which records of the audit log are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Only of this connection.
+    pub connection: Option<String>,
+    /// Where the last page ended, as its `next` said.
+    pub before: Option<u64>,
+    /// At most so many; 1 to 255.
+    pub limit: u32,
 }
 
 /// A dead letter and its event.

@@ -5,6 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::api::{ConfigProblem, ProblemDocument};
 use super::command::{Refusal, ReloadRefused};
+use super::manage::{EditRefused, Why};
 
 /// Seconds after which a request that came at a bad moment may come again.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -31,6 +32,12 @@ impl Problem {
 
     pub(super) fn malformed(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", "Malformed request", detail)
+    }
+
+    /// A document that was understood and cannot be a connection.
+    pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+        let (status, title) = (StatusCode::UNPROCESSABLE_ENTITY, "Invalid document");
+        Problem::new(status, "document_invalid", title, detail)
     }
 
     pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
@@ -61,6 +68,32 @@ impl From<Refusal> for Problem {
             Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_failed", "Store failed"),
         };
         Problem::new(status, code, title, refusal.to_string())
+    }
+}
+
+impl From<EditRefused> for Problem {
+    fn from(refused: EditRefused) -> Problem {
+        let (why, detail) = match refused {
+            EditRefused::Cannot(why, detail) => (why, detail),
+            EditRefused::Invalid(refused) => return refused.into(),
+            EditRefused::Hold(refusal) => return refusal.into(),
+        };
+        let conflict = StatusCode::CONFLICT;
+        let (status, code, title) = match why {
+            Why::Unknown => (StatusCode::NOT_FOUND, "unknown_connection", "Unknown connection"),
+            Why::Gone => (StatusCode::GONE, "deleted", "Deleted"),
+            Why::Taken => (conflict, "name_taken", "Name taken"),
+            Why::OtherName => (StatusCode::UNPROCESSABLE_ENTITY, "name_mismatch", "Two names"),
+            Why::Document => return Problem::invalid(detail),
+            Why::Stale => (StatusCode::PRECONDITION_FAILED, "stale", "Changed meanwhile"),
+            Why::State => (conflict, "state_conflict", "Not in this state"),
+            Why::Broken => (conflict, "file_broken", "File broken"),
+            Why::Link => (conflict, "symlinked", "Symbolic link"),
+            Why::ReadOnly => (StatusCode::FORBIDDEN, "read_only", "Read-only"),
+            Why::Busy => (conflict, "file_busy", "File changing"),
+            Why::Failed => (StatusCode::SERVICE_UNAVAILABLE, "write_failed", "Write failed"),
+        };
+        Problem::new(status, code, title, detail)
     }
 }
 

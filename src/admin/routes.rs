@@ -1,29 +1,39 @@
 //! The routes: a small function each. They read the request, ask the daemon, and write the answer.
 
+mod configuration;
+mod connections;
 mod history;
-mod hold;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::api::{DeadDetail, DeadLetter, Header, Page, Reloaded, Replayed, Status};
+use super::access::require;
+use super::api::{DeadDetail, DeadLetter, Header, Page, Replayed, Status};
 use super::command::{Command, DeadEvent, Reply};
+use super::manage::Scope;
+use super::openapi::{self, Refused};
 use super::problem::Problem;
 use super::{Context, Readiness};
 use crate::event::EventId;
 
 /// How long the control loop may take for one command. A reload dials nothing; it reads files and builds clients.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a document may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead letters of one page of a bulk replay: the control loop is busy with one page at a time.
 const REPLAY_PAGE: u32 = 256;
 /// Dead letters on a page of a list, unless asked otherwise.
@@ -35,45 +45,15 @@ const EXCERPT_BYTES: usize = 4096;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// What everyone may see.
-pub(super) fn open(context: Context) -> Router {
-    let elsewhere = async |uri: Uri| {
-        if uri.path().starts_with("/v1/") {
-            not_found("the admin API is on the admin Unix socket, not here")
-        } else {
-            not_found("here are /metrics, /healthz and /readyz")
-        }
-    };
-    watching().fallback(elsewhere).with_state(context)
-}
-
-/// Everything.
+/// All routes, each behind the scope that it takes.
 pub(super) fn all(context: Context) -> Router {
-    watching()
-        .route("/v1/status", get(status))
-        .route("/v1/dead", get(dead_list))
-        .route("/v1/dead/replay", post(replay_many))
-        .route("/v1/connections/{name}/dead/{event}", get(dead_show))
-        .route("/v1/connections/{name}/dead/{event}/body", get(dead_body))
-        .route("/v1/connections/{name}/dead/{event}/replay", post(replay_one))
-        .route("/v1/events/{event}", get(history::event_show))
-        .route("/v1/events/{event}/body", get(history::event_body))
-        .route("/v1/events/{event}/replay", post(history::event_replay))
-        .route("/v1/attempts", get(history::attempts))
-        .route("/v1/connections/{name}/enable", post(hold::lift).put(hold::lift))
-        .route("/v1/connections/{name}/resume", post(hold::lift).put(hold::lift))
-        .route("/v1/connections/{name}/unpause", post(hold::lift).put(hold::lift))
-        .route("/v1/connections/{name}/pause", post(hold::pause).put(hold::pause))
-        .route("/v1/reload", post(reload))
-        .fallback(async || not_found("there is no such route"))
-        .with_state(context)
-}
-
-fn watching() -> Router<Context> {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
+    let (routes, document) = described().split_for_parts();
+    let document: Arc<str> = openapi::render(&document, &context.schemas).into();
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    let served = get(async move || (json, document.to_string()));
+    let read = axum::middleware::from_fn(|request, next| require(Scope::Read, request, next));
+    routes
+        .route("/openapi.json", served.route_layer(read))
         .method_not_allowed_fallback(async || {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -82,18 +62,92 @@ fn watching() -> Router<Context> {
                 "the Allow header says what this route takes",
             )
         })
+        .fallback(async || not_found("there is no such route"))
+        .with_state(context)
+}
+
+/// All routes with their descriptions, but the one of the description itself.
+fn described() -> OpenApiRouter<Context> {
+    let mut document = openapi::empty();
+    if let Some(components) = &mut document.components {
+        components.schemas.extend(openapi::problem_schemas());
+    }
+    let open = OpenApiRouter::with_openapi(document)
+        .routes(routes!(metrics))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz));
+    open.merge(scoped(reading(), Scope::Read))
+        .merge(scoped(operating(), Scope::Operate))
+        .merge(scoped(administering(), Scope::Admin))
+}
+
+/// Looks; changes nothing.
+fn reading() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(dead_list))
+        .routes(routes!(dead_show))
+        .routes(routes!(dead_body))
+        .routes(routes!(history::event_show))
+        .routes(routes!(history::event_body))
+        .routes(routes!(history::attempts))
+        .routes(routes!(connections::connections_list))
+        .routes(routes!(connections::connections_count))
+        .routes(routes!(connections::connection_show))
+        .routes(routes!(connections::connection_status))
+        .routes(routes!(configuration::config_plan))
+        .routes(routes!(configuration::audit))
+}
+
+/// Changes what happens, not what is configured to happen.
+fn operating() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(replay_many))
+        .routes(routes!(replay_one))
+        .routes(routes!(history::event_replay))
+        .routes(routes!(configuration::reload))
+        .routes(routes!(connections::connection_act))
+        .routes(routes!(connections::connection_act_put))
+}
+
+/// Changes the files.
+fn administering() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(connections::connection_create))
+        .routes(routes!(connections::connection_replace))
+        .routes(routes!(connections::connection_patch))
+        .routes(routes!(connections::connection_delete))
+}
+
+fn scoped(mut routes: OpenApiRouter<Context>, scope: Scope) -> OpenApiRouter<Context> {
+    openapi::secure(routes.get_openapi_mut(), scope);
+    routes
+        .route_layer(axum::middleware::from_fn(move |request, next| require(scope, request, next)))
 }
 
 fn not_found(detail: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
 }
 
+/// Metrics for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "watching",
+    responses((status = 200, description = "the text format", content_type = "text/plain", body = String)))]
 async fn metrics(State(context): State<Context>) -> Response {
     (context.refresh)();
     let text = context.metrics.render() + &crate::process::render_metrics(&context.clock);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "watching",
+    responses((status = 200, description = "it does", content_type = "text/plain", body = String)))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether events are taken
+#[utoipa::path(get, path = "/readyz", tag = "watching",
+    responses((status = 200, description = "they are", content_type = "text/plain", body = String), Refused))]
 async fn readyz(State(context): State<Context>) -> Result<&'static str, Problem> {
     match &*context.readiness.borrow() {
         Readiness::Ready => Ok("ready\n"),
@@ -101,18 +155,29 @@ async fn readyz(State(context): State<Context>) -> Result<&'static str, Problem>
     }
 }
 
+/// Show how the daemon is
+#[utoipa::path(get, path = "/v1/status", tag = "watching",
+    responses((status = 200, description = "the daemon, its connections and its store", body = Status), Refused))]
 async fn status(State(context): State<Context>) -> Answer<Status> {
     ask(&context, Command::Status).await.map(Json)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Only those of this connection.
     connection: Option<String>,
+    /// The page after the one whose `pagination.next` this is.
     after: Option<String>,
+    /// Dead letters on the page; 100 if it is not said.
+    #[param(minimum = 1, maximum = 255)]
     limit: Option<u32>,
 }
 
+/// List dead letters
+#[utoipa::path(get, path = "/v1/dead", tag = "dead letters", params(ListQuery),
+    responses((status = 200, description = "a page", body = Page<DeadLetter>), Refused))]
 async fn dead_list(
     State(context): State<Context>,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -128,6 +193,10 @@ async fn dead_list(
     Ok(Json(page.await??))
 }
 
+/// Show a dead letter and its event
+#[utoipa::path(get, path = "/v1/connections/{name}/dead/{event}", tag = "dead letters",
+    params(("name" = String, Path, description = "the connection"), ("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "both", body = DeadDetail), Refused))]
 async fn dead_show(
     State(context): State<Context>,
     Path((connection, event)): Path<(String, String)>,
@@ -135,6 +204,10 @@ async fn dead_show(
     find_dead(&context, connection, &event).await.map(|dead| Json(detail(dead)))
 }
 
+/// Show the body of a dead letter's event, byte for byte
+#[utoipa::path(get, path = "/v1/connections/{name}/dead/{event}/body", tag = "dead letters",
+    params(("name" = String, Path, description = "the connection"), ("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "the body", content_type = "application/octet-stream", body = String), Refused))]
 async fn dead_body(
     State(context): State<Context>,
     Path((connection, event)): Path<(String, String)>,
@@ -164,6 +237,10 @@ fn body_headers() -> HeaderMap {
     headers
 }
 
+/// Send a dead letter again
+#[utoipa::path(post, path = "/v1/connections/{name}/dead/{event}/replay", tag = "dead letters",
+    params(("name" = String, Path, description = "the connection"), ("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "it is queued", body = Replayed), Refused))]
 async fn replay_one(
     State(context): State<Context>,
     Path((connection, event)): Path<(String, String)>,
@@ -173,13 +250,19 @@ async fn replay_one(
     Ok(Json(Replayed { replayed: 1 }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ReplayQuery {
+    /// The connection.
     connection: String,
 }
 
+/// Send all dead letters of a connection again
+///
 /// Page by page, so that the control loop turns in between; at most as many as were dead when it began.
+#[utoipa::path(post, path = "/v1/dead/replay", tag = "dead letters", params(ReplayQuery),
+    responses((status = 200, description = "how many are queued", body = Replayed), Refused))]
 async fn replay_many(
     State(context): State<Context>,
     query: Result<Query<ReplayQuery>, QueryRejection>,
@@ -203,10 +286,6 @@ async fn replay_many(
             return Ok(Json(Replayed { replayed }));
         }
     }
-}
-
-async fn reload(State(context): State<Context>) -> Answer<Reloaded> {
-    Ok(Json(ask(&context, Command::Reload).await??))
 }
 
 async fn find_dead(

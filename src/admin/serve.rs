@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Request, StatusCode, Uri, header};
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
+use super::Token;
+use super::access::{self, Peer};
 use super::problem::Problem;
 
 /// Connections of one listener at one time. A scraper or two, a health check and some operators need no more.
@@ -49,23 +52,33 @@ pub(super) enum Guard {
     Unix,
 }
 
+/// What is known of a listener.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub(super) guard: Guard,
+    /// Who may come over TCP.
+    pub(super) tokens: Arc<ArcSwap<Vec<Token>>>,
+}
+
 /// Something that accepts connections.
 pub(super) trait Listener {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>>;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Peer)>>;
 }
 
 impl Listener for TcpListener {
     type Io = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
-        TcpListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Io, Peer)> {
+        TcpListener::accept(self).await.map(|(stream, _)| (stream, Peer::Tcp))
     }
 }
 
 impl Listener for UnixListener {
     type Io = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
-        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Io, Peer)> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        let peer = Peer::Unix(stream.peer_cred().ok().map(|user| user.uid()));
+        Ok((stream, peer))
     }
 }
 
@@ -73,7 +86,7 @@ impl Listener for UnixListener {
 pub(super) async fn accept_loop<L: Listener>(
     listener: &L,
     routes: Router,
-    guard: Guard,
+    door: Door,
     stop: &CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -82,7 +95,7 @@ pub(super) async fn accept_loop<L: Listener>(
         // Never closed, so this only fails if it is: then nothing more is accepted.
         let place = Arc::clone(&places).acquire_owned().await.ok()?;
         match listener.accept().await {
-            Ok(io) => Some((io, place)),
+            Ok((io, peer)) => Some((io, peer, place)),
             Err(error) => {
                 tracing::warn!(%error, "Could not accept an admin connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -91,8 +104,8 @@ pub(super) async fn accept_loop<L: Listener>(
         }
     };
     while let Some(accepted) = stop.run_until_cancelled(accept_one()).await {
-        if let Some((io, place)) = accepted {
-            let connection = serve_connection(io, routes.clone(), guard, stop.clone());
+        if let Some((io, peer, place)) = accepted {
+            let connection = serve_connection(io, peer, routes.clone(), door.clone(), stop.clone());
             tasks.spawn(async move {
                 connection.await;
                 drop(place);
@@ -103,12 +116,16 @@ pub(super) async fn accept_loop<L: Listener>(
     tasks.wait().await;
 }
 
-async fn serve_connection<I>(io: I, routes: Router, guard: Guard, stop: CancellationToken)
+async fn serve_connection<I>(io: I, peer: Peer, routes: Router, door: Door, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service =
-        service_fn(move |request: Request<Incoming>| answer(routes.clone(), guard, request));
+    let guard = door.guard;
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let caller = access::caller(peer, request.headers(), &door.tokens.load());
+        request.extensions_mut().insert(caller);
+        answer(routes.clone(), guard, request)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));

@@ -17,6 +17,8 @@ use super::*;
 use crate::clock::Age;
 use crate::event::{ContentBuilder, Event, EventId};
 
+mod managing;
+
 const ID: &str = "evt_019ab3c4-5d6e-7f80-9123-456789abcdef";
 
 struct Relay {
@@ -24,6 +26,7 @@ struct Relay {
     http: SocketAddr,
     readiness: watch::Sender<Readiness>,
     metrics: Metrics,
+    tokens: Arc<ArcSwap<Vec<Token>>>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
     answering: JoinHandle<()>,
@@ -37,12 +40,22 @@ impl Relay {
             http: Some("127.0.0.1:0".parse().unwrap()),
             unix: Some(directory.path().join("admin.sock")),
         };
-        let admin = Admin::bind(&options).unwrap();
+        let admin = Admin::bind(&options, crate::listener::Sockets::default()).unwrap();
         let (sender, mut receiver) = commands();
         let (readiness, seen) = watch::channel(Readiness::Ready);
         let metrics = Metrics::new();
         let generation = metrics.gauge("posthaste_config_generation", &[]);
+        let scopes = [manage::Scope::Read, manage::Scope::Operate, manage::Scope::Admin];
+        let token = |scope: manage::Scope| Token {
+            name: scope.as_str().to_owned(),
+            scope,
+            token: Secret::new(format!("a-token-to-{}", scope.as_str())),
+        };
+        let tokens = Arc::new(ArcSwap::from_pointee(scopes.map(token).to_vec()));
+        let schemas = serde_json::json!({ "ConnectionInput": { "type": "object" } });
         let context = Context {
+            tokens: Arc::clone(&tokens),
+            schemas: Arc::new(schemas),
             metrics: metrics.clone(),
             refresh: Arc::new(move || generation.set(7.0)),
             readiness: seen,
@@ -57,7 +70,7 @@ impl Relay {
                 daemon(command);
             }
         });
-        Relay { directory, http, readiness, metrics, stop, serving, answering }
+        Relay { directory, http, readiness, metrics, tokens, stop, serving, answering }
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -65,11 +78,20 @@ impl Relay {
     }
 
     async fn unix(&self, request: &str) -> (u16, String, String) {
-        exchange(UnixStream::connect(self.socket()).await.unwrap(), request).await
+        self.send(request, "", "").await
+    }
+
+    /// Over the Unix socket, with header lines and a body.
+    async fn send(&self, request: &str, headers: &str, body: &str) -> (u16, String, String) {
+        exchange(UnixStream::connect(self.socket()).await.unwrap(), request, headers, body).await
     }
 
     async fn tcp(&self, request: &str) -> (u16, String, String) {
-        exchange(TcpStream::connect(self.http).await.unwrap(), request).await
+        self.send_tcp(request, "").await
+    }
+
+    async fn send_tcp(&self, request: &str, headers: &str) -> (u16, String, String) {
+        exchange(TcpStream::connect(self.http).await.unwrap(), request, headers, "").await
     }
 
     async fn end(self) {
@@ -85,12 +107,19 @@ impl Relay {
 async fn exchange(
     mut io: impl AsyncReadExt + AsyncWriteExt + Unpin,
     request: &str,
+    headers: &str,
+    body: &str,
 ) -> (u16, String, String) {
     let (line, host) = request.split_once(" @").unwrap_or((request, "localhost"));
-    let head = format!("{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    let length = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
     io.write_all(head.as_bytes()).await.unwrap();
+    // A refusal may come before the end of a body that is too large.
+    let _ = io.write_all(body.as_bytes()).await;
     let mut answer = Vec::new();
-    io.read_to_end(&mut answer).await.unwrap();
+    let _ = io.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -143,8 +172,9 @@ async fn metrics_and_health_are_open_and_the_api_is_not() {
     assert_eq!(relay.tcp("GET /healthz").await.0, 200);
     assert_eq!(relay.tcp("GET /readyz").await.0, 200);
     for (request, status, expected) in [
-        ("GET /v1/status", 404, "not_found"),
-        ("POST /v1/reload", 404, "not_found"),
+        ("GET /v1/status", 401, "unauthorized"),
+        ("POST /v1/reload", 401, "unauthorized"),
+        ("GET /v1/what", 404, "not_found"),
         ("POST /metrics", 405, "method_not_allowed"),
         ("GET /metrics @evil.example", 403, "forbidden"),
     ] {
@@ -383,7 +413,7 @@ async fn a_bulk_replay_goes_page_by_page_and_ends() {
 async fn a_reload_is_taken_or_refused_with_all_errors() {
     let mut refuse = false;
     let relay = Relay::start(move |command| match command {
-        Command::Reload(reply) => {
+        Command::Reload { reply, .. } => {
             let error = |message: &str| ConfigProblem {
                 message: message.to_owned(),
                 rendered: format!("{message}\n  ^"),
@@ -428,9 +458,9 @@ async fn a_taken_address_and_a_bad_path_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let options = Options { http: Some(address), unix: None };
-    let error = Admin::bind(&options).unwrap_err().to_string();
+    let error = Admin::bind(&options, crate::listener::Sockets::default()).unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
     let options = Options { http: None, unix: Some(Path::new("/proc/x/admin.sock").to_owned()) };
-    let error = Admin::bind(&options).unwrap_err().to_string();
+    let error = Admin::bind(&options, crate::listener::Sockets::default()).unwrap_err().to_string();
     assert!(error.contains("/proc/x/admin.sock"), "{error}");
 }

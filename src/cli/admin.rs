@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use clap::Args;
 use http::header::RETRY_AFTER;
-use http::{Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use serde::de::DeserializeOwned;
 
@@ -55,11 +55,22 @@ impl Admin {
     }
 
     async fn ask(&self, method: Method, target: &str) -> Result<Bytes, Failure> {
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .body(Full::default())
-            .context("the request cannot be written")?;
+        self.send(method, target, Vec::new(), Bytes::new()).await
+    }
+
+    /// Sends a request with a body; the answer's body.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body)).context("the request cannot be written")?;
         let answer = exchange(&self.endpoint, request, TIMEOUT).await?;
         if answer.status.is_success() { Ok(answer.body) } else { Err(refusal(&answer)) }
     }
@@ -154,7 +165,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("admin.sock");
         let options = admin::Options { http: None, unix: Some(socket.clone()) };
-        let listener = admin::Admin::bind(&options).unwrap();
+        let listener = admin::Admin::bind(&options, crate::listener::Sockets::default()).unwrap();
         let (commands, mut asked) = admin::commands();
         let context = admin::Context {
             metrics: Metrics::new(),
@@ -162,6 +173,8 @@ mod tests {
             readiness: watch::channel(admin::Readiness::Ready).1,
             commands,
             clock: Clock::system(),
+            tokens: Arc::default(),
+            schemas: Arc::default(),
         };
         let stop = CancellationToken::new();
         let serving = tokio::spawn(listener.serve(context, stop.clone()));

@@ -227,6 +227,7 @@ impl Relay {
             // Whoever waited may have lost patience.
             ready: Some(Box::new(move |listening| drop(ready.send(listening)))),
             shutdown: Some(shutdown.clone()),
+            ..daemon::Options::default()
         };
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())

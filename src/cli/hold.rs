@@ -6,14 +6,14 @@ use super::admin::{Admin, Which, target};
 use super::{Failure, TEMPLATE, block_on, output};
 use crate::admin::api::Connection;
 
-/// Let a connection go on that the daemon has disabled
+/// Let a connection go on that is disabled
 #[derive(Debug, Args)]
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   posthaste enable crm
 
 The daemon disables a connection whose target answered 410 (disable_on_gone), or that did nothing but
-fail for disable_after. A state that stands in the connection's file is changed there.
+fail for disable_after. A state that stands in the connection's file is changed there, too.
 
 ")]
 pub(super) struct EnableArguments {
@@ -21,7 +21,7 @@ pub(super) struct EnableArguments {
     common: Common,
 }
 
-/// Let a connection go on that was paused until a restart, or whose order was halted
+/// Let a connection go on that is paused, or whose order was halted
 #[derive(Debug, Args)]
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -44,7 +44,7 @@ To hold it for longer, write state = \"paused\" into its file.
 ")]
 pub(super) struct PauseArguments {
     /// Only until the daemon is started again; no file is changed
-    #[arg(long, required = true)]
+    #[arg(long)]
     until_restart: bool,
     #[command(flatten)]
     common: Common,
@@ -71,14 +71,18 @@ pub(super) fn resume(arguments: ResumeArguments) -> Result<(), Failure> {
 }
 
 pub(super) fn pause(arguments: PauseArguments) -> Result<(), Failure> {
-    let until_restart = if arguments.until_restart { "true" } else { "false" };
-    ask(arguments.common, "pause", &[("until_restart", until_restart)])
+    let query = [("until_restart", "true")];
+    let query = if arguments.until_restart { &query[..] } else { &[] };
+    ask(arguments.common, "pause", query)
 }
 
 fn ask(common: Common, what: &str, query: &[(&str, &str)]) -> Result<(), Failure> {
     let Common { name, json, which } = common;
     let target = target(&["connections", &name, what], query)?;
-    let connection: Connection = block_on(Admin::new(which).post(&target))?;
+    let status = self::target(&["connections", &name, "status"], &[])?;
+    let admin = Admin::new(which);
+    block_on(admin.post::<serde::de::IgnoredAny>(&target))?;
+    let connection: Connection = block_on(admin.get(&status))?;
     if json { output::json(&connection) } else { output::line(&render(&connection)) }
 }
 

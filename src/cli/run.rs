@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Failure, TEMPLATE};
 use crate::daemon::{self, RunError};
+use crate::listener::Inherited;
 use crate::logging;
 
 /// Run the daemon
@@ -28,7 +29,10 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     // The daemon applies what the configuration says as soon as it has read it.
     logging::init(logging::Settings::default()).map_err(|error| anyhow!("cannot log: {error}"))?;
-    let options = daemon::Options { config_file: arguments.config, ready: None, shutdown: None };
+    let inherited = Inherited::from_env()
+        .map_err(|error| anyhow!("{error}: the unit hands over something else than sockets"))?;
+    let options =
+        daemon::Options { config_file: arguments.config, inherited, ..daemon::Options::default() };
     daemon::run(options).map_err(failure)
 }
 

@@ -9,9 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use super::tls::{Secured, cause_inside};
+use super::tls::{Secure, Secured, cause_inside};
 use crate::event::Cause;
 
 /// An open socket. Dropping it closes it.
@@ -33,7 +32,7 @@ struct Note {
     reads: Cell<u64>,
     fault: Cell<Option<Cause>>,
     /// How much more the peer may say; `None` is no bound.
-    allowed: Cell<Option<u64>>,
+    allowance: Cell<Option<u64>>,
 }
 
 /// A moment on a socket.
@@ -46,12 +45,6 @@ impl Heard {
         Mark(self.0.reads.get())
     }
 
-    /// Bounds what may come from now on: past it, reading fails. A peer that floods us with interim answers must not get
-    /// more of the thread's time than others.
-    pub fn allow(&self, bytes: Option<u64>) {
-        self.0.allowed.set(bytes);
-    }
-
     /// Whether a byte has come since.
     pub fn anything_since(&self, mark: Mark) -> bool {
         self.0.reads.get() != mark.0
@@ -61,14 +54,20 @@ impl Heard {
     pub fn tls_fault(&self) -> Option<Cause> {
         self.0.fault.get()
     }
+
+    /// Bounds what may come from now on: past it, reading fails. A peer that floods us with interim answers must not get
+    /// more of the thread's time than others.
+    pub fn allow(&self, bytes: Option<u64>) {
+        self.0.allowance.set(bytes);
+    }
 }
 
 #[derive(Debug)]
 pub(super) enum Kind {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secure<TcpStream>>),
     /// TLS to a target inside of TLS to a proxy.
-    Inner(Box<TlsStream<TlsStream<TcpStream>>>),
+    Inner(Box<Secure<Secure<TcpStream>>>),
     #[cfg(test)]
     Memory(super::testing::Pipe),
 }
@@ -115,7 +114,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         let before = buf.filled().len();
-        let allowed = stream.heard.0.allowed.get();
+        let allowed = stream.heard.0.allowance.get();
         if allowed == Some(0) {
             let error = "more than is allowed before the head of a response";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
@@ -125,7 +124,7 @@ impl AsyncRead for Stream {
         if buf.filled().len() > before {
             note.reads.set(note.reads.get().wrapping_add(1));
             let came = (buf.filled().len() - before) as u64;
-            note.allowed.set(allowed.map(|allowed| allowed.saturating_sub(came)));
+            note.allowance.set(allowed.map(|allowed| allowed.saturating_sub(came)));
         }
         if let Poll::Ready(Err(error)) = &read {
             note.fault.set(note.fault.get().or_else(|| cause_inside(error)));

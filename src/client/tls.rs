@@ -6,7 +6,12 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
+use http::Uri;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::Connection;
+use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -17,8 +22,7 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tower_service::Service;
 
 use super::pace::{HandshakePace, Paced};
 use super::{DialError, Stage};
@@ -60,9 +64,19 @@ pub enum ClientError {
 
 /// One connection's side of TLS.
 pub(super) struct TlsClient {
-    connector: TlsConnector,
-    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    name: Arc<FixedServerNameResolver>,
 }
+
+/// A socket with TLS on it.
+pub(super) type Secure<S> = TokioIo<MaybeHttpsStream<TokioIo<S>>>;
+
+/// What TLS can be spoken on: TCP, or TLS to a proxy.
+pub(super) trait Socket:
+    AsyncRead + AsyncWrite + Connection + Send + Unpin + 'static
+{
+}
+impl<S: AsyncRead + AsyncWrite + Connection + Send + Unpin + 'static> Socket for S {}
 
 impl TlsClient {
     /// For a target.
@@ -106,20 +120,25 @@ impl TlsClient {
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(TlsClient { connector: TlsConnector::from(Arc::new(config)), name })
+        let name = Arc::new(FixedServerNameResolver::new(name));
+        Ok(TlsClient { config: Arc::new(config), name })
     }
 
     /// Speaks TLS on an open socket.
     ///
     /// # Errors
     /// With a cause of the TLS family, or of the socket's.
-    pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) async fn handshake<S: Socket>(
         &self,
         socket: S,
         pace: &Rc<HandshakePace>,
-    ) -> Result<TlsStream<S>, DialError> {
-        let handshake = self.connector.connect(self.name.clone(), socket);
-        Paced::new(handshake, pace).await.map_err(|error| {
+    ) -> Result<Secure<S>, DialError> {
+        let (config, name) = (Arc::clone(&self.config), Arc::clone(&self.name));
+        let mut connector = HttpsConnector::new(Dialled(Some(socket)), config, true, name);
+        // The connector looks at the scheme alone: socket and name are given.
+        let handshake = connector.call(Uri::from_static("https://target/"));
+        Paced::new(handshake, pace).await.map(TokioIo::new).map_err(|error| {
+            let error = innermost(error);
             let cause = cause_inside(&error).unwrap_or_else(|| match error.kind() {
                 io::ErrorKind::UnexpectedEof => Cause::TlsProtocol,
                 _ => super::cause_of_io(&error),
@@ -135,6 +154,38 @@ impl std::fmt::Debug for TlsClient {
     }
 }
 
+/// A socket that is open already, for the connector that wants to open it: lookup, addresses and their time are ours.
+struct Dialled<S>(Option<S>);
+
+impl<S: Socket> Service<Uri> for Dialled<S> {
+    type Response = TokioIo<S>;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<TokioIo<S>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let socket = self.0.take().map(TokioIo::new);
+        std::future::ready(socket.ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
+}
+
+/// The connector wraps the handshake's I/O error into another one, and that into a box.
+fn innermost(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
+    let outer = match error.downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(error) => return io::Error::other(error),
+    };
+    if !outer.get_ref().is_some_and(|inner| inner.is::<io::Error>()) {
+        return outer;
+    }
+    let kind = outer.kind();
+    let inner = outer.into_inner().and_then(|inner| inner.downcast::<io::Error>().ok());
+    inner.map_or_else(|| kind.into(), |inner| *inner)
+}
+
 /// What a finished handshake says of the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Secured {
@@ -145,7 +196,14 @@ pub struct Secured {
 }
 
 impl Secured {
-    pub(super) fn of(session: &ClientConnection) -> Secured {
+    pub(super) fn of<S>(socket: &Secure<S>) -> Secured {
+        match socket.inner() {
+            MaybeHttpsStream::Https(tls) => Secured::of_session(tls.inner().get_ref().1),
+            MaybeHttpsStream::Http(_) => Secured::default(),
+        }
+    }
+
+    fn of_session(session: &ClientConnection) -> Secured {
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
         Secured {
             http2: session.alpn_protocol() == Some(b"h2"),

@@ -20,6 +20,7 @@ mod headers;
 mod ordering;
 mod payload;
 mod retry;
+mod sources;
 mod transport;
 mod trials;
 
@@ -41,6 +42,7 @@ impl Build<'_> {
         for draft in &drafts.connections {
             connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
+        self.look_at_sources(&drafts, &daemon, &connections);
         Config { daemon, connections }
     }
 

@@ -1,8 +1,5 @@
 //! Every key of the configuration, in one table per object: its kind, bounds, default and meaning. The reader walks these
 //! tables; the commented sample `config/posthaste.toml` is compared with them by a test.
-//!
-//! A key of the specification that does not work yet is not in the tables, so that nobody relies on it; [`LATER`] names
-//! those, for a better message.
 
 use std::time::Duration;
 
@@ -152,6 +149,7 @@ pub static ROOT: &[Field] = &[
     field("network", Table(NETWORK), Toml("{}"), "How names of targets are looked up."),
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
+    field("source", List(&Table(SOURCE), 0, 1000), Standard::None("[{ name = \"shop\", durability = \"relaxed\" }]"), "[[source]]: how posts to one source are treated. See docs/ingress.md."),
     field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
 ];
 
@@ -178,8 +176,17 @@ pub static UNIX: &[Field] = &[
 /// `[admin]`
 #[rustfmt::skip]
 pub static ADMIN: &[Field] = &[
-    field("http", AddressOrOff, Toml("\"127.0.0.1:8378\""), "For /metrics, /healthz and /readyz; \"off\" for none. Needs a restart."),
+    field("http", AddressOrOff, Toml("\"127.0.0.1:8378\""), "For /metrics, /healthz and /readyz, and for the API with a token; \"off\" for none. Needs a restart."),
+    field("tokens", List(&Table(TOKEN), 0, 64), Standard::None("[{ name = \"ops\", scope = \"operate\", token = { env = \"POSTHASTE_OPS_TOKEN\" } }]"), "Who may use the API over http; without any, only the Unix socket has it."),
     field("unix", PathOrOff, Computed("\"/run/posthaste/admin.sock\""), "For the command line; \"off\" for none. Unprivileged: $XDG_RUNTIME_DIR/posthaste/admin.sock. Needs a restart."),
+];
+
+/// `[[admin.tokens]]`
+#[rustfmt::skip]
+pub static TOKEN: &[Field] = &[
+    field("name", Name, Required("\"ops\""), "Who it is, for the audit log."),
+    field("scope", Choice(&["read", "operate", "admin"]), Toml("\"read\""), "read looks; operate also pauses, disables, reloads and replays; admin also changes connections."),
+    field("token", Secret, Required("{ env = \"POSTHASTE_OPS_TOKEN\" }"), "At least 16 bytes."),
 ];
 
 /// `[store]`
@@ -202,6 +209,65 @@ pub static STORE: &[Field] = &[
 pub static IDEMPOTENCY: &[Field] = &[
     field("window", Span(secs(1), secs(30 * DAY)), Toml("\"24h\""), "A post with a key seen within this makes no second event. Needs a restart."),
     field("max_keys", Integer(1, 10_000_000), Toml("250000"), "Keys remembered at most, and at most max_bytes/768; the oldest fall out. Each takes up to 112 bytes of memory. Needs a restart."),
+];
+
+/// `[[source]]`
+#[rustfmt::skip]
+pub static SOURCE: &[Field] = &[
+    field("name", Name, Required("\"shop\""), "What paths and connections call it; \"default\" is there without a table too."),
+    field("methods", List(&Choice(&["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), 1, 7), Toml("[\"POST\"]"), "The methods that make an event."),
+    field("auth", OneOf(SOURCE_AUTH), Standard::None("{ bearer = { tokens = [{ env = \"SHOP_TOKEN\" }] } }"), "Who may post: one of bearer, basic, hmac and standard_webhooks."),
+    field("response", Table(RESPONSE), Standard::None("{ status = 200, body = \"ok\" }"), "What a producer gets in the place of the 202 with its document."),
+    field("durability", Choice(&["disk", "relaxed"]), Toml("\"disk\""), "relaxed: the answer does not wait for the disk, and a crash may lose the last events."),
+    field("rate_limit", Table(RATE_LIMIT), Standard::None("{ limit = 100, per = \"second\", burst = 10 }"), "Posts per time; more get a 429."),
+    field("cors", List(&Text(255), 0, 64), Toml("[]"), "Origins of web pages that may post, as in \"https://shop.example.com\"; [\"*\"] for all."),
+];
+
+/// `[source.auth]`
+#[rustfmt::skip]
+pub static SOURCE_AUTH: &[Field] = &[
+    field("bearer", Table(SOURCE_BEARER), Standard::None("{ tokens = [{ env = \"SHOP_TOKEN\" }] }"), "authorization: Bearer TOKEN."),
+    field("basic", Table(SOURCE_BASIC), Standard::None("{ user = \"shop\", passwords = [{ env = \"SHOP_PASSWORD\" }] }"), "authorization: Basic."),
+    field("hmac", Table(SOURCE_HMAC), Standard::None("{ header = \"x-signature\", secrets = [{ env = \"SHOP_SECRET\" }] }"), "A signature over the body in a header."),
+    field("standard_webhooks", Table(SOURCE_STANDARD_WEBHOOKS), Standard::None("{ secrets = [{ env = \"SHOP_SECRET\" }] }"), "webhook-id, webhook-timestamp and webhook-signature."),
+];
+
+/// `[source.auth.bearer]`
+#[rustfmt::skip]
+pub static SOURCE_BEARER: &[Field] = &[
+    field("tokens", List(&DatedSecret, 1, 16), Required("[{ env = \"SHOP_TOKEN\" }]"), "Any of them is right, each until its end, if it has one."),
+];
+
+/// `[source.auth.basic]`
+#[rustfmt::skip]
+pub static SOURCE_BASIC: &[Field] = &[
+    field("user", Text(255), Required("\"shop\""), "Without a colon."),
+    field("passwords", List(&DatedSecret, 1, 16), Required("[{ env = \"SHOP_PASSWORD\" }]"), "Any of them is right, each until its end, if it has one."),
+];
+
+/// `[source.auth.hmac]`
+#[rustfmt::skip]
+pub static SOURCE_HMAC: &[Field] = &[
+    field("header", Text(255), Required("\"x-hub-signature-256\""), "Where the signature stands."),
+    field("algorithm", Choice(&["sha256", "sha512"]), Toml("\"sha256\""), "How it is made."),
+    field("encoding", Choice(&["hex", "base64"]), Toml("\"hex\""), "How it is written."),
+    field("prefix", Text(64), Standard::None("\"sha256=\""), "What stands before it, as in \"sha256=\"."),
+    field("secrets", List(&DatedSecret, 1, 16), Required("[{ env = \"SHOP_SECRET\" }]"), "Any of them may have made it, each until its end, if it has one."),
+];
+
+/// `[source.auth.standard_webhooks]`
+#[rustfmt::skip]
+pub static SOURCE_STANDARD_WEBHOOKS: &[Field] = &[
+    field("secrets", List(&DatedSecret, 1, 16), Required("[{ env = \"SHOP_SECRET\" }]"), "whsec_ secrets and whpk_ public keys; any of them may have made a signature, each until its end."),
+    field("tolerance", Span(secs(1), secs(HOUR)), Toml("\"5m\""), "How far webhook-timestamp may be from now."),
+];
+
+/// `[source.response]`
+#[rustfmt::skip]
+pub static RESPONSE: &[Field] = &[
+    field("status", Integer(200, 299), Toml("202"), "The status."),
+    field("content_type", Text(255), Toml("\"text/plain; charset=utf-8\""), "The body's content type."),
+    field("body", Text(1000), Standard::None("\"ok\""), "At most 1000 bytes; none is empty."),
 ];
 
 /// `[limits]`
@@ -247,6 +313,7 @@ pub static CONNECTION: &[Field] = &[
     field("labels", Labels, Toml("{}"), "For people and for filters of lists: { team = \"sales\" }."),
     field("state", Choice(&["active", "paused", "disabled"]), Toml("\"active\""), "paused accepts and holds; disabled refuses."),
     field("enabled", Bool, Standard::None("true"), "Another way to write state: false is \"disabled\"."),
+    field("archived", Bool, Standard::None("true"), "Disabled, and left out of lists."),
     field("sources", List(&Name, 1, 256), Toml("[\"default\"]"), "The sources that feed it."),
     field("source", Name, Standard::None("\"default\""), "Another way to write sources with one entry."),
     field("url", Url, Required("\"https://crm.example.com/hooks/orders\""), "Where it delivers to: http or https. Path and query may have placeholders: {{ event.type }}, {{ header.x }}, {{ body.a.b }}."),
@@ -374,12 +441,6 @@ pub static PROXY: &[Field] = &[
 #[rustfmt::skip]
 pub static EGRESS: &[Field] = &[
     field("allow", List(&Cidr, 0, 256), Toml("[]"), "Ranges of addresses that may be dialled although [security] egress refuses them."),
-];
-
-/// Keys of the specification that this version does not have.
-#[rustfmt::skip]
-pub static LATER: &[&str] = &[
-    "archived", "durability", "tokens", "cors",
 ];
 
 /// The field of this key.

@@ -69,13 +69,45 @@ impl Watched {
     }
 }
 
+/// A file that is to be written, or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Which.
+    pub file: PathBuf,
+    /// What it will hold; `None` when it will be removed.
+    pub content: Option<String>,
+}
+
 /// Files as they were read, each once, so that one load sees one state of each.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     read: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
+    pending: Option<Pending>,
 }
 
 impl Files {
+    /// The files as if this one were written.
+    pub(super) fn with(pending: Pending) -> Files {
+        let mut files = Files::default();
+        if let Some(content) = &pending.content {
+            files.read.insert(pending.file.clone(), Ok(content.clone().into_bytes()));
+        }
+        Files { pending: Some(pending), ..files }
+    }
+
+    /// The connection files of a directory, sorted.
+    pub(super) fn connection_files(&self, directory: &Path) -> Result<Vec<PathBuf>, String> {
+        let mut files = connection_files(directory)?;
+        if let Some(pending) = &self.pending
+            && pending.file.parent() == Some(directory)
+        {
+            files.retain(|file| *file != pending.file);
+            files.extend(pending.content.as_ref().map(|_| pending.file.clone()));
+            files.sort();
+        }
+        Ok(files)
+    }
+
     /// The content of a file, or why it cannot be read.
     pub(super) fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
         if let Some(known) = self.read.get(path) {
@@ -102,7 +134,7 @@ impl Files {
     }
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let words = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),

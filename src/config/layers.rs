@@ -1,7 +1,7 @@
 //! From files to drafts: reads all files, and lays built-in defaults, `[defaults]`, connection and overlay on each other.
 //! Every value keeps the place where it was written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::fields::{self, Field, Kind, Standard};
-use super::files::{Files, connection_files};
+use super::files::Files;
 use super::read::{Reader, in_order, is_a, name_of};
 use super::source::{Place, Reveal, SourceFile};
 use super::value::{Item, Table, Value};
@@ -24,6 +24,16 @@ pub(super) struct Drafts {
     pub(super) connections_dir: PathBuf,
     pub(super) environment: Option<String>,
     pub(super) connections: Vec<Draft>,
+}
+
+impl Drafts {
+    /// The file of each connection, by name.
+    pub(super) fn origins(&self) -> BTreeMap<String, PathBuf> {
+        let named = self.connections.iter().filter_map(|draft| {
+            Some((draft.table.text("name")?.to_owned(), draft.place.file.path.clone()))
+        });
+        named.collect()
+    }
 }
 
 /// One connection, merged.
@@ -68,7 +78,7 @@ pub(super) fn read_all(
     let environment = environment.or_else(|| daemon.text("environment").map(str::to_owned));
     let connections_dir = base.join(daemon.path("connections").unwrap_or(Path::new("")));
     let mut written = Vec::new();
-    for path in list(&connections_dir, &base, report) {
+    for path in list(&connections_dir, &base, files, report) {
         let shown = shown(&path, &base);
         if let Some(file) = read_source(&path, shown, files, report) {
             read_connections(&file, &variables, report, &mut written);
@@ -104,9 +114,9 @@ fn shown(path: &Path, base: &Path) -> String {
     path.strip_prefix(base).unwrap_or(path).display().to_string()
 }
 
-fn list(directory: &Path, base: &Path, report: &mut Report) -> Vec<PathBuf> {
+fn list(directory: &Path, base: &Path, files: &Files, report: &mut Report) -> Vec<PathBuf> {
     let name = || shown(directory, base);
-    match connection_files(directory) {
+    match files.connection_files(directory) {
         Ok(files) => {
             if files.is_empty() {
                 let message =

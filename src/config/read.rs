@@ -20,8 +20,9 @@ use crate::connection::status::{Purpose, StatusSet};
 use crate::units::{ByteSize, HumanDuration, quoted};
 
 mod headers;
-pub(super) use headers::{header_name, header_value};
+pub(super) use headers::{header_name, header_value, names_secret};
 mod scalar;
+pub(super) use scalar::{METHODS, name as legal_name};
 mod secrets;
 
 /// Reads one file.
@@ -34,7 +35,7 @@ pub(super) struct Reader<'r> {
 type Node<'i> = Spanned<DeValue<'i>>;
 
 /// Keys that neither `[defaults]` nor an overlay may set.
-const IDENTITY: &[&str] = &["name", "renamed_from", "env", "test"];
+pub(super) const IDENTITY: &[&str] = &["name", "renamed_from", "env", "test"];
 
 impl Reader<'_> {
     /// Reads the keys of one table. `path` is the table's name for errors, with a separator at its end.
@@ -365,10 +366,6 @@ fn long_form(alias: &str, item: Item) -> Item {
 fn hint(fields: &'static [Field], name: &str) -> String {
     if std::ptr::eq(fields, fields::ROOT) && name == "connection" {
         return "; connections are written in files of the connections directory".to_owned();
-    }
-    let later = fields::LATER.contains(&name);
-    if later || (std::ptr::eq(fields, fields::ROOT) && name == "source") {
-        return ", which this version does not support yet".to_owned();
     }
     let keys = fields.iter().map(|field| field.key);
     let near =

@@ -12,7 +12,9 @@ mod golden;
 mod health;
 mod kinds;
 mod payload;
+mod reference;
 mod samples;
+mod sources;
 mod transport;
 mod values;
 

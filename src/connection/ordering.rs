@@ -2,6 +2,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use http::HeaderName;
+
+use super::keeps::Keeps;
 use super::path::{Path, Scalar};
 use crate::event::Event;
 
@@ -37,6 +40,17 @@ pub enum OnDead {
 /// other, and no more comes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LineKey(u64);
+
+impl Ordering {
+    /// What of a request the key needs.
+    pub fn keeps(&self) -> Keeps {
+        let By::Key(path) = &self.by else {
+            return Keeps::default();
+        };
+        let header = path.header().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        Keeps { headers: header.into_iter().collect(), path: false, query: path.reads_query() }
+    }
+}
 
 impl By {
     /// The line of all events, where there is only one.
@@ -77,6 +91,17 @@ mod tests {
         assert_ne!(a, line("body.a.b", r#"{"a":{"b":"k2"}}"#));
         assert_eq!(line("body.n", r#"{"n":7}"#), line("body.n", r#"{"n":"7"}"#), "by its text");
         assert_ne!(line("body.n", r#"{"n":7}"#), line("body.n", r#"{"n":8}"#));
+    }
+
+    #[test]
+    fn events_keep_what_the_key_needs() {
+        let keeps = |path| {
+            let by = By::Key(Path::parse(path).unwrap());
+            Ordering { by, on_dead: OnDead::Skip }.keeps()
+        };
+        assert_eq!(keeps("headers.X-Tenant").headers, ["x-tenant"]);
+        assert!(keeps("query.tenant").query);
+        assert_eq!(keeps("body.a"), Keeps::default());
     }
 
     #[test]

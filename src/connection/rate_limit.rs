@@ -34,6 +34,11 @@ impl Limiter {
         Limiter::with_tokens(rate, clock, 1)
     }
 
+    /// A limiter that starts with its whole burst.
+    pub fn full(rate: RateLimit, clock: &Clock) -> Limiter {
+        Limiter::with_tokens(rate, clock, rate.burst)
+    }
+
     /// The limiter for `rate` that takes over from this one: it starts with what is left here, at most its own burst.
     pub fn changed_to(self, rate: RateLimit) -> Limiter {
         let left = self.drain();
@@ -83,9 +88,11 @@ impl Limiter {
 
     /// Takes every token that is left and counts them, from large pieces to small ones.
     fn drain(&self) -> u32 {
+        // More than the burst is never left, and asking for it would overflow governor's time.
         (0..u32::BITS)
             .rev()
             .filter_map(|bit| NonZeroU32::new(1 << bit))
+            .filter(|piece| piece.get() <= self.rate.burst)
             .filter(|piece| matches!(self.inner.check_n(*piece), Ok(Ok(()))))
             .fold(0u32, |left, piece| left.saturating_add(piece.get()))
     }
@@ -155,6 +162,16 @@ mod tests {
             let mut new = old.changed_to(rate(1, 1000, burst));
             assert_eq!(take_all(&mut new), expected, "left {left}, burst {burst}");
         }
+    }
+
+    #[test]
+    fn a_slow_limit_can_change_and_a_full_one_begins_with_its_burst() {
+        let clock = Clock::manual(0);
+        let mut full = Limiter::full(rate(1, 3_600_000, 1_000_000), &clock);
+        assert!(full.check().is_ok());
+        let mut new = full.changed_to(rate(1, 3_600_000, 3));
+        assert_eq!(take_all(&mut new), 3);
+        assert_eq!(take_all(&mut new.changed_to(rate(1, 3_600_000, 3))), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::admin::api::{self, Page, Pagination, rfc3339};
 use crate::admin::command::ReplayedPage;
 use crate::admin::{Command, DeadEvent, Readiness, Refusal};
 use crate::event::{Event, EventId};
+use crate::store::suspension::Suspension;
 use crate::store::{self, ConnectionId, DeadCursor, DeadLetter, StoreStatus};
 
 impl Daemon {
@@ -45,15 +46,44 @@ impl Daemon {
             Command::Attempts { query, reply } => {
                 let _ = reply.send(self.attempts(query).await);
             }
-            Command::Lift { connection, reply } => {
-                let _ = reply.send(self.lift(&connection).await);
+            Command::Reload { by, reply } => {
+                let _ = reply.send(self.reload(&by).await);
             }
-            Command::Pause { connection, reply } => {
-                let _ = reply.send(self.pause_until_restart(&connection).await);
+            other => self.run_managing(other).await,
+        }
+    }
+
+    /// What the API asks of connections as configuration.
+    async fn run_managing(&mut self, command: Command) {
+        match command {
+            Command::Plan(reply) => {
+                let _ = reply.send(self.plan().await);
             }
-            Command::Reload(reply) => {
-                let _ = reply.send(self.reload().await);
+            Command::Connections { listing, reply } => {
+                let _ = reply.send(self.list(listing).await);
             }
+            Command::ConnectionsCount { filter, reply } => {
+                let _ = reply.send(self.count(&filter));
+            }
+            Command::ConnectionShow { name, reply } => {
+                let _ = reply.send(self.show(&name).await);
+            }
+            Command::ConnectionStatus { name, reply } => {
+                let _ = reply.send(self.status_of(&name));
+            }
+            Command::Edit { edit, reply } => {
+                let _ = reply.send(self.edit(edit).await);
+            }
+            Command::Audit { query, reply } => {
+                let directory = self.audit.directory();
+                let page =
+                    tokio::task::spawn_blocking(move || super::audit::page(&directory, &query));
+                let page =
+                    page.await.unwrap_or_else(|error| Err(Refusal::Store(error.to_string())));
+                let _ = reply.send(page);
+            }
+            // They were taken above.
+            _ => {}
         }
     }
 
@@ -109,10 +139,7 @@ impl Daemon {
         api::Connection {
             name: live.connection.name.clone(),
             state: live.state().as_str().to_owned(),
-            suspended: live.suspension.map(|suspension| api::Suspended {
-                cause: suspension.kind.as_str().to_owned(),
-                since: rfc3339(suspension.at_ms),
-            }),
+            suspended: live.suspension.map(suspended),
             breaker,
             oldest_age_seconds: (queue.total() > 0).then(|| self.gauges.oldest_seconds(live.id)),
             queue,
@@ -286,6 +313,11 @@ impl Daemon {
             live.metrics.replayed.increment(replayed);
         }
     }
+}
+
+/// Why the daemon holds a connection.
+pub(super) fn suspended(suspension: Suspension) -> api::Suspended {
+    api::Suspended { cause: suspension.kind.as_str().to_owned(), since: rfc3339(suspension.at_ms) }
 }
 
 /// How often a replay is tried of what was found, and not there any more a moment later.

@@ -1,54 +1,118 @@
 //! Reload: all or nothing. Everything that can fail happens before the routing table is swapped; after it, nothing can.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Daemon, Live, apply_logging, ingress_limits, keep, say_warnings};
 use crate::admin::ReloadRefused;
+use crate::admin::api::connections::AuditRecord;
 use crate::admin::api::{ConfigProblem, LastReload, Reloaded, rfc3339};
 use crate::config::diff::{ConfigDiff, diff};
-use crate::config::{self, Config, LoadOptions, Loaded};
-use crate::connection::{Connection, OnRemove};
+use crate::config::{self, Config, ContentHash, LoadOptions, Loaded, Pending, Watched};
+use crate::connection::{Connection, OnRemove, State};
 use crate::delivery::{self, Prepared};
 use crate::store::ConnectionId;
 
 /// What a reload will do: nothing of it can fail any more.
-struct Plan {
+pub(super) struct Plan {
     config: Config,
     diff: ConfigDiff,
     prepared: HashMap<String, Prepared>,
     warnings: Vec<String>,
+    content_hash: ContentHash,
+    watched: Watched,
+    origins: BTreeMap<String, PathBuf>,
+}
+
+/// Files that make no legal configuration.
+pub(super) struct NotLoaded {
+    pub(super) refused: ReloadRefused,
+    /// What to watch, and the content that was read.
+    seen: Option<(Watched, ContentHash)>,
+}
+
+impl Plan {
+    /// Where its connection files are.
+    pub(super) fn connections_dir(&self) -> &Path {
+        &self.watched.connections
+    }
+
+    /// The connection of this name.
+    pub(super) fn connection(&self, name: &str) -> Option<&Connection> {
+        self.config.connections.iter().find(|one| one.name == name).map(Arc::as_ref)
+    }
 }
 
 impl Daemon {
-    /// Reads the files again and puts them in force, or changes nothing and says why.
-    pub(super) async fn reload(&mut self) -> Result<Reloaded, ReloadRefused> {
+    /// Reads the files again and puts them in force, or changes nothing and says why. `by` is who wants it.
+    pub(super) async fn reload(&mut self, by: &str) -> Result<Reloaded, ReloadRefused> {
         self.notifier.reloading(&self.clock);
-        let result = match self.plan_reload().await {
-            Ok(plan) => Ok(self.put_in_force(plan).await),
+        let result = match self.plan_reload(None).await {
+            Ok(plan) => {
+                let (old, new) = (self.content_hash, plan.content_hash);
+                let reloaded = self.put_in_force(plan).await;
+                if old != new {
+                    self.audit_reload(by, &reloaded, old, new);
+                }
+                Ok(reloaded)
+            }
             Err(refused) => Err(refused),
         };
         self.note_reload(&result);
         result
     }
 
-    /// Reads, compares and prepares. Changes nothing but what is watched.
-    async fn plan_reload(&mut self) -> Result<Plan, ReloadRefused> {
+    /// Puts a plan in force that was made for an edit.
+    pub(super) async fn take_plan(&mut self, plan: Plan) {
+        self.notifier.reloading(&self.clock);
+        let reloaded = self.put_in_force(plan).await;
+        self.note_reload(&Ok(reloaded));
+    }
+
+    /// Reads the files, one of them perhaps as it is to become. Changes nothing.
+    pub(super) async fn load(&self, pending: Option<Pending>) -> Result<Loaded, NotLoaded> {
         let options = LoadOptions::of_process(&self.root);
         let path = self.root.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &options)).await;
-        let loaded = loaded
-            .map_err(|error| refused(format!("could not read the configuration: {error}")))?;
-        let loaded = match loaded {
+        let loaded = tokio::task::spawn_blocking(move || match pending {
+            None => config::load(&path, &options),
+            Some(pending) => config::load_with(&path, &options, pending),
+        });
+        match loaded.await {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(errors)) => Err(NotLoaded {
+                refused: ReloadRefused { errors: errors.errors.iter().map(problem).collect() },
+                seen: Some((errors.watched, errors.content_hash)),
+            }),
+            Err(error) => {
+                let refused = refused(format!("could not read the configuration: {error}"));
+                Err(NotLoaded { refused, seen: None })
+            }
+        }
+    }
+
+    /// Reads, compares and prepares. Changes nothing but what is watched, and that not with a file that is still to be
+    /// written.
+    pub(super) async fn plan_reload(
+        &mut self,
+        pending: Option<Pending>,
+    ) -> Result<Plan, ReloadRefused> {
+        let of_disk = pending.is_none();
+        let loaded = match self.load(pending).await {
             Ok(loaded) => loaded,
-            Err(errors) => {
-                self.watch.set_paths(errors.watched.clone(), errors.content_hash);
-                return Err(ReloadRefused { errors: errors.errors.iter().map(problem).collect() });
+            Err(NotLoaded { refused, seen }) => {
+                // Whoever mends the files wants them to be read again.
+                if let Some((watched, content_hash)) = seen.filter(|_| of_disk) {
+                    self.watch.set_paths(watched, content_hash);
+                }
+                return Err(refused);
             }
         };
         say_warnings(&loaded);
-        let Loaded { config, warnings, content_hash, watched } = loaded;
-        self.watch.set_paths(watched, content_hash);
+        let Loaded { config, warnings, content_hash, watched, origins } = loaded;
+        if of_disk {
+            self.watch.set_paths(watched.clone(), content_hash);
+        }
         let diff = diff(&self.config, &config);
         if !diff.needs_restart.is_empty() {
             let keys = diff.needs_restart.join(", ");
@@ -60,12 +124,16 @@ impl Daemon {
         let changed = diff.added.iter().chain(diff.changed.iter().map(|(_, new)| new));
         let prepared = changed.map(prepare).collect::<Result<_, _>>()?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok(Plan { config, diff, prepared, warnings })
+        Ok(Plan { config, diff, prepared, warnings, content_hash, watched, origins })
     }
 
     /// Swaps the routing table and moves the egress to the new settings.
     async fn put_in_force(&mut self, plan: Plan) -> Reloaded {
-        let Plan { config, diff, mut prepared, warnings } = plan;
+        let Plan { config, diff, mut prepared, warnings, content_hash, watched, origins } = plan;
+        self.watch.set_paths(watched.clone(), content_hash);
+        self.connections_dir = watched.connections;
+        (self.content_hash, self.origins) = (content_hash, origins);
+        let states = states_changed(&diff);
         let names =
             |connections: &[Arc<Connection>]| connections.iter().map(|c| c.name.clone()).collect();
         let reloaded = Reloaded {
@@ -102,6 +170,7 @@ impl Daemon {
                 (None, None) => {}
             }
         }
+        self.sources = self.sources.changed_to(&self.config.daemon.sources, &self.clock);
         self.publish_live();
         for (live, ready) in replaced {
             self.feed(&live);
@@ -117,8 +186,39 @@ impl Daemon {
             ingress.set_limits(ingress_limits(&self.config));
         }
         apply_logging(&self.config);
+        self.tokens.store(Arc::new(super::tokens(&self.config)));
         self.note_config_in_force();
+        self.states_changed = states;
         reloaded
+    }
+
+    /// One line for the reload, and one for each state that it changed.
+    fn audit_reload(&mut self, by: &str, reloaded: &Reloaded, old: ContentHash, new: ContentHash) {
+        let some = |names: &[String]| names.iter().take(NAMED_MAX).cloned().collect();
+        let record = AuditRecord {
+            by: by.to_owned(),
+            action: "reload".to_owned(),
+            old: Some(old.to_string()),
+            new: Some(new.to_string()),
+            generation: self.generation,
+            added: some(&reloaded.added),
+            changed: some(&reloaded.changed),
+            removed: some(&reloaded.removed),
+            ..AuditRecord::default()
+        };
+        self.audit.add(record);
+        for (name, state) in std::mem::take(&mut self.states_changed) {
+            self.audit.add(AuditRecord {
+                by: by.to_owned(),
+                action: "state".to_owned(),
+                connection: Some(name),
+                state: Some(state.as_str().to_owned()),
+                old: Some(old.to_string()),
+                new: Some(new.to_string()),
+                generation: self.generation,
+                ..AuditRecord::default()
+            });
+        }
     }
 
     /// Stops delivering for a connection that is gone. Its queue stays, unless it says otherwise.
@@ -204,6 +304,17 @@ impl Daemon {
         }
     }
 }
+
+/// Connections that have another state than before; at most [`NAMED_MAX`].
+fn states_changed(diff: &ConfigDiff) -> Vec<(String, State)> {
+    let added = diff.added.iter().filter(|new| new.state != State::Active);
+    let changed = diff.changed.iter().filter(|(old, new)| old.state != new.state);
+    let all = added.chain(changed.map(|(_, new)| new));
+    all.take(NAMED_MAX).map(|new| (new.name.clone(), new.state)).collect()
+}
+
+/// Connections that the audit log names of one reload, of each kind.
+const NAMED_MAX: usize = 32;
 
 fn prepare(connection: &Arc<Connection>) -> Result<(String, Prepared), ReloadRefused> {
     match delivery::prepare(connection) {

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -135,7 +136,9 @@ impl Session {
     fn failed(&self, error: &hyper::Error, mark: Mark) -> SendError {
         let heard = self.heard.anything_since(mark);
         let source = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-        let detail = match source {
+        // hyper takes the socket's errors out of HTTP/2's.
+        let socket = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let detail = match error.source() {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
@@ -157,12 +160,12 @@ impl Session {
                 failed.refused = error.reason() == Some(h2::Reason::NO_ERROR);
                 true
             }
-            Some(error) if error.is_io() => {
-                failed.cause = error.get_io().map_or(Cause::ConnectReset, cause_of_io);
+            Some(_) => true,
+            None if socket.is_some() => {
+                failed.cause = socket.map_or(Cause::ConnectReset, cause_of_io);
                 failed.unanswered = !heard;
                 true
             }
-            Some(_) => true,
             // It was never sent.
             None if error.is_canceled() || error.is_closed() => {
                 failed.refused = true;

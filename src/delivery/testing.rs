@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::order::End;
 use super::{COMMANDS, Dispatcher, DispatcherOptions, runtime};
 use crate::clock::{Age, Clock};
 use crate::connection::egress::Egress;
@@ -28,6 +29,7 @@ pub(crate) fn connection(name: &str, url: &str) -> Connection {
         description: None,
         labels: BTreeMap::new(),
         state: State::Active,
+        archived: false,
         sources: vec!["default".to_owned()],
         target: Target::parse(url).unwrap(),
         method: http::Method::POST,
@@ -141,6 +143,11 @@ pub(crate) fn local(
         }
     };
     (dispatcher, run)
+}
+
+/// How a delivery of a line has ended, or what a deliberate defect makes of it.
+pub(super) fn with_line_defect(end: End) -> End {
+    if defects::on(Defect::LineFreedByFailure) { End::Over } else { end }
 }
 
 /// What is decided about an attempt, or what a deliberate defect makes of it.

@@ -6,7 +6,8 @@ use crate::store::fuzzing::{Found, seeds};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
+    ("batch", super::batch),
     ("config", super::config),
     ("filter", super::filter),
     ("record", super::record),

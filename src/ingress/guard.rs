@@ -19,13 +19,19 @@ pub(super) enum Door {
     Unix { allowed: bool },
 }
 
-/// Refuses heads that two readers could read in two ways, web pages, and users that are not allowed.
-pub(super) fn check(head: &request::Parts, door: Door, hosts: &[String]) -> Result<(), Refused> {
+/// Refuses heads that two readers could read in two ways, web pages, and users that are not allowed. `page`: it is of a web page
+/// that the source lets in.
+pub(super) fn check(
+    head: &request::Parts,
+    door: Door,
+    hosts: &[String],
+    page: bool,
+) -> Result<(), Refused> {
     unambiguous(&head.headers, head.version)?;
     if let Door::Unix { allowed } = door {
         return if allowed { Ok(()) } else { Err(Refusal::UidForbidden.into()) };
     }
-    if head.headers.contains_key(ORIGIN) {
+    if head.headers.contains_key(ORIGIN) && !page {
         return Err(Refusal::OriginForbidden.into());
     }
     if door == Door::Loopback && !host_allowed(&head.headers, &head.uri, hosts) {
@@ -186,13 +192,17 @@ mod tests {
         assert!(!host_allowed(&headers, &absolute, &hosts), "absolute form");
     }
 
-    fn check_head(door: Door, headers: &[(&'static str, &'static str)]) -> Option<Refusal> {
+    fn check_head(
+        door: Door,
+        headers: &[(&'static str, &'static str)],
+        page: bool,
+    ) -> Option<Refusal> {
         let mut request = http::Request::post("/v1/events");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        check(&head, door, &[]).err().map(|refused| refused.why)
+        check(&head, door, &[], page).err().map(|refused| refused.why)
     }
 
     const LOCAL: (&str, &str) = ("host", "localhost");
@@ -225,7 +235,11 @@ mod tests {
             (Door::Loopback, &[LOCAL, ("transfer-encoding", "identity")], Some(Refusal::Malformed)),
         ];
         for (door, headers, expected) in cases {
-            assert_eq!(check_head(*door, headers), *expected, "{door:?} {headers:?}");
+            assert_eq!(check_head(*door, headers, false), *expected, "{door:?} {headers:?}");
         }
+        // A page that may post still cannot come by another name.
+        assert_eq!(check_head(Door::Loopback, &[LOCAL, ORIGIN_SENT], true), None);
+        let rebound = check_head(Door::Loopback, &[FAR, ORIGIN_SENT], true);
+        assert_eq!(rebound, Some(Refusal::HostForbidden));
     }
 }

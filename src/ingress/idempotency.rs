@@ -21,13 +21,14 @@ mod known;
 mod places;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use metrics::{Counter, Gauge};
 use tokio::sync::watch;
 
+use super::answers::Accepted;
 use super::refusal::{Refusal, Refused};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -41,8 +42,8 @@ static KEY_HEADERS: [HeaderName; 2] =
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// How the first post with a key went: the answer's text.
-type Outcome = Result<Arc<str>, Refused>;
+/// How the first post with a key went.
+type Outcome = Result<Accepted, Refused>;
 
 /// All keys that are remembered or on their way to the disk.
 #[derive(Debug)]
@@ -223,6 +224,10 @@ mod tests {
         KeyRecord::new(print, id, clock.age(), 3)
     }
 
+    fn accepted(json: &str) -> Accepted {
+        Accepted { id: None, json: json.into() }
+    }
+
     fn claimed<'a>(answer: Answer<'a>) -> Claim<'a> {
         match answer {
             Answer::Claimed(claim) => claim,
@@ -240,7 +245,7 @@ mod tests {
         assert!(matches!(keys.claim(print(1, 2)), Answer::Conflict));
         drop(claimed(keys.claim(print(2, 1))));
         let first = record(print(1, 1), &clock);
-        claim.settle(Some(first), Ok("{}".into()));
+        claim.settle(Some(first), Ok(accepted("{}")));
         // Steps of the wall clock change nothing.
         clock.step_wall(u64::MAX / 2);
         for _ in 0..2 {
@@ -273,8 +278,8 @@ mod tests {
 
         let claim = claimed(keys.claim(print(1, 1)));
         let waiter = keys.claim(print(1, 1));
-        claim.settle(None, Ok("nothing stored".into()));
-        assert_eq!(wait(waiter), Ok("nothing stored".into()));
+        claim.settle(None, Ok(accepted("nothing stored")));
+        assert_eq!(wait(waiter), Ok(accepted("nothing stored")));
         drop(claimed(keys.claim(print(1, 1))));
     }
 

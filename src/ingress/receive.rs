@@ -1,43 +1,42 @@
 //! One request: look at its head, read its body within the limits, decide where it goes, make it durable, answer.
 //!
 //! Body and kept headers are copied out of hyper's buffer into one piece of memory: a slice would pin the whole buffer for
-//! as long as the event waits.
+//! as long as the event waits. What has to be looked into first, a batch or a structured CloudEvent, is copied twice.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{CONNECTION, EXPECT, ORIGIN};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use tokio_util::sync::CancellationToken;
 
 use super::IngressLimits;
+use super::batch::Format;
+use super::cloudevents::{self, Attributes, Mode};
+use super::cors;
 use super::guard::{self, Below, Door};
-use super::idempotency::{self, Answer};
+use super::idempotency;
 use super::memory::{EVENT_OVERHEAD_BYTES, Reservation};
-use super::post::Post;
+use super::post::{Asked, Post};
 use super::refusal::{Refusal, Refused};
-use super::routing::{Group, Plan, Target, too_large};
-use super::rules::Choice;
+use super::routing::{Group, too_large};
 use super::serve::Shared;
 use super::socket::{Phase, Progress};
-use crate::event::{ContentBuilder, Event, EventId};
-
-use crate::store::intake::Durability;
-use crate::store::keys::{Fingerprint, KeyRecord};
+use super::timing;
+use crate::event::{Content, Event, EventId};
 
 /// The header that names an event's type.
 const TYPE_HEADER: HeaderName = HeaderName::from_static("posthaste-type");
 
 /// The longest type of an event.
-const TYPE_BYTES_MAX: usize = 255;
+pub(super) const TYPE_BYTES_MAX: usize = 255;
 
 /// What is left of a refused request is read up to this many bytes, so that the connection can be used again; more
 /// closes it.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// One producer's connection.
 #[derive(Debug)]
@@ -47,6 +46,8 @@ pub(super) struct Peer {
     /// In force when it was accepted.
     pub(super) limits: Arc<IngressLimits>,
     pub(super) door: Door,
+    /// Cancelled when the daemon stops.
+    pub(super) closing: CancellationToken,
 }
 
 impl Peer {
@@ -55,10 +56,14 @@ impl Peer {
         self.progress.enter(Phase::Body);
         self.shared.counts.request(self.door);
         let (head, mut body) = request.into_parts();
-        let mut response = match self.receive(&head, &mut body).await {
-            Ok(json) => accepted(json),
+        let page = head.headers.contains_key(ORIGIN).then(|| self.page(&head)).flatten();
+        let mut response = match self.receive(&head, page.is_some(), &mut body).await {
+            Ok(response) => response,
             Err(refused) => self.refuse(refused, &head, body).await,
         };
+        if let Some(origin) = page {
+            cors::tell(response.headers_mut(), origin);
+        }
         if self.shared.stopping.get() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
@@ -67,81 +72,167 @@ impl Peer {
         response
     }
 
-    async fn receive(&self, head: &request::Parts, body: &mut Incoming) -> Result<String, Refused> {
-        let shared = &*self.shared;
-        let begin = shared.clock.monotonic();
-        let post = self.admit(head)?;
-        let kind = event_type(&head.headers)?;
-        let key = idempotency::key_of(&head.headers)?;
-        let group = Arc::clone(shared.routing.load().find(post.target())?);
-        match post.address.below {
-            Below::Path(_) if !group.keeps.path => return Err(no_path_below()),
-            Below::Batch => return Err(Refusal::NotFound.into()),
-            Below::Nothing | Below::Path(_) => {}
-        }
-        let max_body = group.max_body;
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > max_body) {
-            return Err(too_large(max_body));
-        }
-        let mut reservation = shared
-            .memory
-            .reserve(length.unwrap_or(0) + EVENT_OVERHEAD_BYTES)
-            .ok_or(Refusal::MemoryFull)?;
-        let mut builder = post.start_content(&group, (kind, key), length);
-        let grow = length.is_none().then_some(&mut reservation);
-        self.read(body, &mut builder, grow, max_body).await?;
-        let body_bytes = builder.body_len() as u64;
-        let id = EventId::new(shared.clock.wall_ms(), &mut shared.rng.borrow_mut());
-        let event = Event {
-            id,
-            accepted_ms: id.unix_ms(),
-            accepted_age: shared.clock.age(),
-            content: builder.finish(),
-        };
-        let json = match Fingerprint::of(&event.content) {
-            None => self.store(&post, event, body_bytes, None).await?.0,
-            Some(print) => self.store_once(&post, event, body_bytes, print).await?,
-        };
-        let took = shared.clock.monotonic().saturating_sub(begin);
-        shared.counts.ack_seconds.record(took);
-        Ok(json)
+    /// The origin of a web page that may post here.
+    fn page(&self, head: &request::Parts) -> Option<HeaderValue> {
+        let address = guard::address(head.uri.path())?;
+        let routing = self.shared.routing.load();
+        let group = routing.find(address.target).ok()?;
+        cors::allowed_origin(&head.headers, &group.way).cloned()
     }
 
-    /// Everything that the head alone decides.
-    fn admit<'a>(&self, head: &'a request::Parts) -> Result<Post<'a>, Refused> {
-        guard::check(head, self.door, &self.limits.hosts)?;
+    async fn receive(
+        &self,
+        head: &request::Parts,
+        page: bool,
+        body: &mut Incoming,
+    ) -> Result<Response<Full<Bytes>>, Refused> {
+        let begin = self.shared.clock.monotonic();
+        guard::check(head, self.door, &self.limits.hosts, page)?;
         let address = guard::address(head.uri.path()).ok_or(Refusal::NotFound)?;
-        if head.method != Method::POST {
-            return Err(Refusal::MethodNotAllowed.into());
+        let group = Arc::clone(self.shared.routing.load().find(address.target)?);
+        if page && cors::is_preflight(head) {
+            return Ok(cors::preflight(head, &group.way));
+        }
+        self.admit(head, &group)?;
+        let asked = self.asked(head)?;
+        let post = Post::new(head, address, asked);
+        let response = match (address.below, cloudevents::mode(&head.headers)?) {
+            (Below::Path(_), _) if !group.keeps.path => return Err(no_path_below()),
+            (Below::Batch, _) => {
+                self.receive_batch(&post, &group, Format::of(&head.headers)?, body).await?
+            }
+            (_, Mode::Batch) => {
+                self.receive_batch(&post, &group, Format::CloudEvents, body).await?
+            }
+            (_, mode) => self.receive_one(&post, &group, mode, body).await?,
+        };
+        let took = self.shared.clock.monotonic().saturating_sub(begin);
+        self.shared.counts.ack_seconds.record(took);
+        Ok(response)
+    }
+
+    /// What the source's settings and the head decide.
+    fn admit(&self, head: &request::Parts, group: &Group) -> Result<(), Refused> {
+        let way = &group.way;
+        if !way.settings.methods.contains(&head.method) {
+            return Err(way.wrong_method());
         }
         if self.shared.stopping.get() {
             return Err(Refusal::ShuttingDown.into());
         }
-        Ok(Post::new(head, address))
+        let now_ms = self.shared.clock.wall_ms();
+        way.settings.auth.check_head(&head.headers, now_ms).map_err(|denied| way.refuse(denied))?;
+        if group.is_empty() {
+            return Err(Refusal::NoConnection.into());
+        }
+        // Strangers must not use up what a producer may post: where the body tells them, this comes after it.
+        if way.settings.auth.signs_body() { Ok(()) } else { way.admit() }
     }
 
-    /// Reads the body to its end. `grow` is the reservation where the length was not known beforehand.
-    async fn read(
+    /// What headers and query say beside who posts what where.
+    fn asked<'h>(&self, head: &'h request::Parts) -> Result<Asked<'h>, Refused> {
+        Ok(Asked {
+            kind: event_type(&head.headers)?,
+            key: idempotency::key_of(&head.headers)?,
+            delay: timing::delay_of(&head.headers, || self.shared.clock.wall_ms())?,
+            wait: timing::wait_of(head.uri.query())?,
+        })
+    }
+
+    /// Takes one event.
+    async fn receive_one(
+        &self,
+        post: &Post<'_>,
+        group: &Arc<Group>,
+        mode: Mode,
+        body: &mut Incoming,
+    ) -> Result<Response<Full<Bytes>>, Refused> {
+        let length = known_length(body, group.max_body)?;
+        let copies = if mode == Mode::Structured { 2 } else { 1 };
+        let bytes = length.unwrap_or(0) * copies + EVENT_OVERHEAD_BYTES;
+        let mut reservation = self.shared.memory.reserve(bytes).ok_or(Refusal::MemoryFull)?;
+        let grow = length.is_none().then_some((&mut reservation, copies));
+        let content = match mode {
+            Mode::Structured => {
+                let mut raw = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
+                self.read(body, grow, group.max_body, |piece| raw.extend_from_slice(piece)).await?;
+                self.verify(post.head, group, &raw)?;
+                structured(post, group, &raw)?
+            }
+            Mode::Plain | Mode::Binary | Mode::Batch => {
+                let cloud = (mode == Mode::Binary).then(|| cloudevents::binary(&post.head.headers));
+                let cloud = cloud.transpose()?;
+                let (kind, key) = post.names(cloud.as_ref());
+                let mut builder = post.start_content(group, (kind, key), length);
+                self.read(body, grow, group.max_body, |piece| builder.body(piece)).await?;
+                let content = builder.finish();
+                if group.way.settings.auth.signs_body() {
+                    self.verify(post.head, group, &content.body())?;
+                }
+                content
+            }
+        };
+        let (accepted, watch) = self.store_one(post, group, self.event(content)).await?;
+        // The store has it: what it took here is free for others while its producer waits.
+        drop(reservation);
+        match (watch, post.asked.wait) {
+            (Some(watch), Some(wait)) => {
+                self.wait_for(&watch, wait).await;
+                Ok(watch.respond(group, &accepted))
+            }
+            (None, Some(_)) => Ok(accepted.respond(None)),
+            _ => Ok(accepted.respond(group.way.settings.reply.as_ref())),
+        }
+    }
+
+    /// What a body that was read decides: its signature, and then the rate limit.
+    pub(super) fn verify(
+        &self,
+        head: &request::Parts,
+        group: &Group,
+        body: &[u8],
+    ) -> Result<(), Refused> {
+        let way = &group.way;
+        if !way.settings.auth.signs_body() {
+            return Ok(());
+        }
+        let now_ms = self.shared.clock.wall_ms();
+        let checked = way.settings.auth.check_body(&head.headers, body, now_ms);
+        checked.map_err(|denied| way.refuse(denied))?;
+        way.admit()
+    }
+
+    /// An event of now.
+    pub(super) fn event(&self, content: Content) -> Event {
+        let shared = &self.shared;
+        let id = EventId::new(shared.clock.wall_ms(), &mut shared.rng.borrow_mut());
+        Event { id, accepted_ms: id.unix_ms(), accepted_age: shared.clock.age(), content }
+    }
+
+    /// Reads the body to its end. `grow`: the reservation where the length was not known beforehand, and how often each byte
+    /// is held.
+    pub(super) async fn read(
         &self,
         body: &mut Incoming,
-        builder: &mut ContentBuilder,
-        mut grow: Option<&mut Reservation<'_>>,
+        mut grow: Option<(&mut Reservation<'_>, u64)>,
         max_body: u64,
+        mut take: impl FnMut(&[u8]),
     ) -> Result<(), Refused> {
+        let mut read = 0u64;
         while let Some(frame) = body.frame().await {
             let Some(piece) = self.piece(frame)? else {
                 continue;
             };
-            if (builder.body_len() + piece.len()) as u64 > max_body {
+            read += piece.len() as u64;
+            if read > max_body {
                 return Err(too_large(max_body));
             }
-            if let Some(reservation) = &mut grow
-                && !reservation.grow(piece.len() as u64)
+            if let Some((reservation, copies)) = &mut grow
+                && !reservation.grow(piece.len() as u64 * *copies)
             {
                 return Err(Refusal::MemoryFull.into());
             }
-            builder.body(&piece);
+            take(&piece);
         }
         Ok(())
     }
@@ -160,75 +251,6 @@ impl Peer {
                     "the body ended early or its chunks are malformed; send it whole",
                 ),
             }),
-        }
-    }
-
-    /// Stores an event unless its key says that it is there already; returns the answer's text.
-    async fn store_once(
-        &self,
-        post: &Post<'_>,
-        event: Event,
-        body: u64,
-        print: Fingerprint,
-    ) -> Result<String, Refused> {
-        let claim = match self.shared.keys.claim(print) {
-            Answer::Claimed(claim) => claim,
-            Answer::Known(key) => return Ok(repeated_json(&key)),
-            Answer::Conflict => return Err(Refusal::IdempotencyConflict.into()),
-            Answer::Pending(waiter) => {
-                drop(event);
-                return waiter.outcome().await.map(|json| json.to_string());
-            }
-        };
-        let result = self.store(post, event, body, Some(print)).await;
-        match &result {
-            Ok((json, key)) => claim.settle(*key, Ok(json.as_str().into())),
-            Err(refused) => claim.settle(None, Err(refused.clone())),
-        }
-        result.map(|(json, _)| json)
-    }
-
-    /// Decides, appends, counts; returns the answer's text and the key to remember, if the event has one and was stored.
-    async fn store(
-        &self,
-        post: &Post<'_>,
-        event: Event,
-        body: u64,
-        print: Option<Fingerprint>,
-    ) -> Result<(String, Option<KeyRecord>), Refused> {
-        let (group, mut choice) = self.choose(post.target(), &event).await?;
-        let content = event.content.as_bytes().len() as u64;
-        let mut plan = group.decide(body, content, None, &choice)?;
-        let (id, age) = (event.id, event.accepted_age);
-        let json = answer_json(&group, &plan, id);
-        let key = print.map(|print| KeyRecord::new(print, id, age, plan.queued()));
-        let key = key.filter(|_| !plan.routes.is_empty());
-        let routes = std::mem::take(&mut plan.routes);
-        if !routes.is_empty() {
-            let (intake, event) = (&self.shared.intake, Arc::new(event));
-            intake.append_with(event, routes, key.map(Box::new), Durability::Disk).await?;
-            tracing::debug!(event_id = %id, source = group.source, bytes = body, "Accepted an event");
-        }
-        choice.settle(id, age);
-        group.count(id, &plan.dead, &choice);
-        self.shared.counts.body_bytes.increment(body);
-        Ok((json, key))
-    }
-
-    /// Asks the connections whether they want the event. One that is the same as an event on its way to the disk waits for what
-    /// becomes of that.
-    async fn choose(
-        &self,
-        target: Target<'_>,
-        event: &Event,
-    ) -> Result<(Arc<Group>, Choice), Refused> {
-        loop {
-            // Looked up again: what counts is the configuration in force now, not when the head came in.
-            let group = Arc::clone(self.shared.routing.load().find(target)?);
-            match group.choose(event) {
-                Ok(choice) => return Ok((group, choice)),
-                Err(waiter) => waiter.wait().await,
-            }
         }
     }
 
@@ -253,16 +275,29 @@ impl Peer {
     }
 }
 
+/// The length of a body, where it is known beforehand.
+pub(super) fn known_length(body: &Incoming, max_body: u64) -> Result<Option<u64>, Refused> {
+    let length = body.size_hint().exact();
+    match length.is_some_and(|length| length > max_body) {
+        true => Err(too_large(max_body)),
+        false => Ok(length),
+    }
+}
+
+/// The content of a structured CloudEvent: its bytes as they came.
+fn structured(post: &Post<'_>, group: &Group, raw: &[u8]) -> Result<Content, Refused> {
+    let text = std::str::from_utf8(raw)
+        .map_err(|_| Refused::with(Refusal::InvalidJson, "the body is not UTF-8"))?;
+    let cloud: Attributes = cloudevents::parse(text)?;
+    let (kind, key) = post.names(Some(&cloud));
+    let mut builder = post.start_content(group, (kind, key), Some(raw.len() as u64));
+    builder.body(raw);
+    Ok(builder.finish())
+}
+
 fn no_path_below() -> Refused {
     let detail = "no connection here takes anything below its source's path; leave it out, or set forward_path";
     Refused::with(Refusal::NotFound, detail)
-}
-
-fn accepted(json: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(json));
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
-    response
 }
 
 /// A producer that waits for `100 Continue` must not be told to send what is thrown away.
@@ -292,43 +327,4 @@ pub(super) fn event_type(headers: &HeaderMap) -> Result<&str, Refused> {
         return Err(Refusal::InvalidType.into());
     }
     Ok(text)
-}
-
-/// The 202's body for an event that was stored before.
-fn repeated_json(key: &KeyRecord) -> String {
-    let (id, queued) = (key.id, key.queued());
-    format!("{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}}}")
-}
-
-/// The 202's body. Names need no escaping: the configuration allows letters, digits, `-` and `_`.
-fn answer_json(group: &Group, plan: &Plan, id: EventId) -> String {
-    use crate::event::Cause::{QueueFull, TooLarge};
-    use std::fmt::Write as _;
-
-    let mut json = String::with_capacity(128);
-    // Writing to a String cannot fail.
-    let _ = if plan.routes.is_empty() {
-        write!(json, "{{\"connections\":0")
-    } else {
-        let queued = plan.queued();
-        write!(json, "{{\"id\":\"{id}\",\"durable\":true,\"connections\":{queued}")
-    };
-    for (member, wanted) in [("full", QueueFull), ("too_large", TooLarge)] {
-        let mut before = "[";
-        for (at, _) in plan.dead.iter().filter(|(_, cause)| *cause == wanted) {
-            if before == "[" {
-                let _ = write!(json, ",\"{member}\":");
-            }
-            let _ = write!(json, "{before}\"{}\"", group.name(*at));
-            before = ",";
-        }
-        if before == "," {
-            json.push(']');
-        }
-    }
-    if plan.ignored > 0 {
-        let _ = write!(json, ",\"ignored\":{}", plan.ignored);
-    }
-    json.push('}');
-    json
 }

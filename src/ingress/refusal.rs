@@ -22,9 +22,14 @@ const RETRY_AFTER_SPACE: u32 = 30;
 pub enum Refusal {
     Malformed,
     InvalidIdempotencyKey,
+    InvalidWait,
+    InvalidJson,
+    Unauthorized,
     OriginForbidden,
     HostForbidden,
     UidForbidden,
+    SignatureInvalid,
+    TimestampInvalid,
     NotFound,
     NoConnection,
     UnknownConnection,
@@ -34,7 +39,12 @@ pub enum Refusal {
     ConnectionDisabled,
     IdempotencyConflict,
     BodyTooLarge,
+    UnsupportedMediaType,
     InvalidType,
+    InvalidDelay,
+    InvalidCloudEvent,
+    InvalidBatch,
+    RateLimited,
     HeaderTooLarge,
     MemoryFull,
     QueueFull,
@@ -46,12 +56,17 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the enum.
-    pub const ALL: [Refusal; 22] = [
+    pub const ALL: [Refusal; 32] = [
         Refusal::Malformed,
         Refusal::InvalidIdempotencyKey,
+        Refusal::InvalidWait,
+        Refusal::InvalidJson,
+        Refusal::Unauthorized,
         Refusal::OriginForbidden,
         Refusal::HostForbidden,
         Refusal::UidForbidden,
+        Refusal::SignatureInvalid,
+        Refusal::TimestampInvalid,
         Refusal::NotFound,
         Refusal::NoConnection,
         Refusal::UnknownConnection,
@@ -61,7 +76,12 @@ impl Refusal {
         Refusal::ConnectionDisabled,
         Refusal::IdempotencyConflict,
         Refusal::BodyTooLarge,
+        Refusal::UnsupportedMediaType,
         Refusal::InvalidType,
+        Refusal::InvalidDelay,
+        Refusal::InvalidCloudEvent,
+        Refusal::InvalidBatch,
+        Refusal::RateLimited,
         Refusal::HeaderTooLarge,
         Refusal::MemoryFull,
         Refusal::QueueFull,
@@ -84,12 +104,22 @@ impl Refusal {
                 "the request is not valid HTTP/1.1; send one request line, one Host, and either a Content-Length or chunked"),
             Refusal::InvalidIdempotencyKey => (400, "invalid_idempotency_key", "The idempotency key is not valid",
                 "Idempotency-Key, or webhook-id where there is none, must be 1 to 255 visible ASCII characters and stand once"),
+            Refusal::InvalidWait => (400, "invalid_wait", "The wait is not valid",
+                "wait stands once in the query and is a duration up to \"60s\", as in ?wait=5s"),
+            Refusal::InvalidJson => (400, "invalid_json", "The body is not JSON",
+                "the content type says that the body is JSON; send one JSON object"),
+            Refusal::Unauthorized => (401, "unauthorized", "Not authenticated",
+                "this source wants to know who posts; the WWW-Authenticate header says how"),
             Refusal::OriginForbidden => (403, "origin_forbidden", "Browsers may not post",
                 "the request has an Origin header, so it comes from a web page; post from a server, without Origin"),
             Refusal::HostForbidden => (403, "host_forbidden", "Host not allowed",
                 "on a loopback listener Host must be localhost, a loopback address, or one of [ingress] hosts"),
             Refusal::UidForbidden => (403, "uid_forbidden", "User not allowed",
                 "this user may not use the socket; add its uid to [ingress] unix.allow_uids"),
+            Refusal::SignatureInvalid => (403, "signature_invalid", "The signature is wrong",
+                "no secret of this source makes this signature over this body; sign the bytes that are sent, with the right secret"),
+            Refusal::TimestampInvalid => (403, "timestamp_invalid", "The signature is too old or of the future",
+                "webhook-timestamp is in Unix seconds and must be near the daemon's clock; sign each post anew"),
             Refusal::NotFound => (404, "not_found", "No such path",
                 "post to /v1/events, /v1/sources/SOURCE/events or /v1/connections/NAME/events"),
             Refusal::NoConnection => (404, "no_connection", "No connection takes this source",
@@ -97,7 +127,7 @@ impl Refusal {
             Refusal::UnknownConnection => (404, "unknown_connection", "No such connection",
                 "no connection has this name; `posthaste check` lists the configured ones"),
             Refusal::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed",
-                "events are posted; use POST"),
+                "this source does not take this method; Allow says which it takes"),
             Refusal::HeaderTimeout => (408, "header_timeout", "The request's head came too slowly",
                 "send the head faster, or raise [ingress] header_timeout"),
             Refusal::BodyTimeout => (408, "body_timeout", "The request's body came too slowly",
@@ -108,8 +138,18 @@ impl Refusal {
                 "this key came with another type or body before; post with a new key"),
             Refusal::BodyTooLarge => (413, "body_too_large", "The body is too large",
                 "send less, or raise the connection's max_body"),
+            Refusal::UnsupportedMediaType => (415, "unsupported_media_type", "The content type is not supported",
+                "a batch is application/x-ndjson, application/json or application/cloudevents-batch+json"),
             Refusal::InvalidType => (422, "invalid_type", "The event's type is not valid",
                 "posthaste-type must be UTF-8 without control characters, at most 255 bytes, and stand once"),
+            Refusal::InvalidDelay => (422, "invalid_delay", "The delivery's time is not valid",
+                "send posthaste-delay (\"90s\") or posthaste-deliver-at (\"2026-12-24T18:00:00Z\"), at most 7 days from now"),
+            Refusal::InvalidCloudEvent => (422, "invalid_cloudevent", "The CloudEvent is not valid",
+                "an attribute of CloudEvents 1.0 is missing or malformed"),
+            Refusal::InvalidBatch => (422, "invalid_batch", "The batch is not valid",
+                "one item of the batch cannot be taken, so none was"),
+            Refusal::RateLimited => (429, "rate_limited", "Too many posts",
+                "this source takes fewer posts per time; wait as long as Retry-After says"),
             Refusal::HeaderTooLarge => (431, "header_too_large", "The request's head is too large",
                 "send at most 16 KiB and 100 headers"),
             Refusal::MemoryFull => (503, "memory_full", "Too many bytes wait for the disk",
@@ -129,7 +169,8 @@ impl Refusal {
 
     fn retry_after(self) -> Option<u32> {
         match self {
-            Refusal::MemoryFull
+            Refusal::RateLimited
+            | Refusal::MemoryFull
             | Refusal::QueueFull
             | Refusal::StoreBusy
             | Refusal::StoreFailed => Some(RETRY_SOON),
@@ -161,11 +202,24 @@ pub(super) struct Refused {
     pub(super) why: Refusal,
     /// Instead of the usual detail.
     pub(super) detail: Option<Cow<'static, str>>,
+    /// Seconds, instead of the usual wait.
+    pub(super) retry_after: Option<u32>,
+    /// The methods that the source takes.
+    pub(super) allow: Option<String>,
+    /// How to authenticate.
+    pub(super) challenge: Option<&'static str>,
+    /// Which item of a batch it is about.
+    pub(super) index: Option<usize>,
 }
 
 impl Refused {
     pub(super) fn with(why: Refusal, detail: impl Into<Cow<'static, str>>) -> Refused {
-        Refused { why, detail: Some(detail.into()) }
+        Refused { detail: Some(detail.into()), ..Refused::from(why) }
+    }
+
+    /// Without what is about the request that carried the event: what another one with the same event is told.
+    pub(super) fn for_others(&self) -> Refused {
+        Refused { index: None, ..self.clone() }
     }
 
     pub(super) fn problem(self) -> Problem {
@@ -175,8 +229,10 @@ impl Refused {
             code,
             title,
             detail: self.detail.unwrap_or(Cow::Borrowed(detail)),
-            retry_after: self.why.retry_after(),
-            allow: (self.why == Refusal::MethodNotAllowed).then_some("POST"),
+            retry_after: self.retry_after.or(self.why.retry_after()),
+            allow: self.allow,
+            challenge: self.challenge,
+            index: self.index,
             close: self.why.closes(),
         }
     }
@@ -184,7 +240,7 @@ impl Refused {
 
 impl From<Refusal> for Refused {
     fn from(why: Refusal) -> Refused {
-        Refused { why, detail: None }
+        Refused { why, detail: None, retry_after: None, allow: None, challenge: None, index: None }
     }
 }
 
@@ -212,9 +268,8 @@ mod tests {
             assert!(codes.insert(problem.code), "{why:?}");
             let wants_retry = matches!(problem.status.as_u16(), 429 | 503 | 507);
             assert_eq!(problem.retry_after.is_some(), wants_retry, "{why:?}");
-            assert_eq!(problem.allow.is_some(), problem.status == 405, "{why:?}");
             assert!(!problem.detail.ends_with('.'), "{why:?}");
         }
-        assert_eq!(codes.len(), 22);
+        assert_eq!(codes.len(), 32);
     }
 }

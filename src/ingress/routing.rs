@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::refusal::{Refusal, Refused};
 use super::rules::{Choice, Ignored, IgnoredEvent, Rules, Waiter};
+use super::sources::{Sources, Way};
 use crate::clock::Age;
 use crate::connection::dedupe::{Dedupe, Key};
 use crate::connection::keeps::Keeps;
@@ -17,7 +18,7 @@ use crate::connection::{Connection, State, WhenFull};
 use crate::event::{Cause, Event, EventId};
 use crate::metrics::ConnectionMetrics;
 use crate::store::ConnectionId;
-use crate::store::intake::{Fate, Route};
+use crate::store::intake::{Durability, Fate, Route};
 use crate::store::queue::QueueCounters;
 
 /// One connection as the daemon hands it over: its settings, its number in the store, its counters, its metrics.
@@ -46,6 +47,8 @@ pub(super) enum Target<'a> {
 pub(super) struct Group {
     /// The source that its events are stored under.
     pub(super) source: String,
+    /// How posts to it are treated.
+    pub(super) way: Arc<Way>,
     /// The largest body that any of them takes: ingress reads no more.
     pub(super) max_body: u64,
     /// What of a request the events keep because one of them needs it.
@@ -63,6 +66,8 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) routes: Vec<Route>,
+    /// How many deliveries are queued.
+    queued: usize,
     /// Which entries' deliveries are dead from the start.
     pub(super) dead: Vec<(usize, Cause)>,
     /// How many connections did not take it.
@@ -72,13 +77,14 @@ pub(super) struct Plan {
 }
 
 impl RoutingTable {
-    /// A table of these connections. Names are unique without regard to case; [`crate::config`] sees to it.
-    pub fn new(entries: &[Entry]) -> RoutingTable {
-        RoutingTable::after(&RoutingTable::default(), entries)
+    /// A table of these connections, and of the sources that have settings of their own. Names are unique without regard to case;
+    /// [`crate::config`] sees to it.
+    pub fn new(entries: &[Entry], sources: &Sources) -> RoutingTable {
+        RoutingTable::after(&RoutingTable::default(), entries, sources)
     }
 
     /// The same in the place of another table: what its connections remember stays where their rules are the same.
-    pub fn after(before: &RoutingTable, entries: &[Entry]) -> RoutingTable {
+    pub fn after(before: &RoutingTable, entries: &[Entry], sources: &Sources) -> RoutingTable {
         let known: HashMap<ConnectionId, &Arc<Rules>> = before
             .connections
             .iter()
@@ -91,25 +97,29 @@ impl RoutingTable {
                 (entry.clone(), rules)
             })
             .collect();
-        let mut by_source: HashMap<&str, Vec<Member>> = HashMap::new();
+        // A source that no connection names still asks who posts, before it says so.
+        let mut by_source: HashMap<&str, Vec<Member>> =
+            sources.names().map(|name| (name, Vec::new())).collect();
         for member in &entries {
             for source in &member.0.0.sources {
                 by_source.entry(source).or_default().push(member.clone());
             }
         }
-        let sources = by_source
+        let groups = by_source
             .into_iter()
-            .map(|(source, entries)| (source.to_owned(), Group::new(source, false, entries)))
+            .map(|(source, entries)| {
+                (source.to_owned(), Group::new(sources.get(source), false, entries))
+            })
             .collect();
         let mut connections: Vec<_> = entries
             .iter()
             .map(|member| {
                 let source = member.0.0.sources.first().map_or("default", String::as_str);
-                Group::new(source, true, vec![member.clone()])
+                Group::new(sources.get(source), true, vec![member.clone()])
             })
             .collect();
         connections.sort_by(|a, b| ignoring_case(a.first_name(), b.first_name()));
-        RoutingTable { sources, connections }
+        RoutingTable { sources: groups, connections }
     }
 
     /// The connections that want to know which events came before, with their dedupe.
@@ -161,7 +171,7 @@ fn ignoring_case(a: &str, b: &str) -> Ordering {
 }
 
 impl Group {
-    fn new(source: &str, direct: bool, members: Vec<Member>) -> Arc<Group> {
+    fn new(way: Arc<Way>, direct: bool, members: Vec<Member>) -> Arc<Group> {
         let (entries, rules): (Vec<Entry>, Vec<_>) = members.into_iter().unzip();
         let largest = |disabled_too: bool| {
             let takes = |entry: &&Entry| disabled_too || entry.0.state != State::Disabled;
@@ -174,8 +184,8 @@ impl Group {
             keeps.add(&entry.0.keeps);
         }
         let examines = entries.iter().any(|entry| Rules::examines(&entry.0));
-        let source = source.to_owned();
-        Arc::new(Group { source, max_body, keeps, direct, examines, entries, rules })
+        let source = way.settings.name.clone();
+        Arc::new(Group { source, way, max_body, keeps, direct, examines, entries, rules })
     }
 
     /// The idempotency key as it is stored: that of a post to one connection has the connection's name before it, so that
@@ -188,6 +198,11 @@ impl Group {
         }
     }
 
+    /// Whether no connection names the source.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn first_name(&self) -> &str {
         self.entries.first().map_or("", |entry| &entry.0.name)
     }
@@ -197,22 +212,43 @@ impl Group {
         self.entries.get(at).map_or("", |entry| &entry.0.name)
     }
 
-    /// Asks filters and dedupes about an event. Its body is read at most once, and only where one of them asks for it.
+    /// What a 202 of its source means.
+    pub(super) fn durability(&self) -> Durability {
+        match self.way.settings.durability {
+            crate::source::Durability::Disk => Durability::Disk,
+            crate::source::Durability::Relaxed => Durability::Relaxed,
+        }
+    }
+
+    /// The name of the connection with this number.
+    pub(super) fn name_of(&self, id: ConnectionId) -> String {
+        let found = self.entries.iter().find(|entry| entry.1 == id);
+        found.map(|entry| entry.0.name.clone()).unwrap_or_default()
+    }
+
+    /// Asks filters and dedupes about events that are stored together. A body is read at most once, and only where one of them
+    /// asks for it.
     ///
     /// # Errors
-    /// When the same event is on its way to the disk: ask again when that has ended.
-    pub(super) fn choose(&self, event: &Event) -> Result<Choice, Waiter> {
-        let mut choice = Choice::default();
+    /// When the same event as one of them is on its way to the disk: ask again when that has ended. Nothing is held until then.
+    pub(super) fn choose(&self, events: &[&Event]) -> Result<Vec<Choice>, Waiter> {
         if !self.examines {
-            return Ok(choice);
+            return Ok(events.iter().map(|_| Choice::default()).collect());
         }
-        let parts = Parts::new(event);
-        for (at, (entry, rules)) in self.entries.iter().zip(&self.rules).enumerate() {
-            if Rules::examines(&entry.0) {
-                choice.add(at, rules.ask(&entry.0, &parts))?;
+        let mut choices = Vec::with_capacity(events.len());
+        for (number, event) in events.iter().enumerate() {
+            let mut choice = Choice::default();
+            let parts = Parts::new(event);
+            for (at, (entry, rules)) in self.entries.iter().zip(&self.rules).enumerate() {
+                if Rules::examines(&entry.0) {
+                    let answer = rules.ask(&entry.0, &parts);
+                    let before = events.get(..number).unwrap_or_default();
+                    choice.add(at, answer.among(before))?;
+                }
             }
+            choices.push(choice);
         }
-        Ok(choice)
+        Ok(choices)
     }
 
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and
@@ -224,8 +260,12 @@ impl Group {
         delay: Option<Duration>,
         choice: &Choice,
     ) -> Result<Plan, Refused> {
+        if self.entries.is_empty() {
+            return Err(Refusal::NoConnection.into());
+        }
         let mut plan = Plan {
             routes: Vec::with_capacity(self.entries.len()),
+            queued: 0,
             dead: Vec::new(),
             ignored: 0,
             disabled: 0,
@@ -248,8 +288,9 @@ impl Group {
                 rejected |= limits.when_full == WhenFull::Reject;
                 Fate::Dead(Cause::QueueFull)
             };
-            if let Fate::Dead(cause) = fate {
-                plan.dead.push((at, cause));
+            match fate {
+                Fate::Queued => plan.queued += 1,
+                Fate::Dead(cause) => plan.dead.push((at, cause)),
             }
             let delay = delay.unwrap_or(connection.delay);
             plan.routes.push(Route { connection: *id, queue: Arc::clone(queue), fate, delay });
@@ -303,7 +344,12 @@ impl Group {
 impl Plan {
     /// How many deliveries wait for their turn.
     pub(super) fn queued(&self) -> usize {
-        self.routes.len() - self.dead.len()
+        self.queued
+    }
+
+    /// Whether there is nothing to store.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queued == 0 && self.dead.is_empty()
     }
 
     fn give_back(&self, content: u64) {

@@ -208,7 +208,8 @@ async fn connection(
     let progress = Rc::new(Progress::default());
     let limits = shared.limits.load_full();
     let socket = Socket::new(stream, Rc::clone(&progress), Rc::clone(&shared), Arc::clone(&limits));
-    let peer = Rc::new(Peer { shared: Rc::clone(&shared), progress, limits, door });
+    let (peer_shared, until) = (Rc::clone(&shared), closing.clone());
+    let peer = Rc::new(Peer { shared: peer_shared, progress, limits, door, closing: until });
     let service = service_fn(move |request: Request<Incoming>| {
         let peer = Rc::clone(&peer);
         async move { Ok::<_, Infallible>(peer.answer(request).await) }

@@ -22,17 +22,21 @@ use crate::connection::{
     Connection, Http2, OnRemove, Pool, QueueLimits, State, Target, Tls, WhenFull,
 };
 use crate::event::Event;
+use crate::source::Source;
 use crate::store::ConnectionId;
 use crate::store::intake::{AppendError, FakeStore, Route};
 use crate::store::keys::{Floor, KeyLimits, Keys};
 use crate::store::queue::QueueCounters;
 
+mod batches;
+mod cloudevents;
 mod events;
 mod idempotency;
 mod kept;
 mod refusals;
 mod routes;
 mod rules;
+mod sources;
 mod stopping;
 mod wire;
 
@@ -47,6 +51,7 @@ pub(super) fn connection(name: &str) -> Connection {
         description: None,
         labels: std::collections::BTreeMap::new(),
         state: State::Active,
+        archived: false,
         sources: vec!["default".to_owned()],
         target: Target::parse("http://127.0.0.1:9/").unwrap(),
         method: http::Method::POST,
@@ -133,6 +138,8 @@ struct Relay {
     running: Option<RunningIngress>,
     metrics: Metrics,
     entries: Vec<Entry>,
+    sources: Sources,
+    routing: Arc<ArcSwap<RoutingTable>>,
     disk: Arc<Mutex<Disk>>,
     stored: Arc<Mutex<Vec<Stored>>>,
     over: Arc<AtomicBool>,
@@ -146,19 +153,30 @@ impl Relay {
     }
 
     fn with(connections: Vec<Connection>, change: impl FnOnce(&mut IngressOptions)) -> Relay {
+        Relay::with_sources(connections, &[], change)
+    }
+
+    fn with_sources(
+        connections: Vec<Connection>,
+        sources: &[Source],
+        change: impl FnOnce(&mut IngressOptions),
+    ) -> Relay {
         let mut options = IngressOptions {
             http: vec!["127.0.0.1:0".parse().unwrap()],
             ..IngressOptions::default()
         };
         change(&mut options);
         let metrics = Metrics::new();
+        let sources = Sources::new(sources, &Clock::system());
         let entries = entries(&metrics, connections);
-        let ingress = Ingress::bind(options).unwrap();
+        let ingress = Ingress::bind(options, crate::listener::Sockets::default()).unwrap();
         let address = ingress.tcp_addresses().unwrap()[0];
         let (intake, lane, store) = FakeStore::new();
+        let table = RoutingTable::new(&entries, &sources);
+        let routing = Arc::new(ArcSwap::from_pointee(table));
         let parts = IngressParts {
             intakes: vec![(intake, lane)],
-            routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries))),
+            routing: Arc::clone(&routing),
             keys: keys(&metrics),
             clock: Clock::system(),
             metrics: metrics.clone(),
@@ -169,6 +187,8 @@ impl Relay {
             running: Some(ingress.start(parts).unwrap()),
             metrics,
             entries,
+            sources,
+            routing,
             disk: Arc::new(Mutex::new(Disk::Works)),
             stored: Arc::default(),
             over: Arc::default(),
@@ -195,6 +215,12 @@ impl Relay {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
         })
+    }
+
+    /// Puts other sources in force, as a reload does.
+    fn reload(&mut self, sources: &[Source]) {
+        self.sources = self.sources.changed_to(sources, &Clock::system());
+        self.routing.store(Arc::new(RoutingTable::new(&self.entries, &self.sources)));
     }
 
     fn disk(&self, disk: Disk) {

@@ -239,7 +239,7 @@ impl Relay {
             .cloned()
             .map(|Live { connection, id, queue, metrics }| (connection, id, queue, metrics))
             .collect();
-        self.routing.store(Arc::new(RoutingTable::new(&entries)));
+        self.routing.store(Arc::new(RoutingTable::new(&entries, &Default::default())));
         world.ledger.borrow_mut().rerouted(world.life.get(), |direct| routes(world, direct));
     }
 

@@ -187,3 +187,13 @@ fn a_retry_before_its_time_is_found() {
 fn a_failure_that_is_settled_as_delivered_is_found() {
     finds(Defect::FailureIsDelivered, 6);
 }
+
+#[test]
+fn a_failure_that_lets_the_next_of_its_line_go_is_found() {
+    finds(Defect::LineFreedByFailure, 2);
+}
+
+#[test]
+fn an_order_that_begins_without_what_waits_for_a_retry_is_found() {
+    finds(Defect::RetriesNotShown, 3);
+}

@@ -56,10 +56,16 @@ pub enum Defect {
     RunRemovedFirst,
     /// What a start finds at the end of a segment is believed to be on the disk.
     TailNotSynced,
+    /// What a crash left of a batch is taken for events that were accepted.
+    TornFrameKept,
     /// Retries are handed out a minute before they are due.
     RetryBeforeDue,
     /// A 500 settles a delivery as delivered (in delivery).
     FailureIsDelivered,
+    /// What waits for a retry is not shown when an order begins.
+    RetriesNotShown,
+    /// A failed delivery frees its line (in delivery).
+    LineFreedByFailure,
 }
 
 thread_local! {

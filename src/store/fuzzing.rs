@@ -61,7 +61,7 @@ pub fn record(data: &[u8]) {
 /// What any record's body could be.
 fn decode_all(record: &Record<'_>) {
     let body = record.body;
-    if let Some(head) = decode_event_head(body) {
+    if let Some(head) = decode_event_head(super::record::KIND_EVENT, body) {
         let key = KeyRecord::of(&head, body);
         assert!(key.is_none_or(|key| key.queued() <= head.routes.len() as u64));
     }
@@ -88,7 +88,7 @@ fn round_trip(bytes: Bytes, seed: super::record::Seed) {
     let mut again = Vec::new();
     let stamp = Stamp { durable_upto: 0, commit: 0 };
     encode_record(&mut again, seed, super::record::KIND_EVENT, stamp, |out| {
-        encode_event(out, &event, routes.iter().copied());
+        encode_event(out, &event, super::record::Frame::ALONE, routes.iter().copied());
     });
     assert_eq!(decode_event(Bytes::from(again), seed), Some((event, routes)));
 }

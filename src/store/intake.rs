@@ -14,6 +14,7 @@ use super::doorbell::Doorbell;
 use super::keys::KeyRecord;
 use super::outcomes::{Board, Outcomes, Seats};
 use super::queue::QueueCounters;
+use super::record::Frame;
 use super::{BATCH_EVENTS, ConnectionId};
 use crate::event::Event;
 
@@ -84,6 +85,39 @@ pub(super) struct Append {
     pub(super) lane: usize,
     /// Who waits for the answer; none once it was given.
     pub(super) reply: Option<oneshot::Sender<Result<(), AppendError>>>,
+    /// Which event of its frame it is.
+    pub(super) frame: Frame,
+    /// The other events of its frame, where it is the first of several: the writer takes them together.
+    pub(super) rest: Vec<Append>,
+}
+
+/// One event of several that are stored together.
+#[derive(Debug)]
+pub struct Batched {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Where it goes; room is reserved as for [`Intake::append`].
+    pub routes: Vec<Route>,
+    /// Its idempotency key, if it has one.
+    pub key: Option<Box<KeyRecord>>,
+}
+
+impl Batched {
+    /// Undoes the reservations of ingress, when the event is not handed over after all.
+    pub fn give_back_room(&self) {
+        give_back_room(&self.event, &self.routes);
+    }
+}
+
+/// Random bits of an event's id.
+fn mark_of(event: &Event) -> u32 {
+    event.id.0.as_bytes().last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn give_back_room(event: &Event, routes: &[Route]) {
+    for route in routes.iter().filter(|route| route.fate == Fate::Queued) {
+        route.queue.give_back(event.content.as_bytes().len() as u64);
+    }
 }
 
 /// The way in. Cheap to clone; each ingress runtime has one with its own lane.
@@ -119,7 +153,7 @@ impl Intake {
         key: Option<Box<KeyRecord>>,
         durability: Durability,
     ) -> Result<(), AppendError> {
-        self.push(event, routes, key, durability, None).await
+        self.append_one(Batched { event, routes, key }, durability, None).await
     }
 
     /// As [`Intake::append_with`]; also gives what tells how the event's deliveries end. `None`: too many are waited for
@@ -136,41 +170,90 @@ impl Intake {
     ) -> Result<Option<Outcomes>, AppendError> {
         let to = routes.iter().map(|route| route.connection);
         let (outcomes, board) = Outcomes::new(&self.seats, to).unzip();
-        self.push(event, routes, key, durability, board).await.map(|()| outcomes)
+        let event = Batched { event, routes, key };
+        self.append_one(event, durability, board).await.map(|()| outcomes)
     }
 
-    async fn push(
+    /// Makes several events durable together: all of them, or none, also where a crash cuts them off half written. They stand
+    /// in one frame of one commit, so their records must fit into one segment.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; it is that of all of them.
+    pub async fn append_batch(
         &self,
-        event: Arc<Event>,
-        routes: Vec<Route>,
-        key: Option<Box<KeyRecord>>,
+        events: Vec<Batched>,
+        durability: Durability,
+    ) -> Result<(), AppendError> {
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let mark = events.first().map_or(0, |first| mark_of(&first.event));
+        let mut frames = (0..count).map(|number| Frame { mark, number, count });
+        let mut appends = events.into_iter().zip(&mut frames);
+        let Some((first, frame)) = appends.next() else {
+            return Ok(());
+        };
+        let (mut first, answer) = self.one(first, durability, frame);
+        // One commit answers them alike: the first one's answer is enough.
+        first.rest = appends.map(|(event, frame)| self.one(event, durability, frame).0).collect();
+        self.push(first)?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Hands over one event, whose deliveries somebody may wait for.
+    async fn append_one(
+        &self,
+        event: Batched,
         durability: Durability,
         board: Option<Arc<Board>>,
     ) -> Result<(), AppendError> {
+        let (append, answer) = self.one(event, durability, Frame::ALONE);
+        self.push(Append { board, ..append })?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    fn one(
+        &self,
+        event: Batched,
+        durability: Durability,
+        frame: Frame,
+    ) -> (Append, oneshot::Receiver<Result<(), AppendError>>) {
+        let Batched { event, routes, key } = event;
         let (reply, answer) = oneshot::channel();
-        let (lane, reply) = (self.lane, Some(reply));
-        let append = Append { event, routes, key, durability, board, lane, reply };
+        let append = Append {
+            event,
+            routes,
+            key,
+            durability,
+            board: None,
+            lane: self.lane,
+            reply: Some(reply),
+            frame,
+            rest: Vec::new(),
+        };
+        (append, answer)
+    }
+
+    fn push(&self, append: Append) -> Result<(), AppendError> {
         if let Err(refused) = self.queue.push(append) {
             refused.give_back_room();
             return Err(AppendError::Busy);
         }
         self.doorbell.ring_append(self.queue.len() >= BATCH_EVENTS);
-        answer.await.unwrap_or(Err(AppendError::Closed))
+        Ok(())
     }
 }
 
 impl Append {
     /// Whether one of its deliveries waits for a time.
     pub(super) fn is_delayed(&self) -> bool {
-        self.routes.iter().any(|route| !route.delay.is_zero())
+        let waits = |routes: &[Route]| routes.iter().any(|route| !route.delay.is_zero());
+        waits(&self.routes) || self.rest.iter().any(|other| waits(&other.routes))
     }
 
-    /// Undoes the reservations of ingress.
+    /// Undoes the reservations of ingress, for the rest of its frame too.
     pub(super) fn give_back_room(&self) {
-        for route in &self.routes {
-            if route.fate == Fate::Queued {
-                route.queue.give_back(self.event.content.as_bytes().len() as u64);
-            }
+        give_back_room(&self.event, &self.routes);
+        for other in &self.rest {
+            give_back_room(&other.event, &other.routes);
         }
     }
 }
@@ -269,6 +352,7 @@ impl FakeStore {
             }
             answers.extend(append.reply.map(|reply| (reply, result)));
             taken.push((append.event, append.routes));
+            taken.extend(append.rest.into_iter().map(|other| (other.event, other.routes)));
         }
         for lane in &self.port.lanes {
             lane.send(&mut answers);

@@ -27,7 +27,7 @@
 //!   16  u64 commit number; never falls within a file
 //! ```
 //!
-//! Kinds in a **segment**: `1` event, `2` name (`u32 connection id`, name in UTF-8; stands before the first event of the
+//! Kinds in a **segment**: `1` event, `3` event of a frame, `2` name (`u32 connection id`, name in UTF-8; stands before the first event of the
 //! segment that uses the id).
 //!
 //! ```text
@@ -41,6 +41,11 @@
 //!         varint only after 255: the delay from acceptance, ms
 //!    .. content to the end (see `event::Content`)
 //! ```
+//!
+//! `3`, an event of a frame: as `1`, with this before the content: `u32` the frame's mark, a varint with the event's number in the
+//! frame, from 0, and a varint with how many events the frame has. The events of a frame follow each other in one commit. Of a frame that is not whole, its
+//! events count only if a later record says that they had been synced: else it is what a crash left of a write that nobody
+//! was told about.
 //!
 //! Slots are written, not counted, so that a damaged record never shifts the ones after it.
 //!
@@ -267,6 +272,8 @@ pub fn padded(length: usize) -> usize {
 
 /// Kind of an event's record.
 pub const KIND_EVENT: u8 = 1;
+/// Kind of the record of an event that belongs to a frame with others.
+pub const KIND_FRAMED: u8 = 3;
 /// Kind of a name's record.
 pub const KIND_NAME: u8 = 2;
 
@@ -286,10 +293,11 @@ pub struct RecordedRoute {
 /// The byte of a route that is queued with a delay.
 const DELAYED: u8 = 255;
 
-/// Appends an event's body.
+/// Appends an event's body. The record's kind is that of `frame`.
 pub fn encode_event(
     out: &mut Vec<u8>,
     event: &Event,
+    frame: Frame,
     routes: impl ExactSizeIterator<Item = RecordedRoute>,
 ) {
     out.extend_from_slice(event.id.0.as_bytes());
@@ -306,7 +314,33 @@ pub fn encode_event(
             dead => out.push(dead.map_or(0, |cause| cause as u8)),
         }
     }
+    if frame.count > 1 {
+        out.extend_from_slice(&frame.mark.to_le_bytes());
+        put_varint(out, u64::from(frame.number));
+        put_varint(out, u64::from(frame.count));
+    }
     out.extend_from_slice(event.content.as_bytes());
+}
+
+/// Which event of its frame an event is. Events of one frame were accepted together: all of them count, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The same for all events of the frame, and another for the next frame.
+    pub mark: u32,
+    /// From 0.
+    pub number: u32,
+    /// Events in the frame.
+    pub count: u32,
+}
+
+impl Frame {
+    /// That of an event that was accepted alone.
+    pub const ALONE: Frame = Frame { mark: 0, number: 0, count: 1 };
+
+    /// The kind of an event's record.
+    pub fn kind(self) -> u8 {
+        if self.count > 1 { KIND_FRAMED } else { KIND_EVENT }
+    }
 }
 
 /// An event's body up to its content.
@@ -318,12 +352,17 @@ pub struct EventHead {
     pub accepted_age: Age,
     /// Its deliveries.
     pub routes: Vec<RecordedRoute>,
+    /// Which event of its frame it is.
+    pub frame: Frame,
     /// Where the content starts in the body.
     pub content_at: usize,
 }
 
-/// Reads an event's body up to its content.
-pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
+/// Reads an event's body up to its content. `kind` is its record's; `None` also where that is no event's.
+pub fn decode_event_head(kind: u8, body: &[u8]) -> Option<EventHead> {
+    if kind != KIND_EVENT && kind != KIND_FRAMED {
+        return None;
+    }
     let id = EventId(Uuid::from_slice(body.get(..16)?).ok()?);
     let accepted_age = Age(u64_at(body, 16)?);
     let mut reader = Reader { bytes: body, at: 24 };
@@ -339,16 +378,19 @@ pub fn decode_event_head(body: &[u8]) -> Option<EventHead> {
         };
         routes.push(RecordedRoute { connection, slot, dead, delay_ms });
     }
-    Some(EventHead { id, accepted_age, routes, content_at: reader.at })
+    let frame = match kind {
+        KIND_FRAMED => {
+            Frame { mark: reader.u32()?, number: reader.varint32()?, count: reader.varint32()? }
+        }
+        _ => Frame::ALONE,
+    };
+    Some(EventHead { id, accepted_age, routes, frame, content_at: reader.at })
 }
 
 /// Reads a whole event from the bytes of its record. The content shares `record`'s memory.
 pub fn decode_event(record: Bytes, seed: Seed) -> Option<(Event, Vec<RecordedRoute>)> {
     let valid = decode_record(&record, seed)?;
-    if valid.kind != KIND_EVENT {
-        return None;
-    }
-    let head = decode_event_head(valid.body)?;
+    let head = decode_event_head(valid.kind, valid.body)?;
     let end = RECORD_HEADER + valid.body.len();
     let content = Content::decode(record.slice(RECORD_HEADER + head.content_at..end)).ok()?;
     let event = Event {
@@ -516,11 +558,11 @@ mod tests {
         Event { id, accepted_ms: id.unix_ms(), accepted_age: Age(99), content: content.finish() }
     }
 
-    fn encoded(body: &[u8], routes: &[RecordedRoute]) -> Vec<u8> {
+    fn encoded(body: &[u8], frame: Frame, routes: &[RecordedRoute]) -> Vec<u8> {
         let mut out = Vec::new();
         let event = event(body);
-        let length = encode_record(&mut out, HEADER.seed(), KIND_EVENT, STAMP, |out| {
-            encode_event(out, &event, routes.iter().copied());
+        let length = encode_record(&mut out, HEADER.seed(), frame.kind(), STAMP, |out| {
+            encode_event(out, &event, frame, routes.iter().copied());
         });
         assert_eq!(length, out.len());
         out
@@ -530,7 +572,7 @@ mod tests {
     fn every_flipped_bit_is_seen() {
         let routes =
             [RecordedRoute { connection: ConnectionId(300), slot: 5, dead: None, delay_ms: 0 }];
-        let whole = encoded(b"hello", &routes);
+        let whole = encoded(b"hello", Frame { mark: 9, number: 1, count: 2 }, &routes);
         let body_end = RECORD_HEADER + u32_at(&whole, 0).unwrap() as usize;
         for bit in 0..body_end * 8 {
             let mut bad = whole.clone();
@@ -546,12 +588,17 @@ mod tests {
         fn events_read_back(
             body in proptest::collection::vec(any::<u8>(), 0..300),
             routes in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..28, any::<u64>()), 0..20),
+            (mark, number, count) in (any::<u32>(), any::<u32>(), prop_oneof![Just(1u32), any::<u32>()]),
         ) {
             let routes: Vec<_> = routes.into_iter().map(|(connection, slot, cause, delay)| RecordedRoute {
                 connection: ConnectionId(connection), slot, dead: Cause::from_number(cause),
                 delay_ms: if cause == 0 { delay } else { 0 },
             }).collect();
-            let bytes = encoded(&body, &routes);
+            let frame = Frame { mark, number, count };
+            let bytes = encoded(&body, frame, &routes);
+            let record = decode_record(&bytes, HEADER.seed()).unwrap();
+            let head = decode_event_head(record.kind, record.body).unwrap();
+            prop_assert_eq!(head.frame, if count > 1 { frame } else { Frame::ALONE });
             prop_assert_eq!(bytes.len() % 8, 0);
             prop_assert_eq!(peek_length(&bytes, HEADER.seed()), Some(bytes.len()));
             let (back, back_routes) = decode_event(Bytes::from(bytes), HEADER.seed()).unwrap();
@@ -562,7 +609,8 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode_record(&bytes, HEADER.seed());
-            let _ = decode_event_head(&bytes);
+            let _ = decode_event_head(KIND_EVENT, &bytes);
+            let _ = decode_event_head(KIND_FRAMED, &bytes);
             let _ = decode_name(&bytes);
         }
 

@@ -13,6 +13,7 @@ use super::writer::Writer;
 use super::*;
 use crate::event::{Cause, ContentBuilder, Disposition, Event, EventId};
 
+mod batches;
 mod clock;
 mod compaction;
 mod damage;

@@ -6,6 +6,8 @@
 //! says `skipped` on standard error; with `POSTHASTE_NO_SKIP=1` it fails.
 
 #[cfg(test)]
+mod activation;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod capacity;
@@ -35,6 +37,11 @@ mod isolation;
 mod lifecycle;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod manage;
+#[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod ordering;
 #[cfg(test)]
 mod payload;
@@ -49,9 +56,13 @@ mod secrets;
 #[cfg(test)]
 mod signatures;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod stalls;
 #[cfg(test)]
 mod states;
 mod structure;
 #[cfg(test)]
 mod syscalls;
+#[cfg(test)]
+mod units;

@@ -8,7 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["problem"]),
     ("cli", &["admin", "client", "config", "connection", "daemon", "logging", "problem", "store"]),
     ("client", &["connection"]),
-    ("config", &["connection", "secret"]),
+    ("config", &["connection", "secret", "source"]),
     ("connection", &[]),
     (
         "daemon",
@@ -27,9 +27,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("delivery", &["client", "connection", "store"]),
     ("fuzzing", &["config", "connection", "ingress", "store"]),
-    ("ingress", &["connection", "problem", "store"]),
+    ("ingress", &["connection", "problem", "source", "store"]),
     // Tests only: the whole relay in one thread.
     ("sim", &["client", "connection", "delivery", "ingress", "store"]),
+    ("source", &["connection"]),
     ("store", &[]),
 ];
 const LEAVES: &[&str] = &["clock", "event", "listener", "metrics", "process", "secret", "units"];

@@ -6,8 +6,11 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::{Answer, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id};
+use super::{
+    Answer, Refused, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id,
+};
 use crate::admin::Context;
 use crate::admin::api::{
     Attempt, DeliveryState, EventDetail, Page, Replayed, parse_rfc3339, rfc3339,
@@ -21,6 +24,10 @@ use crate::units::HumanDuration;
 /// What `code` is for an attempt that succeeded.
 const OK: &str = "ok";
 
+/// Show an event that is still in the store
+#[utoipa::path(get, path = "/v1/events/{event}", tag = "events",
+    params(("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "the event", body = EventDetail), Refused))]
 pub(super) async fn event_show(
     State(context): State<Context>,
     Path(event): Path<String>,
@@ -28,6 +35,10 @@ pub(super) async fn event_show(
     find(&context, &event).await.map(|found| Json(detail(found)))
 }
 
+/// Show an event's body, byte for byte
+#[utoipa::path(get, path = "/v1/events/{event}/body", tag = "events",
+    params(("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "the body", content_type = "application/octet-stream", body = String), Refused))]
 pub(super) async fn event_body(
     State(context): State<Context>,
     Path(event): Path<String>,
@@ -36,12 +47,18 @@ pub(super) async fn event_body(
     Ok((body_headers(), found.event.content.body()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ReplayQuery {
+    /// One of the connections that the event was for.
     connection: String,
 }
 
+/// Send an event to one of its connections again
+#[utoipa::path(post, path = "/v1/events/{event}/replay", tag = "events",
+    params(("event" = String, Path, description = "the event's id"), ReplayQuery),
+    responses((status = 200, description = "it is queued", body = Replayed), Refused))]
 pub(super) async fn event_replay(
     State(context): State<Context>,
     Path(event): Path<String>,
@@ -53,17 +70,28 @@ pub(super) async fn event_replay(
     Ok(Json(Replayed { replayed: 1 }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only those of this connection.
     connection: Option<String>,
+    /// Only those of this event.
     event: Option<String>,
+    /// Only those with this error code, or `ok`.
     code: Option<String>,
+    /// Only those that ended since: a time (RFC 3339), or a duration.
     since: Option<String>,
+    /// Attempts on the page; 100 if it is not said.
+    #[param(minimum = 1, maximum = 255)]
     limit: Option<u32>,
+    /// The page after the one whose `pagination.next` this is.
     next: Option<String>,
 }
 
+/// List attempts that failed, or succeeded after failures; the newest first
+#[utoipa::path(get, path = "/v1/attempts", tag = "events", params(ListQuery),
+    responses((status = 200, description = "a page", body = Page<Attempt>), Refused))]
 pub(super) async fn attempts(
     State(context): State<Context>,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -93,19 +121,19 @@ fn parse_code(text: &str) -> Result<Option<Cause>, Problem> {
 }
 
 /// A time, or how long ago it was.
-fn parse_since(text: &str, clock: &Clock) -> Result<u64, Problem> {
+pub(super) fn parse_since(text: &str, clock: &Clock) -> Result<u64, Problem> {
     let ago = text.parse::<HumanDuration>().ok();
     ago.map(|ago| clock.wall_ms().saturating_sub(millis(ago.0)))
         .or_else(|| parse_rfc3339(text))
         .ok_or_else(|| {
             Problem::malformed(format!(
-                "since is a duration, as in 1h, or a time in UTC, as in {}",
+                "a time is in UTC, as in {}, or a duration, as in 1h, which means so long ago",
                 rfc3339(1_763_683_200_000)
             ))
         })
 }
 
-fn parse_next(text: &str) -> Result<u64, Problem> {
+pub(super) fn parse_next(text: &str) -> Result<u64, Problem> {
     let malformed =
         |_| Problem::malformed("`next` is not a cursor; take it from `pagination.next`");
     text.parse().map_err(malformed)

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 use super::*;
 use crate::connection::proxy::{Bypass, Credentials, Proxy, ProxyKind};
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::layers::{Draft, builtin};
 use crate::config::value::{Table, Value};
 use crate::config::{Daemon, Limits, fields};
-use crate::connection::keeps::Keeps;
+use crate::connection::ordering::Ordering;
 use crate::connection::{
     Connection, OnRemove, Pool, QueueLimits, RateLimit, State, Target, WhenFull,
 };
@@ -29,11 +29,13 @@ impl Build<'_> {
         let names = payload::all_names(&headers, payload.as_deref());
         let auth = self.auth(draft, &names);
         let sign = self.sign(draft, auth.as_ref(), &names);
+        let ordering = self.ordering(draft);
         let connection = Connection {
             display_name: table.text("display_name").map(str::to_owned),
             description: table.text("description").map(str::to_owned),
             labels: labels(table),
             state: state(table),
+            archived: table.flag("archived") == Some(true),
             sources: sources(table),
             method: match table.word("method") {
                 "inherit" => Method::POST,
@@ -48,9 +50,12 @@ impl Build<'_> {
             pool_acquire_timeout: table.span("pool_acquire_timeout"),
             max_in_flight: self.max_in_flight(draft, &pool),
             pool,
-            rate_limit: self.rate_limit(draft),
+            rate_limit: {
+                let (item, keys) = (table.get("rate_limit"), table.table("rate_limit"));
+                self.rate_limit(item, &keys, &draft.place, &draft.path)
+            },
             retry: self.retry(draft),
-            ordering: self.ordering(draft),
+            ordering: ordering.clone(),
             queue: queue(&table.table("queue")),
             max_body: self.max_body(draft, &daemon.limits),
             success_status: statuses(table, "success_status")?,
@@ -58,7 +63,7 @@ impl Build<'_> {
             http2: http2(&table.table("http2")),
             proxy: self.proxy(draft),
             egress: egress(&table.table("egress"), daemon.security),
-            keeps: Keeps::default(),
+            keeps: ordering.as_ref().map(Ordering::keeps).unwrap_or_default(),
             payload,
             delay: table.span("delay"),
             renamed_from: table.text("renamed_from").map(str::to_owned),
@@ -138,15 +143,21 @@ impl Build<'_> {
         max_in_flight
     }
 
-    fn rate_limit(&mut self, draft: &Draft) -> Option<RateLimit> {
-        let written = draft.table.get("rate_limit")?;
+    /// The limit that an item holds; `keys` are those that were written.
+    pub(super) fn rate_limit(
+        &mut self,
+        item: Option<&Item>,
+        keys: &Table,
+        place: &Place,
+        path: &str,
+    ) -> Option<RateLimit> {
+        let written = item?;
         let mut table = builtin(fields::RATE_LIMIT);
-        table.merge(&draft.table.table("rate_limit"));
+        table.merge(keys);
         if table.get("limit").is_none() {
             if !table.refused(&["limit"]) {
                 let message = "limit is missing, write one as in limit = 100".to_owned();
-                let path = format!("{}rate_limit", draft.path);
-                self.error_at(Some(written), &draft.place, &path, message);
+                self.error_at(Some(written), place, &format!("{path}rate_limit"), message);
             }
             return None;
         }
@@ -192,6 +203,9 @@ fn labels(table: &Table) -> BTreeMap<String, String> {
 }
 
 fn state(table: &Table) -> State {
+    if table.flag("archived") == Some(true) {
+        return State::Disabled;
+    }
     match table.word("state") {
         "paused" => State::Paused,
         "disabled" => State::Disabled,

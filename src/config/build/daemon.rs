@@ -8,7 +8,8 @@ use crate::config::layers::builtin;
 use crate::config::value::{Table, Value};
 use crate::config::{
     Admin, Daemon, Idempotency, Ingress, Keep, KeepLimit, Limits, Log, LogFormat, LogLevel,
-    Network, ReloadMode, Runtime, Security, Store, UnixListener, fields,
+    Network, ReloadMode, Runtime, Scope, Security, Store, TOKEN_BYTES_MIN, Token, UnixListener,
+    fields,
 };
 use crate::connection::egress::EgressPolicy;
 use crate::units::ByteSize;
@@ -42,20 +43,12 @@ impl Build<'_> {
             },
             log: log(&table.table("log")),
             runtime: self.runtime(&table.table("runtime")),
+            sources: self.sources(table.list("source")),
         }
     }
 
     fn ingress(&mut self, table: &Table) -> Ingress {
-        let items = table.list("http");
-        let http: Vec<SocketAddr> = items.iter().filter_map(address).collect();
-        for (item, address) in items.iter().zip(&http) {
-            if !address.ip().is_loopback() {
-                let message = format!(
-                    "{address} can be reached from other machines, and posts are not authenticated; listen on 127.0.0.1, or put something in front of it"
-                );
-                self.report.warn(&item.place, &Reveal::Value, "ingress.http", message);
-            }
-        }
+        let http: Vec<SocketAddr> = table.list("http").iter().filter_map(address).collect();
         let unix = self.unix(table);
         if let Some(item) = table.written("http").filter(|_| http.is_empty() && unix.is_none()) {
             let message =
@@ -139,7 +132,49 @@ impl Build<'_> {
             );
             self.report.warn(&item.place, &Reveal::Value, "admin.http", message);
         }
-        Admin { http, unix }
+        Admin { http, unix, tokens: self.tokens(table) }
+    }
+
+    fn tokens(&mut self, admin: &Table) -> Vec<Token> {
+        let mut tokens: Vec<Token> = Vec::new();
+        for (index, item) in admin.list("tokens").iter().enumerate() {
+            let Value::Table(written) = &item.value else { continue };
+            let path = format!("admin.tokens[{index}]");
+            let mut table = builtin(fields::TOKEN);
+            table.merge(written);
+            for key in ["name", "token"] {
+                if table.get(key).is_none() && !table.refused(&[key]) {
+                    let message = format!("{key} is missing");
+                    self.report.error(&item.place, &Reveal::Nothing, &path, message);
+                }
+            }
+            let (Some(name), Some(secret)) = (table.get("name"), table.get("token")) else {
+                continue;
+            };
+            let taken = tokens.iter().any(|other| Some(other.name.as_str()) == name.as_text());
+            if taken {
+                let message =
+                    "the name is taken by another token; the audit log could not tell them apart";
+                let path = format!("{path}.name");
+                self.report.error(&name.place, &Reveal::Value, &path, message.to_owned());
+            }
+            let token_path = format!("{path}.token");
+            let Some((token, _)) = self.secret_of(secret, &token_path) else { continue };
+            if token.expose().len() < TOKEN_BYTES_MIN && self.options.secrets == Secrets::Resolve {
+                let message = format!(
+                    "the token has less than {TOKEN_BYTES_MIN} bytes and could be guessed; make one with `openssl rand -hex 24`"
+                );
+                self.report.error(&secret.place, &Reveal::Nothing, &token_path, message);
+            }
+            let name = name.as_text().unwrap_or_default().to_owned();
+            let scope = match table.word("scope") {
+                "admin" => Scope::Admin,
+                "operate" => Scope::Operate,
+                _ => Scope::Read,
+            };
+            tokens.push(Token { name, scope, token });
+        }
+        tokens
     }
 
     /// The kernel's limit for the path of a Unix socket is 108 bytes with a zero at the end.

@@ -13,6 +13,11 @@ impl Build<'_> {
             _ => OnDead::Skip,
         };
         let key = self.ordering_key(draft);
+        if !matches!(table.word("ordering"), "none") && !table.span("delay").is_zero() {
+            let message =
+                "is set, but what is delayed stands in no order; leave out delay or ordering";
+            self.wrong(draft, "delay", message.to_owned());
+        }
         match table.word("ordering") {
             "strict" => Some(Ordering { by: By::Connection, on_dead }),
             "key" => {

@@ -89,11 +89,17 @@ impl Reader<'_> {
     /// A value written into the file; if its name says that it is a secret, that is warned about.
     fn plain(&mut self, name: &HeaderName, text: &str, node: &Node<'_>, path: &str) -> Value {
         // A value with placeholders is not a secret itself.
-        if has_placeholders(text) || !SECRET_WORDS.iter().any(|word| name.as_str().contains(word)) {
+        if has_placeholders(text) || !names_secret(name.as_str()) {
             return Value::Text(text.to_owned());
         }
         Value::Secret(self.plain_secret(text, "looks like", node, path))
     }
+}
+
+/// Whether a header's value is a secret, by the header's name.
+pub(in crate::config) fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
 fn plain_value<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {

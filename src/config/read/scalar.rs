@@ -71,7 +71,7 @@ fn short_text(text: &str, max: usize) -> Result<(), String> {
 }
 
 /// `^[A-Za-z0-9][A-Za-z0-9_-]{0,154}$`
-pub(super) fn name(text: &str) -> Result<(), String> {
+pub(in crate::config) fn name(text: &str) -> Result<(), String> {
     const LENGTH_MAX: usize = 155;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if text.len() > LENGTH_MAX {
@@ -103,7 +103,9 @@ fn choice(text: &str, words: &[&str]) -> Result<(), String> {
     Err(format!("{} is not one of {}", quoted(text), words.join(", ")))
 }
 
-const METHODS: [&str; 7] = ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+/// What a connection may send with.
+pub(in crate::config) const METHODS: [&str; 7] =
+    ["POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
 
 fn method(text: &str) -> Result<(), String> {
     let upper = text.to_ascii_uppercase();

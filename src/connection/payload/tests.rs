@@ -181,12 +181,6 @@ fn events_keep_what_is_needed_later() {
     keeps.headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     assert_eq!(keeps.headers, names(&["x-d", "x-f", "x-h", "x-s", "x-u", "x-w"]));
     assert!(keeps.path && keeps.query);
-    let mut ordered = connection("crm", "http://h/");
-    ordered.ordering = Some(crate::connection::ordering::Ordering {
-        by: crate::connection::ordering::By::Key(Path::parse("headers.x-key").unwrap()),
-        on_dead: Default::default(),
-    });
-    assert_eq!(ordered.with_keeps().keeps.headers, names(&["x-key"]));
     let plain = Target::parse("http://h/").unwrap();
     assert_eq!(Payload::default().keeps(&plain), Keeps::default());
 }

@@ -565,7 +565,8 @@ fn the_store_is_told_of_each_growth_and_of_large_shrinking() {
         ([0, 0], None),
     ] {
         let both = |[new, retry]: [usize; 2]| Parked { new, retry };
-        order.parked = both(parked);
+        let [new, retry] = parked;
+        order.parked = Parked { new, retry };
         assert_eq!(order.report(), told.map(both), "{parked:?}");
     }
 }

@@ -129,6 +129,8 @@ impl Outbox {
             Disposition::RetryAfter(_) => End::Retry(event),
             Disposition::Delivered | Disposition::Dead { .. } => End::Over,
         };
+        #[cfg(test)]
+        let end = crate::delivery::testing::with_line_defect(end);
         // A worker that panicked inside of this module holds the borrow; then the counts are lost with it.
         match self.inner.try_borrow_mut() {
             Ok(mut inner) if delivery.delayed => {

@@ -48,6 +48,8 @@ fn a_failure_is_noted_with_the_start_of_the_response() {
         assert_eq!((attempt.code, attempt.phase), (Some(Cause::HttpStatus), Phase::Response));
         assert_eq!(attempt.excerpt, "\x1b[31mno\r\n", "as it came");
         assert!(attempt.took >= Duration::from_millis(50) && attempt.timings.connect.is_some());
+        assert!(attempt.timings.first_byte.unwrap() >= Duration::from_millis(50));
+        assert_eq!((attempt.timings.lookup, attempt.timings.tls), (None, None));
         let port = peer.url.split(':').nth(2).unwrap().split('/').next().unwrap();
         assert_eq!(attempt.remote, Some(format!("127.0.0.1:{port}").parse().unwrap()));
         assert!(attempt.at_ms >= WALL_MS + 50);

@@ -349,6 +349,40 @@ fn a_kept_connection_that_was_closed_is_no_attempt() {
 }
 
 #[test]
+fn a_kept_connection_that_closes_as_we_write_is_no_attempt() {
+    paused(async {
+        let peer = raw(|tcp, notes| async move {
+            if notes.accepted.get() > 1 {
+                return serve(tcp, notes, 100, |_| OK).await;
+            }
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+            // The next one is not even looked at.
+            let next: Option<Result<(_, SendResponse<Bytes>), _>> = connection.accept().await;
+            drop((connection, next));
+        })
+        .await;
+        let mut rig = Rig::with(h2c(&peer)).await;
+        rig.send(1, 1);
+        rig.settle(1).await;
+        rig.send(1, 1);
+        let settled = rig.settle(1).await.remove(0);
+        assert_eq!((settled.disposition, settled.attempts), (Disposition::Delivered, 1));
+        assert_eq!(peer.notes.accepted.get(), 2);
+        // On a new one, it is an attempt.
+        let peer = raw(|tcp, _| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            let next: Option<Result<(_, SendResponse<Bytes>), _>> = connection.accept().await;
+            drop((connection, next));
+        })
+        .await;
+        let mut rig = Rig::with(h2c(&peer)).await;
+        check(&mut rig, retry(5), "connect_reset").await;
+    });
+}
+
+#[test]
 fn bodies_and_heads_are_bounded() {
     paused(async {
         let peer = target(100, |number| match number {
@@ -425,17 +459,25 @@ fn a_dial_that_fails_fails_all_who_wait_for_it_and_no_more() {
         let mut rig = Rig::with(h2c(&peer)).await;
         rig.send(1, 50);
         rig.settle(50).await;
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let silly = raw(|mut tcp, _| async move {
+            let _ = tcp.read(&mut [0; 1024]).await;
+            sleep(Duration::from_millis(300)).await;
+            let _ = tcp.write_all(b"this is not TLS").await;
+        })
+        .await;
         let mut gone = h2c(&peer);
-        gone.target = crate::connection::Target::parse(&format!("http://{closed}/")).unwrap();
+        let url = silly.url.replace("http://", "https://");
+        gone.target = crate::connection::Target::parse(&url).unwrap();
+        gone.tls.verify = false;
         rig.replace(1, gone).await;
         rig.send(1, 4);
         for settled in rig.settle(4).await {
             assert_eq!((settled.disposition, settled.attempts), (retry(5), 1));
         }
         assert!(rig.counts(
-            "posthaste_delivery_attempts_total{connection=\"crm\",code=\"connect_refused\"} 4"
+            "posthaste_delivery_attempts_total{connection=\"crm\",code=\"tls_protocol\"} 4"
         ));
+        assert_eq!(silly.notes.accepted.get(), 1);
     });
 }
 

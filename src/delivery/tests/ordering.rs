@@ -426,3 +426,42 @@ fn one_that_expires_at_the_head_of_its_line_makes_way() {
         assert_eq!(bodies(&peer), [B]);
     });
 }
+
+#[test]
+fn delayed_ones_stand_behind_nobody_and_nobody_behind_them() {
+    paused(async {
+        let peer = choosy().await;
+        let mut rig = Rig::ordered(strict(&peer.url)).await;
+        rig.send_bodies(&[BAD]);
+        rig.settle(1).await;
+        let (delivery, event) = rig.first(r#"{"bad":"and late"}"#);
+        rig.events.push(event);
+        let delayed = Delivery { delayed: true, ..delivery };
+        rig.hand_out(FeedItem::Due(delayed.clone()));
+        assert_eq!(rig.disposition().await, retry(5), "it did not wait for the other");
+        // The store's schedule does not tell a retry of it from others.
+        rig.hand_out(FeedItem::Due(Delivery { delayed: false, ..retry_of(&delayed) }));
+        assert_eq!(rig.disposition().await, Disposition::Delivered);
+        // Nor does it after a start; but then the payload is read, and that tells.
+        rig.send_bodies(&[A]);
+        rig.rest().await;
+        assert_eq!(peer.requests(), 3, "the line still waits for its first");
+    });
+}
+
+#[test]
+fn a_delayed_one_that_waits_for_a_retry_at_a_start_has_no_place_in_line() {
+    paused(async {
+        let peer = choosy().await;
+        let mut rig = Rig::ordered(strict(&peer.url)).await;
+        let (delivery, event) = rig.first(A);
+        let cold = Delivery { hot: std::sync::Weak::new(), ..retry_of(&delivery) };
+        rig.hand_out(FeedItem::Shown(cold));
+        rig.wait(|rig| !rig.loads.is_empty()).await;
+        let load = Delivery { delayed: true, ..rig.loads.remove(0) };
+        rig.port.send(&mut vec![FeedItem::Loaded(load, Some(event))]);
+        rig.wait(|rig| rig.released.len() == 1).await;
+        rig.send_bodies(&[B]);
+        rig.settle(1).await;
+    });
+}

@@ -186,7 +186,7 @@ fn several_runtimes_share_the_listeners() {
         limits: IngressLimits { max_connections: 1, ..IngressLimits::default() },
         ..IngressOptions::default()
     };
-    let ingress = Ingress::bind(options).unwrap();
+    let ingress = Ingress::bind(options, crate::listener::Sockets::default()).unwrap();
     let addresses = ingress.tcp_addresses().unwrap();
     let (ways, stores): (Vec<_>, Vec<_>) = (0..2)
         .map(|_| {
@@ -196,7 +196,7 @@ fn several_runtimes_share_the_listeners() {
         .unzip();
     let parts = IngressParts {
         intakes: ways,
-        routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries))),
+        routing: Arc::new(ArcSwap::from_pointee(RoutingTable::new(&entries, &Sources::default()))),
         keys: keys(&metrics),
         clock: Clock::system(),
         metrics,
@@ -214,4 +214,43 @@ fn several_runtimes_share_the_listeners() {
     }
     assert!(!running.has_failed());
     running.stop(PATIENCE);
+}
+
+/// The store tells nothing here: at the deadline the answer has what is known.
+#[test]
+fn at_the_deadline_of_a_wait_the_answer_is_202() {
+    let relay = Relay::start(|_| ());
+    let mut producer = relay.connect();
+    let answer = producer.post("/v1/events?wait=20ms", "x");
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let json = answer.json();
+    assert!(is_event_id(&json["id"]), "{json}");
+    assert_eq!(json["connections"], serde_json::json!([{ "name": "crm", "state": "pending" }]));
+    eventually("memory given back", || relay.memory_used() == 0);
+    // An event that is known is not waited for.
+    let keyed = "Idempotency-Key: k\r\n";
+    let first = producer.post_with("/v1/events", keyed, "y");
+    let again = producer.post_with("/v1/events?wait=60s", keyed, "y");
+    assert_eq!((again.status, again.body), (202, first.body));
+}
+
+#[test]
+fn an_event_is_put_off_by_its_headers() {
+    let mut slow = connection("slow");
+    slow.delay = Duration::from_secs(60);
+    let relay = Relay::with(vec![connection("crm"), slow], |_| ());
+    let mut producer = relay.connect();
+    for headers in ["", "posthaste-delay: 5s\r\n", "posthaste-delay: 0s\r\n"] {
+        assert_eq!(producer.post_with("/v1/events", headers, "x").status, 202);
+    }
+    let lines = "Content-Type: application/x-ndjson\r\nposthaste-delay: 7s\r\n";
+    assert_eq!(producer.post_with("/v1/events/batch", lines, "1\n2").status, 202);
+    let stored = relay.stored();
+    let delays: Vec<_> = stored
+        .iter()
+        .map(|(_, routes)| routes.iter().map(|route| route.delay.as_secs()).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(delays, [[0, 60], [5, 5], [0, 0], [7, 7], [7, 7]]);
+    let answer = producer.post_with("/v1/events", "posthaste-delay: 8d\r\n", "x");
+    assert_eq!((answer.status, answer.code().as_str()), (422, "invalid_delay"));
 }

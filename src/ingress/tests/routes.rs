@@ -47,7 +47,7 @@ fn check(connections: &[&str], target: Named<'_>, body: u64, expected: Result<&s
         }
     }
     let before = live(&entries);
-    let table = RoutingTable::new(&entries);
+    let table = RoutingTable::new(&entries, &Sources::default());
     let decided = table.find(target).and_then(|group| {
         group.decide(body, body + 50, None, &Choice::default()).map_err(|refused| refused.why)
     });
@@ -117,7 +117,7 @@ fn decisions_of_a_direct_post() {
 fn the_cap_on_bodies_is_the_largest_that_is_taken() {
     let largest = |connections: &[&str]| {
         let made = connections.iter().map(|text| described(text).0).collect();
-        let table = RoutingTable::new(&entries(&Metrics::new(), made));
+        let table = RoutingTable::new(&entries(&Metrics::new(), made), &Sources::default());
         table.find(Named::Source("default")).unwrap().max_body
     };
     assert_eq!(largest(&["a:small", "b"]), 1024);

@@ -155,13 +155,31 @@ fn entries_of(connections: Vec<Connection>) -> Vec<Entry> {
     entries(&Metrics::new(), connections)
 }
 
+/// All of a batch, or none: the second of two that are the same is a duplicate of the first, and waits for nothing.
+#[test]
+fn a_batch_with_the_same_event_twice_has_it_once() {
+    let relay = Relay::with(vec![deduped("once", 3600)], |_| ());
+    let mut producer = relay.connect();
+    let headers = "Content-Type: application/json\r\n";
+    relay.disk(Disk::Says(AppendError::Full));
+    assert_eq!(producer.post_with("/v1/events/batch", headers, "[1,1,2]").status, 507);
+    relay.disk(Disk::Works);
+    for (body, expected) in [("[1,1,2]", 2), ("[2,3,1]", 3)] {
+        let answer = producer.post_with("/v1/events/batch", headers, body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        // The failed batch was seen by the store, too.
+        assert_eq!(relay.stored().len() - 2, expected, "{body}: {answer:?}");
+    }
+    assert_eq!(ignored(&relay, "once", "duplicate"), 3.0);
+}
+
 /// What a table says of an event with this body at this age; a choice is settled as stored.
 fn choose(table: &RoutingTable, body: &str, age: u64) -> Result<Vec<Ignored>, Waiter> {
     let mut event = event_with(&[], body);
     event.id = EventId::new(age, &mut fastrand::Rng::with_seed(age));
     event.accepted_age = Age(age);
     let group = table.find(Named::Source("default")).unwrap();
-    let mut choice: Choice = group.choose(&event)?;
+    let mut choice: Choice = group.choose(&[&event])?.remove(0);
     choice.settle(event.id, event.accepted_age);
     group.count(event.id, &[], &choice);
     Ok(choice.ignored.iter().map(|(_, why)| *why).collect())
@@ -173,7 +191,7 @@ fn id(age: u64) -> EventId {
 
 #[test]
 fn a_window_is_store_time_and_names_the_first_event() {
-    let table = RoutingTable::new(&entries_of(vec![deduped("once", 10)]));
+    let table = RoutingTable::new(&entries_of(vec![deduped("once", 10)]), &Sources::default());
     assert_eq!(choose(&table, "a", 1_000).unwrap(), []);
     assert_eq!(choose(&table, "a", 5_000).unwrap(), [Ignored::Duplicate(id(1_000))]);
     assert_eq!(choose(&table, "a", 10_999).unwrap(), [Ignored::Duplicate(id(1_000))]);
@@ -183,10 +201,13 @@ fn a_window_is_store_time_and_names_the_first_event() {
 
 #[test]
 fn what_is_on_its_way_is_waited_for_and_released_when_it_fails() {
-    let table = RoutingTable::new(&entries_of(vec![deduped("one", 10), deduped("two", 10)]));
+    let table = RoutingTable::new(
+        &entries_of(vec![deduped("one", 10), deduped("two", 10)]),
+        &Sources::default(),
+    );
     let group = table.find(Named::Source("default")).unwrap();
     let event = event_with(&[], "a");
-    let claimed = group.choose(&event).unwrap();
+    let claimed = group.choose(&[&event]).unwrap();
     let waiter = choose(&table, "a", 1).unwrap_err();
     // What waits holds nothing itself.
     assert_eq!(choose(&table, "b", 1).unwrap(), []);
@@ -199,23 +220,26 @@ fn what_is_on_its_way_is_waited_for_and_released_when_it_fails() {
 #[test]
 fn a_reload_keeps_the_window_of_a_dedupe_that_is_the_same() {
     let entries = entries_of(vec![deduped("once", 10), filtered("big", PAID)]);
-    let table = RoutingTable::new(&entries);
+    let table = RoutingTable::new(&entries, &Sources::default());
     assert_eq!(choose(&table, "a", 1).unwrap().len(), 1);
     let mut changed = entries.clone();
     let mut other = Connection::clone(&entries[0].0);
     other.description = Some("other".to_owned());
     changed[0].0 = Arc::new(other);
-    let same = RoutingTable::after(&table, &changed);
+    let same = RoutingTable::after(&table, &changed, &Sources::default());
     assert_eq!(choose(&same, "a", 2).unwrap()[0], Ignored::Duplicate(id(1)));
     let mut longer = entries.clone();
     longer[0].0 = Arc::new(deduped("once", 11));
-    let fresh = RoutingTable::after(&table, &longer);
+    let fresh = RoutingTable::after(&table, &longer, &Sources::default());
     assert_eq!(choose(&fresh, "a", 3).unwrap(), [Ignored::Filtered]);
 }
 
 #[test]
 fn the_latest_ignored_events_are_remembered() {
-    let table = RoutingTable::new(&entries_of(vec![filtered("big", PAID), connection("all")]));
+    let table = RoutingTable::new(
+        &entries_of(vec![filtered("big", PAID), connection("all")]),
+        &Sources::default(),
+    );
     for age in 0..100 {
         assert_eq!(choose(&table, "{}", age).unwrap(), [Ignored::Filtered]);
     }
@@ -227,7 +251,10 @@ fn the_latest_ignored_events_are_remembered() {
 
 #[test]
 fn what_the_store_still_holds_is_recalled() {
-    let table = RoutingTable::new(&entries_of(vec![deduped("once", 10), connection("all")]));
+    let table = RoutingTable::new(
+        &entries_of(vec![deduped("once", 10), connection("all")]),
+        &Sources::default(),
+    );
     let dedupes: Vec<_> = table.dedupes().collect();
     let [(connection, dedupe)] = dedupes.as_slice() else {
         panic!("{dedupes:?}");

@@ -182,7 +182,9 @@ impl Ledger {
             Some(By::Key(_)) if kind(number).is_some() => kind(number),
             _ => return,
         };
-        if at < in_force.from {
+        // What came with a delay stands in no line.
+        let delayed = !self.connections[connection].delay.is_zero();
+        if at < in_force.from || delayed {
             return;
         }
         self.in_lines += 1;

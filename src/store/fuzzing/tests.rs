@@ -5,7 +5,7 @@ use super::super::feed::Lane;
 use super::super::file::{NUMBERS_END, log_name, segment_name};
 use super::super::log::KIND_OVER;
 use super::super::marks::{KIND_MARKS, Mark, Place, Run, TimeStamp, encode_stamp};
-use super::super::record::{KIND_EVENT, RecordedRoute};
+use super::super::record::{Frame, KIND_EVENT, RecordedRoute};
 use super::super::schedule::Scheduled;
 use super::super::{ConnectionId, DeliveryId, FIRST_HOT};
 use super::*;
@@ -38,7 +38,7 @@ fn segment(number: u32, slot: u32) -> (String, Bytes) {
     let event = Event { id, accepted_ms: id.unix_ms(), accepted_age: Age(1), content };
     let route = RecordedRoute { connection: ConnectionId(0), slot, dead: None, delay_ms: 0 };
     encode_record(&mut file, header.seed(), KIND_EVENT, STAMP, |out| {
-        encode_event(out, &event, [route].into_iter());
+        encode_event(out, &event, Frame::ALONE, [route].into_iter());
     });
     (segment_name(number), Bytes::from(file))
 }

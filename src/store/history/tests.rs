@@ -424,3 +424,26 @@ fn summaries_leave_no_hole() {
     let with_excerpt = rig.find(&query).attempts;
     assert!(with_excerpt.iter().all(|one| one.attempt.excerpt.len() == 1000), "from the files");
 }
+
+/// Kind 96 has one time, for all of dialling.
+#[test]
+fn attempts_of_the_format_before_are_read() {
+    use super::super::record::{FileHeader, FileKind, Stamp, decode_record, encode_record};
+    let clock = clock();
+    let recorded = Recorded { number: 7, attempt: attempt(&clock, "crm", 500) };
+    let seed = FileHeader { kind: FileKind::Attempts, number: 1, nonce: 9, created_ms: 1 }.seed();
+    let mut now = Vec::new();
+    record::encode(&mut now, seed, &recorded);
+    let body = decode_record(&now, seed).unwrap().body.to_vec();
+    let mut before = Vec::new();
+    let stamp = Stamp { durable_upto: 0, commit: 7 };
+    encode_record(&mut before, seed, 96, stamp, |out| {
+        out.extend_from_slice(&body[..52]);
+        out.extend_from_slice(&1234_u32.to_le_bytes());
+        out.extend_from_slice(&body[68..]);
+    });
+    let read = record::decode(&decode_record(&before, seed).unwrap()).unwrap();
+    let timings = Timings { connect: Some(Duration::from_micros(1234)), ..Timings::default() };
+    let attempt = Attempt { timings, ..recorded.attempt };
+    assert_eq!(read, Recorded { number: 7, attempt });
+}

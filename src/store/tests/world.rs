@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::intake::{Append, AppendError, Durability, Fate, Route};
+use super::super::record::Frame;
 use super::super::segment_index::INDEX_BYTES;
 use super::super::writer::Writer;
 use super::super::*;
@@ -106,6 +107,11 @@ pub struct World {
     lives: u32,
     pub process: Option<Process>,
     posted: Vec<Posted>,
+    /// Events that were posted together since the last start.
+    batches: Vec<std::ops::Range<usize>>,
+    /// Batches that nobody was told about, by what a start found of them: none of it, or all.
+    pub batches_lost: usize,
+    pub batches_found: usize,
     by_id: HashMap<EventId, usize>,
     /// Per connection, what a crash may make of its name; the last one is what it is.
     names: [Vec<String>; CONNECTIONS],
@@ -185,6 +191,9 @@ impl World {
             lives: 0,
             process: None,
             posted: Vec::new(),
+            batches: Vec::new(),
+            batches_lost: 0,
+            batches_found: 0,
             by_id: HashMap::new(),
             names: std::array::from_fn(|number| vec![format!("c{number}")]),
             suspended: std::array::from_fn(|_| vec![None]),
@@ -202,6 +211,9 @@ impl World {
             clock: self.clock.clone(),
             time: self.time,
             posted: self.posted.clone(),
+            batches: self.batches.clone(),
+            batches_lost: 0,
+            batches_found: 0,
             by_id: self.by_id.clone(),
             names: self.names.clone(),
             suspended: self.suspended.clone(),
@@ -348,14 +360,49 @@ impl World {
     }
 
     pub fn post_with(&mut self, size: usize, to: &[(usize, Fate)], delay: u64, relaxed: bool) {
+        if let Some(append) = self.append(size, to, delay, relaxed)
+            && let Some(process) = &self.process
+        {
+            process.writer.intake.queue.push(append).unwrap();
+        }
+    }
+
+    /// Posts events that are stored together or not at all; their mark is the number of the first.
+    pub fn post_batch(&mut self, sizes: &[usize], to: &[(usize, Fate)]) {
+        let first = self.posted.len();
+        let count = u32::try_from(sizes.len()).unwrap();
+        let mark = u32::try_from(first).unwrap();
+        let appends = sizes.iter().filter_map(|size| self.append(*size, to, 0, false));
+        let mut appends: Vec<_> = appends.collect();
+        for (number, append) in (0..).zip(&mut appends) {
+            append.frame = Frame { mark, number, count };
+        }
+        if appends.is_empty() {
+            return;
+        }
+        let mut whole = appends.remove(0);
+        whole.rest = appends;
+        let Some(process) = &self.process else {
+            return;
+        };
+        process.writer.intake.queue.push(whole).unwrap();
+        self.batches.push(first..first + sizes.len());
+    }
+
+    /// An event as ingress hands it over.
+    fn append(
+        &mut self,
+        size: usize,
+        to: &[(usize, Fate)],
+        delay: u64,
+        relaxed: bool,
+    ) -> Option<Append> {
         let number = self.posted.len();
         let mut content = ContentBuilder::new("default", "", "", size);
         content.body(&body(number, size));
         let id = EventId::new(self.clock.wall_ms(), &mut self.rng);
         let content = content.finish();
-        let Some(process) = &mut self.process else {
-            return;
-        };
+        let process = self.process.as_mut()?;
         let bytes = content.as_bytes().len() as u64;
         let routes = to.iter().map(|(connection, fate)| {
             let queue = Arc::clone(&process.counters[*connection]);
@@ -377,8 +424,9 @@ impl World {
             durability: if relaxed { Durability::Relaxed } else { Durability::Disk },
             board: None,
             reply: Some(reply),
+            frame: Frame::ALONE,
+            rest: Vec::new(),
         };
-        process.writer.intake.queue.push(append).unwrap();
         process.waiting.push((number, answer));
         self.by_id.insert(id, number);
         self.posted.push(Posted {
@@ -388,6 +436,7 @@ impl World {
             acknowledged: false,
             refused_by: None,
         });
+        Some(append)
     }
 
     /// `lost`: the sync after the answers failed, so what was answered before it counts as refused.

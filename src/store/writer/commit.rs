@@ -1,5 +1,6 @@
 //! Group commit: take all that waits, encode it, one write, one fdatasync, and only then answer and deliver.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -9,8 +10,7 @@ use super::super::intake::{Append, AppendError, Durability, Fate};
 use super::super::marks::{DeadLetter, Place};
 use super::super::outcomes::Ended;
 use super::super::record::{
-    KIND_EVENT, KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name,
-    encode_record,
+    KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name, encode_record,
 };
 use super::super::schedule::Scheduled;
 use super::super::segment_index::Entry;
@@ -20,7 +20,7 @@ use super::{Active, Writer};
 use crate::clock::{Age, millis};
 use crate::event::Event;
 
-/// Events in one commit, at the most: bounds how long the first of them waits.
+/// Events in one commit, at the most, and those of one frame more: bounds how long the first of them waits.
 const COMMIT_EVENTS: usize = 1024;
 /// Bytes in one commit, at the most, unless one event alone is larger.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -89,8 +89,12 @@ impl Writer {
                 break;
             }
             bytes += more;
-            batch.relaxed += usize::from(append.durability == Durability::Relaxed);
+            let mut append = append;
+            let rest = std::mem::take(&mut append.rest);
+            let relaxed = usize::from(append.durability == Durability::Relaxed);
+            batch.relaxed += relaxed * (1 + rest.len());
             batch.appends.push(append);
+            batch.appends.extend(rest);
         }
         bytes
     }
@@ -129,10 +133,13 @@ impl Writer {
             true => Ok(()),
             false => active.file.file.sync_data(),
         });
-        let believed = defect!(SyncErrorIgnored) || (batch.relaxed > 0 && defect!(RelaxedBelieved));
-        let synced = synced.or_else(|error| match believed {
+        let synced = synced.or_else(|error| match defect!(SyncErrorIgnored) {
             true => Ok(()),
             false => Err(error),
+        });
+        let synced = synced.or_else(|error| match defect!(RelaxedBelieved) {
+            true if batch.relaxed > 0 => Ok(()),
+            _ => Err(error),
         });
         match synced {
             Ok(()) => {
@@ -192,8 +199,9 @@ impl Writer {
             }
             let offset = active.end + batch.bytes.len() as u64;
             let routes = batch.routes.get(first..).unwrap_or_default().iter().copied();
-            let size = encode_record(&mut batch.bytes, seed, KIND_EVENT, stamp, |out| {
-                encode_event(out, &append.event, routes);
+            let frame = append.frame;
+            let size = encode_record(&mut batch.bytes, seed, frame.kind(), stamp, |out| {
+                encode_event(out, &append.event, frame, routes);
             });
             let entry = Entry {
                 offset: u32::try_from(offset / 8).unwrap_or(u32::MAX),
@@ -372,14 +380,29 @@ impl Writer {
     }
 }
 
+/// The longest record of a name, which stands once in a segment.
+const NAME_RECORD: usize = RECORD_HEADER + 4 + 155 + 8;
+
 fn bytes_at_most(append: &Append) -> usize {
-    // Fixed part, padding, and per route the longest varints, plus its name's record once per segment.
-    let per_route = 21 + RECORD_HEADER + 4 + 155 + 8;
+    let own = bytes_of_one(append) + append.routes.len() * NAME_RECORD;
+    if append.rest.is_empty() {
+        return own;
+    }
+    // Most events of a frame go to the same connections: a name is counted once.
+    let rest = || append.rest.iter();
+    let others: HashSet<_> = rest().flat_map(|one| &one.routes).map(|one| one.connection).collect();
+    own + others.len() * NAME_RECORD + rest().map(bytes_of_one).sum::<usize>()
+}
+
+/// Without names.
+fn bytes_of_one(append: &Append) -> usize {
+    // Fixed part, padding, the place in a frame, and per route the longest varints.
     RECORD_HEADER
         + 24
         + 10
         + 8
-        + append.routes.len() * per_route
+        + 14
+        + append.routes.len() * 21
         + append.event.content.as_bytes().len()
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::super::feed::Lane;
 use super::super::marks::{DeadLetter, Mark, Place};
 use super::super::record::{
-    FILE_HEADER, KIND_EVENT, KIND_NAME, RecordedRoute, Stamp, decode_event, encode_event,
+    FILE_HEADER, Frame, KIND_EVENT, KIND_NAME, RecordedRoute, Stamp, decode_event, encode_event,
     encode_name, encode_record,
 };
 use super::super::schedule::Scheduled;
@@ -327,7 +327,7 @@ impl Writer {
             }
             let offset = cold.end + out.len() as u64;
             let size = encode_record(&mut out, seed, KIND_EVENT, stamp, |out| {
-                encode_event(out, &moved.event, routes.into_iter());
+                encode_event(out, &moved.event, Frame::ALONE, routes.into_iter());
             });
             moved.entry = Entry {
                 offset: u32::try_from(offset / 8).unwrap_or(u32::MAX),

@@ -144,6 +144,7 @@ impl World {
         self.check_names(writer)?;
         self.check_suspensions(writer)?;
         let found = disk.quietly(|| self.look(writer))?;
+        self.check_batches(&found)?;
         for (key, tracked) in &mut self.tracked {
             let now = found.get(key).copied().unwrap_or(Status::Over);
             let posted = &self.posted[key.0];
@@ -157,6 +158,24 @@ impl World {
         }
         for (key, now) in found {
             self.tracked.entry(key).or_insert_with(|| Tracked::new(now));
+        }
+        Ok(())
+    }
+
+    /// A batch that was cut off is there as a whole or not at all.
+    fn check_batches(&mut self, found: &BTreeMap<(usize, usize), Status>) -> Verdict {
+        for batch in std::mem::take(&mut self.batches) {
+            let told = self.posted[batch.start].acknowledged;
+            if told || self.damaged || self.blind.get() {
+                continue;
+            }
+            let is_there =
+                |number: &usize| found.range((*number, 0)..(*number + 1, 0)).next().is_some();
+            let there = batch.clone().filter(is_there).count();
+            ensure(there == 0 || there == batch.len(), || {
+                format!("{there} events of batch {batch:?} are there, and nobody was told")
+            })?;
+            *(if there == 0 { &mut self.batches_lost } else { &mut self.batches_found }) += 1;
         }
         Ok(())
     }
