@@ -6,7 +6,7 @@
 //! A key is claimed before its event is stored. A post with the same key waits until that is known: when it fails, the
 //! next one takes its place, so that a post that was not stored leaves no trace. Ages are store time.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::Counter;
@@ -16,7 +16,7 @@ use crate::clock::Age;
 use crate::connection::dedupe::{Dedupe, KEYS_MAX, Key, Window};
 use crate::connection::parts::Parts;
 use crate::connection::{Connection, State};
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::metrics::ConnectionMetrics;
 
 /// Ignored events that are remembered for each connection.
@@ -70,15 +70,13 @@ pub(super) struct Rules {
 struct Deduper {
     dedupe: Dedupe,
     keys: Mutex<Keys>,
-    /// Moves when a claim ends.
-    ended: watch::Sender<()>,
 }
 
 #[derive(Debug)]
 struct Keys {
     window: Window,
-    /// Whose events are on their way to the disk.
-    claimed: HashSet<Key>,
+    /// Whose events are on their way to the disk: the event, and what closes when its claim ends.
+    claimed: HashMap<Key, (EventId, watch::Receiver<()>)>,
 }
 
 /// What a connection says of an event.
@@ -88,22 +86,31 @@ pub(super) enum Answer {
     /// Taken, if it can be stored.
     Claimed(Claim),
     Ignored(Ignored),
-    /// The same event is on its way to the disk; ask again when something has changed.
-    Wait(Waiter),
+    /// The same event is on its way to the disk under this id; ask again when that has ended.
+    Wait(EventId, Waiter),
 }
 
-/// Waits until a claim of the connection has ended.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    ended: watch::Receiver<()>,
-    rules: Arc<Rules>,
-    key: Key,
+impl Answer {
+    /// The answer for an event that is stored together with these before it: one that is the same as one of them is a duplicate
+    /// of it, for both are stored or none is.
+    pub(super) fn among(self, before: &[&Event]) -> Answer {
+        match self {
+            Answer::Wait(first, _) if before.iter().any(|event| event.id == first) => {
+                Answer::Ignored(Ignored::Duplicate(first))
+            }
+            other => other,
+        }
+    }
 }
+
+/// Waits until a claim has ended.
+#[derive(Debug)]
+pub(super) struct Waiter(watch::Receiver<()>);
 
 impl Waiter {
     pub(super) async fn wait(mut self) {
-        // The connection's rules may be gone: then there is nothing to wait for either.
-        let _ = self.ended.changed().await;
+        // Nothing is ever sent: the other end is dropped with the claim.
+        let _ = self.0.changed().await;
     }
 }
 
@@ -113,6 +120,8 @@ pub(super) struct Claim {
     rules: Arc<Rules>,
     key: Key,
     stored: Option<(EventId, Age)>,
+    /// Dropped after the key was released.
+    _ended: watch::Sender<()>,
 }
 
 impl Claim {
@@ -130,8 +139,6 @@ impl Drop for Claim {
             if let Some((id, age)) = self.stored {
                 keys.window.note(self.key, id, age);
             }
-            drop(keys);
-            deduper.ended.send_replace(());
         }
     }
 }
@@ -190,11 +197,12 @@ impl Rules {
         if let Some(first) = keys.window.first(key, parts.event().accepted_age) {
             return Answer::Ignored(Ignored::Duplicate(first));
         }
-        if !keys.claimed.insert(key) {
-            let (ended, rules) = (deduper.ended.subscribe(), Arc::clone(self));
-            return Answer::Wait(Waiter { ended, rules, key });
+        if let Some((first, ended)) = keys.claimed.get(&key) {
+            return Answer::Wait(*first, Waiter(ended.clone()));
         }
-        Answer::Claimed(Claim { rules: Arc::clone(self), key, stored: None })
+        let (ended, seen) = watch::channel(());
+        keys.claimed.insert(key, (parts.event().id, seen));
+        Answer::Claimed(Claim { rules: Arc::clone(self), key, stored: None, _ended: ended })
     }
 
     /// Counts and remembers an event that was not taken.
@@ -235,8 +243,7 @@ impl Deduper {
         let window = Window::new(dedupe.window, KEYS_MAX);
         Deduper {
             dedupe: dedupe.clone(),
-            keys: Mutex::new(Keys { window, claimed: HashSet::new() }),
-            ended: watch::Sender::new(()),
+            keys: Mutex::new(Keys { window, claimed: HashMap::new() }),
         }
     }
 
@@ -265,34 +272,16 @@ impl Choice {
         self.claims.drain(..).for_each(|claim| claim.settle(id, age));
     }
 
-    /// Whether what `waiter` waits for is this event.
-    fn holds(&self, waiter: &Waiter) -> bool {
-        let same =
-            |claim: &Claim| claim.key == waiter.key && Arc::ptr_eq(&claim.rules, &waiter.rules);
-        self.claims.iter().any(same)
-    }
-
-    /// Takes in the answer of one connection. `before` are the events that are stored together with this one.
+    /// Takes in the answer of one connection.
     ///
     /// # Errors
-    /// When it must be waited for: then all that was claimed is released.
-    pub(super) fn add(
-        &mut self,
-        at: usize,
-        answer: Answer,
-        before: &[(EventId, Choice)],
-    ) -> Result<(), Waiter> {
+    /// When it must be waited for.
+    pub(super) fn add(&mut self, at: usize, answer: Answer) -> Result<(), Waiter> {
         match answer {
             Answer::Taken => {}
             Answer::Claimed(claim) => self.claims.push(claim),
             Answer::Ignored(why) => self.ignored.push((at, why)),
-            Answer::Wait(waiter) => match before.iter().find(|(_, one)| one.holds(&waiter)) {
-                Some((first, _)) => self.ignored.push((at, Ignored::Duplicate(*first))),
-                None => {
-                    self.claims.clear();
-                    return Err(waiter);
-                }
-            },
+            Answer::Wait(_, waiter) => return Err(waiter),
         }
         Ok(())
     }
