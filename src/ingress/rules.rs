@@ -6,7 +6,7 @@
 //! A key is claimed before its event is stored. A post with the same key waits until that is known: when it fails, the
 //! next one takes its place, so that a post that was not stored leaves no trace. Ages are store time.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::Counter;
@@ -70,15 +70,14 @@ pub(super) struct Rules {
 struct Deduper {
     dedupe: Dedupe,
     keys: Mutex<Keys>,
-    /// Moves when a claim ends.
-    ended: watch::Sender<()>,
 }
 
 #[derive(Debug)]
 struct Keys {
     window: Window,
-    /// Whose events are on their way to the disk.
-    claimed: HashSet<Key>,
+    /// Whose events are on their way to the disk, and what closes when the claim ends: who waits for one key hears nothing of the
+    /// others, its own among them.
+    claimed: HashMap<Key, watch::Receiver<()>>,
 }
 
 /// What a connection says of an event.
@@ -88,11 +87,11 @@ pub(super) enum Answer {
     /// Taken, if it can be stored.
     Claimed(Claim),
     Ignored(Ignored),
-    /// The same event is on its way to the disk; ask again when something has changed.
+    /// The same event is on its way to the disk; ask again when that has ended.
     Wait(Waiter),
 }
 
-/// Waits until a claim of the connection has ended.
+/// Waits until one claim has ended.
 #[derive(Debug)]
 pub(super) struct Waiter {
     ended: watch::Receiver<()>,
@@ -102,7 +101,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) async fn wait(mut self) {
-        // The connection's rules may be gone: then there is nothing to wait for either.
+        // Nothing is ever sent: the other end is dropped with the claim.
         let _ = self.ended.changed().await;
     }
 }
@@ -113,6 +112,8 @@ pub(super) struct Claim {
     rules: Arc<Rules>,
     key: Key,
     stored: Option<(EventId, Age)>,
+    /// Dropped after the key was released.
+    _ended: watch::Sender<()>,
 }
 
 impl Claim {
@@ -130,8 +131,6 @@ impl Drop for Claim {
             if let Some((id, age)) = self.stored {
                 keys.window.note(self.key, id, age);
             }
-            drop(keys);
-            deduper.ended.send_replace(());
         }
     }
 }
@@ -190,11 +189,13 @@ impl Rules {
         if let Some(first) = keys.window.first(key, parts.event().accepted_age) {
             return Answer::Ignored(Ignored::Duplicate(first));
         }
-        if !keys.claimed.insert(key) {
-            let (ended, rules) = (deduper.ended.subscribe(), Arc::clone(self));
-            return Answer::Wait(Waiter { ended, rules, key });
+        let rules = Arc::clone(self);
+        if let Some(ended) = keys.claimed.get(&key) {
+            return Answer::Wait(Waiter { ended: ended.clone(), rules, key });
         }
-        Answer::Claimed(Claim { rules: Arc::clone(self), key, stored: None })
+        let (_ended, ended) = watch::channel(());
+        keys.claimed.insert(key, ended);
+        Answer::Claimed(Claim { rules, key, stored: None, _ended })
     }
 
     /// Counts and remembers an event that was not taken.
@@ -235,8 +236,7 @@ impl Deduper {
         let window = Window::new(dedupe.window, KEYS_MAX);
         Deduper {
             dedupe: dedupe.clone(),
-            keys: Mutex::new(Keys { window, claimed: HashSet::new() }),
-            ended: watch::Sender::new(()),
+            keys: Mutex::new(Keys { window, claimed: HashMap::new() }),
         }
     }
 

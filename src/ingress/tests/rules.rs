@@ -200,6 +200,40 @@ fn what_is_on_its_way_is_waited_for_and_released_when_it_fails() {
     assert_eq!(choose(&table, "a", 2).unwrap(), []);
 }
 
+/// A batch that waits gives up its own claims first, and must not be woken by that: it would ask again for ever.
+#[test]
+fn who_waits_for_one_event_hears_nothing_of_others() {
+    let table = RoutingTable::new(&entries_of(vec![deduped("once", 10)]), &Sources::default());
+    let group = table.find(Named::Source("default")).unwrap();
+    let other = group.choose(&event_with(&[], "a"), &[]).unwrap();
+    let own = vec![(id(1), group.choose(&event_with(&[], "b"), &[]).unwrap())];
+    let waiter = group.choose(&event_with(&[], "a"), &own).unwrap_err();
+    let mut wait = std::pin::pin!(waiter.wait());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    drop(own);
+    assert!(wait.as_mut().poll(&mut context).is_pending());
+    drop(other);
+    assert!(wait.as_mut().poll(&mut context).is_ready());
+}
+
+/// All of a batch, or none: the second of two that are the same is a duplicate of the first, and waits for nothing.
+#[test]
+fn a_batch_with_the_same_event_twice_has_it_once() {
+    let relay = Relay::with(vec![deduped("once", 3600)], |_| ());
+    let mut producer = relay.connect();
+    let headers = "Content-Type: application/json\r\n";
+    relay.disk(Disk::Says(AppendError::Full));
+    assert_eq!(producer.post_with("/v1/events/batch", headers, "[1,1,2]").status, 507);
+    relay.disk(Disk::Works);
+    for (body, expected) in [("[1,1,2]", 2), ("[2,3,1]", 3)] {
+        let answer = producer.post_with("/v1/events/batch", headers, body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        // The failed batch was seen by the store, too.
+        assert_eq!(relay.stored().len() - 2, expected, "{body}: {answer:?}");
+    }
+    assert_eq!(ignored(&relay, "once", "duplicate"), 3.0);
+}
+
 #[test]
 fn a_reload_keeps_the_window_of_a_dedupe_that_is_the_same() {
     let entries = entries_of(vec![deduped("once", 10), filtered("big", PAID)]);
