@@ -129,7 +129,10 @@ impl Writer {
                 json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB|GB|GiB|TB|TiB)$" })
             }
             Kind::Choice(words) => json!({ "enum": words }),
-            Kind::Method => json!({ "enum": super::read::METHODS }),
+            Kind::Method => {
+                let methods = super::read::METHODS.into_iter().chain(["inherit"]);
+                json!({ "enum": methods.collect::<Vec<_>>() })
+            }
             Kind::Url => json!({ "type": "string", "pattern": "^[hH][tT][tT][pP][sS]?://" }),
             Kind::Mode => json!({ "type": "string", "pattern": "^[0-7]{1,4}$" }),
             Kind::Stamp => json!({ "type": "string", "format": "date-time" }),
@@ -161,7 +164,12 @@ impl Writer {
             Kind::Secret => secret(false),
             Kind::DatedSecret => secret(true),
             Kind::Tree => json!({}),
-            Kind::Labels | Kind::Variables => {
+            // Texts, and `env` with tables of these.
+            Kind::Variables => {
+                let text = json!({ "type": ["string", "object"] });
+                self.map(text, super::variables::VARIABLES_MAX)
+            }
+            Kind::Labels => {
                 let text = json!({ "type": "string", "maxLength": fields::LABEL_CHARS_MAX });
                 self.map(text, fields::LABELS_MAX)
             }

@@ -8,7 +8,7 @@ use super::idempotency::Answer;
 use super::post::Post;
 use super::receive::Peer;
 use super::refusal::{Refusal, Refused};
-use super::routing::Group;
+use super::routing::{Group, Target};
 use super::rules::Choice;
 use crate::event::Event;
 use crate::store::keys::{Fingerprint, KeyRecord};
@@ -62,8 +62,7 @@ impl Peer {
         event: Event,
         print: Option<Fingerprint>,
     ) -> Result<Stored, Refused> {
-        let (group, choices) = self.choose(post, &[&event]).await?;
-        let mut choice = choices.into_iter().next().unwrap_or_default();
+        let (group, mut choice) = self.choose(post.target(), &event).await?;
         let body = event.content.body_len() as u64;
         let content = event.content.as_bytes().len() as u64;
         let mut plan = group.decide(body, content, post.asked.delay, &choice)?;
@@ -91,18 +90,18 @@ impl Peer {
         Ok(Stored { accepted, key, watch })
     }
 
-    /// Asks the connections whether they want these events, by the configuration in force now. One that is the same as an event on
-    /// its way to the disk waits for what becomes of that.
-    pub(super) async fn choose(
+    /// Asks the connections whether they want the event. One that is the same as an event on its way to the disk waits for what
+    /// becomes of that.
+    async fn choose(
         &self,
-        post: &Post<'_>,
-        events: &[&Event],
-    ) -> Result<(Arc<Group>, Vec<Choice>), Refused> {
+        target: Target<'_>,
+        event: &Event,
+    ) -> Result<(Arc<Group>, Choice), Refused> {
         loop {
             // Looked up again: what counts is the configuration in force now, not when the head came in.
-            let group = Arc::clone(self.shared.routing.load().find(post.target())?);
-            match group.choose(events) {
-                Ok(choices) => return Ok((group, choices)),
+            let group = Arc::clone(self.shared.routing.load().find(target)?);
+            match group.choose(event, &[]) {
+                Ok(choice) => return Ok((group, choice)),
                 Err(waiter) => waiter.wait().await,
             }
         }

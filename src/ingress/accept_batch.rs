@@ -4,8 +4,7 @@
 //! key is known is the event that came before, as with single posts; the others are stored in one commit.
 //!
 //! Keys are claimed in the order of their fingerprints, and one that another request is storing is waited for. Two batches that
-//! share keys so never wait for each other; a single post never waits for a key while it holds one. What waits for a dedupe holds none
-//! of the dedupes' keys, and who holds one waits for the disk alone.
+//! share keys so never wait for each other; a single post never waits while it holds a key.
 
 use std::sync::Arc;
 
@@ -103,10 +102,8 @@ impl Peer {
     /// Stores what is new of the events, in one commit; returns the answer's text.
     async fn store_all(&self, post: &Post<'_>, events: Vec<Event>) -> Result<String, Refused> {
         let mut places = self.claim_all(&events).await?;
-        let new = |(event, place)| matches!(place, &Place::New(_)).then_some(event);
-        let asked: Vec<&Event> = events.iter().zip(&places).filter_map(new).collect();
-        let (group, choices) = self.choose(post, &asked).await?;
-        let result = self.append_all(post, &group, (events, choices), &places).await;
+        let (group, choices) = self.choose_all(post, &events, &places).await?;
+        let result = self.append_all(post, &group, events.into_iter().zip(choices), &places).await;
         match result {
             Ok(stored) => Ok(settle_all(&group, &mut places, stored)),
             Err(refused) => {
@@ -158,24 +155,56 @@ impl Peer {
         }
     }
 
+    /// Asks the connections which of the new events they want. One that is the same as an event of another request, which is on its
+    /// way to the disk, is waited for with nothing held, so that two batches never wait for each other.
+    async fn choose_all(
+        &self,
+        post: &Post<'_>,
+        events: &[Event],
+        places: &[Place<'_>],
+    ) -> Result<(Arc<Group>, Vec<Choice>), Refused> {
+        loop {
+            let group = Arc::clone(self.shared.routing.load().find(post.target())?);
+            let mut before: Vec<(EventId, Choice)> = Vec::with_capacity(events.len());
+            let mut waiter = None;
+            for (event, place) in events.iter().zip(places) {
+                let choice = match place {
+                    Place::New(_) => group.choose(event, &before),
+                    Place::Known(_) | Place::Same(_) => Ok(Choice::default()),
+                };
+                match choice {
+                    Ok(choice) => before.push((event.id, choice)),
+                    Err(busy) => {
+                        waiter = Some(busy);
+                        break;
+                    }
+                }
+            }
+            match waiter {
+                None => return Ok((group, before.into_iter().map(|(_, choice)| choice).collect())),
+                Some(waiter) => {
+                    drop(before);
+                    waiter.wait().await;
+                }
+            }
+        }
+    }
+
     /// Decides and appends; gives what became of each new event, in order.
     async fn append_all(
         &self,
         post: &Post<'_>,
         group: &Group,
-        (events, choices): (Vec<Event>, Vec<Choice>),
+        events: impl ExactSizeIterator<Item = (Event, Choice)>,
         places: &[Place<'_>],
     ) -> Result<Vec<Stored>, Refused> {
         let mut stored: Vec<Stored> = Vec::with_capacity(events.len());
         let mut frame = Vec::with_capacity(events.len());
-        let mut choices = choices.into_iter();
-        for (index, event) in events.into_iter().enumerate() {
+        for (index, (event, choice)) in events.enumerate() {
             let Some(Place::New(claim)) = places.get(index) else {
                 continue;
             };
-            let choice = choices.next().unwrap_or_default();
-            let (id, body) = (event.id, event.content.body_len() as u64);
-            let age = event.accepted_age;
+            let (id, age, body) = (event.id, event.accepted_age, event.content.body_len() as u64);
             let content = event.content.as_bytes().len() as u64;
             let mut plan = match group.decide(body, content, post.asked.delay, &choice) {
                 Ok(plan) => plan,

@@ -226,29 +226,27 @@ impl Group {
         found.map(|entry| entry.0.name.clone()).unwrap_or_default()
     }
 
-    /// Asks filters and dedupes about events that are stored together. A body is read at most once, and only where one of them
-    /// asks for it.
+    /// Asks filters and dedupes about an event. Its body is read at most once, and only where one of them asks for it.
     ///
     /// # Errors
-    /// When the same event as one of them is on its way to the disk: ask again when that has ended. Nothing is held until then.
-    pub(super) fn choose(&self, events: &[&Event]) -> Result<Vec<Choice>, Waiter> {
+    /// When the same event is on its way to the disk: ask again when that has ended. Those of `before` are stored together with
+    /// this one: being the same as one of them is being a duplicate.
+    pub(super) fn choose(
+        &self,
+        event: &Event,
+        before: &[(EventId, Choice)],
+    ) -> Result<Choice, Waiter> {
+        let mut choice = Choice::default();
         if !self.examines {
-            return Ok(events.iter().map(|_| Choice::default()).collect());
+            return Ok(choice);
         }
-        let mut choices = Vec::with_capacity(events.len());
-        for (number, event) in events.iter().enumerate() {
-            let mut choice = Choice::default();
-            let parts = Parts::new(event);
-            for (at, (entry, rules)) in self.entries.iter().zip(&self.rules).enumerate() {
-                if Rules::examines(&entry.0) {
-                    let answer = rules.ask(&entry.0, &parts);
-                    let before = events.get(..number).unwrap_or_default();
-                    choice.add(at, answer.among(before))?;
-                }
+        let parts = Parts::new(event);
+        for (at, (entry, rules)) in self.entries.iter().zip(&self.rules).enumerate() {
+            if Rules::examines(&entry.0) {
+                choice.add(at, rules.ask(&entry.0, &parts), before)?;
             }
-            choices.push(choice);
         }
-        Ok(choices)
+        Ok(choice)
     }
 
     /// Decides what becomes of an event with a body of `body` bytes, whose content takes `content` bytes in a queue, and

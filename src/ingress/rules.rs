@@ -16,7 +16,7 @@ use crate::clock::Age;
 use crate::connection::dedupe::{Dedupe, KEYS_MAX, Key, Window};
 use crate::connection::parts::Parts;
 use crate::connection::{Connection, State};
-use crate::event::{Event, EventId};
+use crate::event::EventId;
 use crate::metrics::ConnectionMetrics;
 
 /// Ignored events that are remembered for each connection.
@@ -75,8 +75,9 @@ struct Deduper {
 #[derive(Debug)]
 struct Keys {
     window: Window,
-    /// Whose events are on their way to the disk: the event, and what closes when its claim ends.
-    claimed: HashMap<Key, (EventId, watch::Receiver<()>)>,
+    /// Whose events are on their way to the disk, and what closes when the claim ends: who waits for one key hears nothing of the
+    /// others, its own among them.
+    claimed: HashMap<Key, watch::Receiver<()>>,
 }
 
 /// What a connection says of an event.
@@ -86,31 +87,22 @@ pub(super) enum Answer {
     /// Taken, if it can be stored.
     Claimed(Claim),
     Ignored(Ignored),
-    /// The same event is on its way to the disk under this id; ask again when that has ended.
-    Wait(EventId, Waiter),
+    /// The same event is on its way to the disk; ask again when that has ended.
+    Wait(Waiter),
 }
 
-impl Answer {
-    /// The answer for an event that is stored together with these before it: one that is the same as one of them is a duplicate
-    /// of it, for both are stored or none is.
-    pub(super) fn among(self, before: &[&Event]) -> Answer {
-        match self {
-            Answer::Wait(first, _) if before.iter().any(|event| event.id == first) => {
-                Answer::Ignored(Ignored::Duplicate(first))
-            }
-            other => other,
-        }
-    }
-}
-
-/// Waits until a claim has ended.
+/// Waits until one claim has ended.
 #[derive(Debug)]
-pub(super) struct Waiter(watch::Receiver<()>);
+pub(super) struct Waiter {
+    ended: watch::Receiver<()>,
+    rules: Arc<Rules>,
+    key: Key,
+}
 
 impl Waiter {
     pub(super) async fn wait(mut self) {
         // Nothing is ever sent: the other end is dropped with the claim.
-        let _ = self.0.changed().await;
+        let _ = self.ended.changed().await;
     }
 }
 
@@ -197,12 +189,13 @@ impl Rules {
         if let Some(first) = keys.window.first(key, parts.event().accepted_age) {
             return Answer::Ignored(Ignored::Duplicate(first));
         }
-        if let Some((first, ended)) = keys.claimed.get(&key) {
-            return Answer::Wait(*first, Waiter(ended.clone()));
+        let rules = Arc::clone(self);
+        if let Some(ended) = keys.claimed.get(&key) {
+            return Answer::Wait(Waiter { ended: ended.clone(), rules, key });
         }
-        let (ended, seen) = watch::channel(());
-        keys.claimed.insert(key, (parts.event().id, seen));
-        Answer::Claimed(Claim { rules: Arc::clone(self), key, stored: None, _ended: ended })
+        let (_ended, ended) = watch::channel(());
+        keys.claimed.insert(key, ended);
+        Answer::Claimed(Claim { rules, key, stored: None, _ended })
     }
 
     /// Counts and remembers an event that was not taken.
@@ -272,16 +265,34 @@ impl Choice {
         self.claims.drain(..).for_each(|claim| claim.settle(id, age));
     }
 
-    /// Takes in the answer of one connection.
+    /// Whether what `waiter` waits for is this event.
+    fn holds(&self, waiter: &Waiter) -> bool {
+        let same =
+            |claim: &Claim| claim.key == waiter.key && Arc::ptr_eq(&claim.rules, &waiter.rules);
+        self.claims.iter().any(same)
+    }
+
+    /// Takes in the answer of one connection. `before` are the events that are stored together with this one.
     ///
     /// # Errors
-    /// When it must be waited for.
-    pub(super) fn add(&mut self, at: usize, answer: Answer) -> Result<(), Waiter> {
+    /// When it must be waited for: then all that was claimed is released.
+    pub(super) fn add(
+        &mut self,
+        at: usize,
+        answer: Answer,
+        before: &[(EventId, Choice)],
+    ) -> Result<(), Waiter> {
         match answer {
             Answer::Taken => {}
             Answer::Claimed(claim) => self.claims.push(claim),
             Answer::Ignored(why) => self.ignored.push((at, why)),
-            Answer::Wait(_, waiter) => return Err(waiter),
+            Answer::Wait(waiter) => match before.iter().find(|(_, one)| one.holds(&waiter)) {
+                Some((first, _)) => self.ignored.push((at, Ignored::Duplicate(*first))),
+                None => {
+                    self.claims.clear();
+                    return Err(waiter);
+                }
+            },
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::super::routing::{RoutingTable, Target as Named};
 use super::super::rules::{Choice, Ignored, Waiter};
+use super::super::sources::Sources;
 use super::*;
 use crate::clock::Age;
 use crate::connection::dedupe::{Dedupe, Fields};
@@ -155,31 +156,13 @@ fn entries_of(connections: Vec<Connection>) -> Vec<Entry> {
     entries(&Metrics::new(), connections)
 }
 
-/// All of a batch, or none: the second of two that are the same is a duplicate of the first, and waits for nothing.
-#[test]
-fn a_batch_with_the_same_event_twice_has_it_once() {
-    let relay = Relay::with(vec![deduped("once", 3600)], |_| ());
-    let mut producer = relay.connect();
-    let headers = "Content-Type: application/json\r\n";
-    relay.disk(Disk::Says(AppendError::Full));
-    assert_eq!(producer.post_with("/v1/events/batch", headers, "[1,1,2]").status, 507);
-    relay.disk(Disk::Works);
-    for (body, expected) in [("[1,1,2]", 2), ("[2,3,1]", 3)] {
-        let answer = producer.post_with("/v1/events/batch", headers, body);
-        assert_eq!(answer.status, 202, "{answer:?}");
-        // The failed batch was seen by the store, too.
-        assert_eq!(relay.stored().len() - 2, expected, "{body}: {answer:?}");
-    }
-    assert_eq!(ignored(&relay, "once", "duplicate"), 3.0);
-}
-
 /// What a table says of an event with this body at this age; a choice is settled as stored.
 fn choose(table: &RoutingTable, body: &str, age: u64) -> Result<Vec<Ignored>, Waiter> {
     let mut event = event_with(&[], body);
     event.id = EventId::new(age, &mut fastrand::Rng::with_seed(age));
     event.accepted_age = Age(age);
     let group = table.find(Named::Source("default")).unwrap();
-    let mut choice: Choice = group.choose(&[&event])?.remove(0);
+    let mut choice: Choice = group.choose(&event, &[])?;
     choice.settle(event.id, event.accepted_age);
     group.count(event.id, &[], &choice);
     Ok(choice.ignored.iter().map(|(_, why)| *why).collect())
@@ -207,7 +190,7 @@ fn what_is_on_its_way_is_waited_for_and_released_when_it_fails() {
     );
     let group = table.find(Named::Source("default")).unwrap();
     let event = event_with(&[], "a");
-    let claimed = group.choose(&[&event]).unwrap();
+    let claimed = group.choose(&event, &[]).unwrap();
     let waiter = choose(&table, "a", 1).unwrap_err();
     // What waits holds nothing itself.
     assert_eq!(choose(&table, "b", 1).unwrap(), []);
@@ -215,6 +198,40 @@ fn what_is_on_its_way_is_waited_for_and_released_when_it_fails() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(waiter.wait());
     assert_eq!(choose(&table, "a", 2).unwrap(), []);
+}
+
+/// A batch that waits gives up its own claims first, and must not be woken by that: it would ask again for ever.
+#[test]
+fn who_waits_for_one_event_hears_nothing_of_others() {
+    let table = RoutingTable::new(&entries_of(vec![deduped("once", 10)]), &Sources::default());
+    let group = table.find(Named::Source("default")).unwrap();
+    let other = group.choose(&event_with(&[], "a"), &[]).unwrap();
+    let own = vec![(id(1), group.choose(&event_with(&[], "b"), &[]).unwrap())];
+    let waiter = group.choose(&event_with(&[], "a"), &own).unwrap_err();
+    let mut wait = std::pin::pin!(waiter.wait());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    drop(own);
+    assert!(wait.as_mut().poll(&mut context).is_pending());
+    drop(other);
+    assert!(wait.as_mut().poll(&mut context).is_ready());
+}
+
+/// All of a batch, or none: the second of two that are the same is a duplicate of the first, and waits for nothing.
+#[test]
+fn a_batch_with_the_same_event_twice_has_it_once() {
+    let relay = Relay::with(vec![deduped("once", 3600)], |_| ());
+    let mut producer = relay.connect();
+    let headers = "Content-Type: application/json\r\n";
+    relay.disk(Disk::Says(AppendError::Full));
+    assert_eq!(producer.post_with("/v1/events/batch", headers, "[1,1,2]").status, 507);
+    relay.disk(Disk::Works);
+    for (body, expected) in [("[1,1,2]", 2), ("[2,3,1]", 3)] {
+        let answer = producer.post_with("/v1/events/batch", headers, body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        // The failed batch was seen by the store, too.
+        assert_eq!(relay.stored().len() - 2, expected, "{body}: {answer:?}");
+    }
+    assert_eq!(ignored(&relay, "once", "duplicate"), 3.0);
 }
 
 #[test]
