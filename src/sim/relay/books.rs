@@ -107,6 +107,8 @@ fn figures(text: &str, name: &str) -> Figures {
             Some("total") => {
                 series.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next())
             }
+            // What is ignored is counted by cause as well.
+            Some("ignored_total") => None,
             Some(kind) => kind.strip_suffix("_total"),
             None => None,
         };
