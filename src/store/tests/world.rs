@@ -5,8 +5,9 @@
 //! to be durable: the store says so by an answer, or by having no unsynced marks. What was never acknowledged may be
 //! there after a restart or not; the process that refused it never hands it out.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -161,12 +162,24 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(what()) }
 }
 
-/// The body of the event with this number: the number itself and noise that follows from it.
-fn body(number: usize, size: usize) -> Vec<u8> {
-    let mut bytes = number.to_le_bytes().to_vec();
-    let mut rng = fastrand::Rng::with_seed(number as u64);
-    bytes.resize_with(size.max(8), || rng.u8(..));
-    bytes
+/// The body of the event with this number: the number itself and noise that follows from it. Every world has the same, and asks
+/// for them at each delivery, so they are made once.
+fn body(number: usize, size: usize) -> Rc<[u8]> {
+    thread_local! {
+        static BODIES: RefCell<HashMap<(usize, usize), Rc<[u8]>>> = RefCell::default();
+    }
+    let make = || {
+        let mut bytes = number.to_le_bytes().to_vec();
+        let mut rng = fastrand::Rng::with_seed(number as u64);
+        bytes.resize_with(size.max(8), || rng.u8(..));
+        Rc::from(bytes)
+    };
+    BODIES.with_borrow_mut(|bodies| {
+        if bodies.len() > 4096 {
+            bodies.clear();
+        }
+        Rc::clone(bodies.entry((number, size)).or_insert_with(make))
+    })
 }
 
 impl World {

@@ -134,7 +134,7 @@ impl World {
         };
         let number = self.by_id.get(&event.id).ok_or("an event that nobody sent")?;
         let sent = body(*number, self.posted[*number].size);
-        ensure(event.content.body() == sent, || format!("event {number} is altered"))?;
+        ensure(event.content.body() == *sent, || format!("event {number} is altered"))?;
         Ok(Some((*number, connection)))
     }
 
