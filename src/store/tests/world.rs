@@ -165,8 +165,10 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Verdict {
 /// The body of the event with this number: the number itself and noise that follows from it. Every world has the same, and asks
 /// for them at each delivery, so they are made once.
 fn body(number: usize, size: usize) -> Rc<[u8]> {
+    /// By number and size.
+    type Bodies = HashMap<(usize, usize), Rc<[u8]>>;
     thread_local! {
-        static BODIES: RefCell<HashMap<(usize, usize), Rc<[u8]>>> = RefCell::default();
+        static BODIES: RefCell<Bodies> = RefCell::default();
     }
     let make = || {
         let mut bytes = number.to_le_bytes().to_vec();
