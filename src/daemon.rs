@@ -10,11 +10,14 @@ mod connections;
 mod edit;
 mod gauges;
 mod history;
+mod options;
 mod plan;
 mod recall;
 mod reload;
 mod rename;
+mod signals;
 mod suspensions;
+mod watchdog;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -23,26 +26,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::manage::Scope;
-use crate::admin::{self, Admin, Command, Readiness};
+use crate::admin::{self, Command, Readiness};
 use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::config::watch::Watch;
-use crate::config::{self, Config, ContentHash, Loaded, LogFormat, Places, ReloadMode, RootFile};
+use crate::config::{self, Config, ContentHash, Loaded, Places, ReloadMode, RootFile};
 use crate::connection::{Connection, State};
-use crate::delivery::{self, Dispatcher, DispatcherOptions, Notice, Prepared};
-use crate::ingress::{
-    Idempotency, Ingress, IngressLimits, IngressOptions, IngressParts, RoutingTable,
-    RunningIngress, Sources, UnixOptions,
-};
+use crate::delivery::{Dispatcher, Notice, Prepared};
+use crate::ingress::{Idempotency, Ingress, IngressParts, RoutingTable, RunningIngress, Sources};
 use crate::listener::{BindError, Inherited};
-use crate::logging;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
 use crate::store::queue::QueueCounters;
@@ -51,6 +48,12 @@ use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
 use audit::Audit;
 use gauges::Gauges;
+use options::{
+    apply_logging, bind, key_limits, open_store, prepare_all, say_warnings, start_dispatcher,
+    tokens,
+};
+use signals::Signals;
+use watchdog::Watchdog;
 
 /// How the daemon is started.
 #[derive(Default)]
@@ -127,8 +130,6 @@ pub enum RunError {
     StoppedAtOnce,
 }
 
-/// Egress may hold this many eighths of the memory for payloads that are being sent; ingress has four, the cache one.
-const EGRESS_EIGHTHS: u64 = 3;
 /// How often metrics are kept up and parts looked at.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the ages of queues may take to find out.
@@ -178,30 +179,6 @@ enum Event {
     Upkeep,
     Watchdog,
     Shutdown,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        process::survive_signals()?;
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// A connection of the configuration in force, with its other ends.
@@ -255,12 +232,6 @@ struct Daemon {
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
     watchdog: Option<Watchdog>,
-}
-
-/// Feeds systemd's watchdog while every part turns.
-struct Watchdog {
-    interval: Interval,
-    seen: Vec<u64>,
 }
 
 impl Daemon {
@@ -531,24 +502,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Feeds systemd's watchdog, unless a part has stood still since the last time.
-    fn feed_watchdog(&mut self) {
-        let Some(watchdog) = &mut self.watchdog else {
-            return;
-        };
-        let mut ticks = self.dispatcher.ticks();
-        ticks.push(self.store.ticks());
-        let all_turn = ticks.iter().zip(&watchdog.seen).all(|(now, seen)| now > seen);
-        if all_turn || watchdog.seen.is_empty() {
-            self.notifier.watchdog();
-        } else {
-            tracing::error!("A part of the daemon stands still; the watchdog is not fed");
-        }
-        watchdog.seen = ticks;
-        // The writer sleeps when there is nothing to do: this makes it turn once before the next look.
-        self.store.nudge();
-    }
-
     /// Drains and stops, in the order in which events flow. A second signal ends it at once.
     async fn stop(self, signals: &mut Signals) -> Result<(), RunError> {
         tokio::select! {
@@ -591,170 +544,5 @@ impl Daemon {
         let _ = admin.await;
         store.close().await;
         tracing::info!("Stopped");
-    }
-}
-
-impl Watchdog {
-    fn new(every: Duration) -> Watchdog {
-        let mut interval = interval(every);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Watchdog { interval, seen: Vec::new() }
-    }
-
-    async fn tick(watchdog: &mut Option<Watchdog>) {
-        match watchdog {
-            Some(watchdog) => drop(watchdog.interval.tick().await),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-fn prepare_all(config: &Config) -> Result<Vec<Prepared>, RunError> {
-    let prepare = |connection: &Arc<Connection>| {
-        let name = connection.name.clone();
-        delivery::prepare(connection).map_err(|error| RunError::Client { name, error })
-    };
-    config.connections.iter().map(prepare).collect()
-}
-
-/// Off the loop, so that a signal ends a long recovery.
-async fn open_store(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Opened, RunError> {
-    let daemon = &config.daemon;
-    let options = store::Options {
-        shelf: store::ShelfLimits::default(),
-        segment_bytes: daemon.store.segment_bytes,
-        max_bytes: daemon.store.max_bytes,
-        hot_bytes: daemon.limits.memory / 8,
-        lanes: daemon.runtime.ingress_threads,
-        feeds: daemon.runtime.egress_threads,
-        keys: key_limits(config),
-        keep: keep(config),
-        seed: fastrand::u64(..),
-    };
-    let path = daemon.store.path.clone();
-    let (place, clock, metrics) = (path.clone(), clock.clone(), metrics.clone());
-    let opened =
-        tokio::task::spawn_blocking(move || Store::open(&place, options, clock, &metrics)).await;
-    let opened = opened.map_err(|_| RunError::Failed("the store's recovery"))?;
-    opened.map_err(|error| match error {
-        error @ OpenError::UnknownVersion { .. } => RunError::StoreVersion { path, error },
-        error => RunError::Store { path, error },
-    })
-}
-
-/// The limits of idempotency keys, which take a sixteenth of the store's bytes at the most: a small store must not fill up
-/// with keys alone.
-fn key_limits(config: &Config) -> store::keys::KeyLimits {
-    let store = &config.daemon.store;
-    let most = store.max_bytes / 16 / store::keys::KEY_BYTES as u64;
-    let limits = store.idempotency;
-    store::keys::KeyLimits {
-        window: limits.window,
-        max_keys: limits.max_keys.min(usize::try_from(most).unwrap_or(usize::MAX)),
-    }
-}
-
-/// What the store keeps of what is over.
-fn keep(config: &Config) -> store::Keep {
-    let keep = config.daemon.store.keep;
-    let limit = |limit: config::KeepLimit| store::Limit { age: limit.age, bytes: limit.bytes };
-    store::Keep {
-        delivered: limit(keep.delivered),
-        dead: limit(keep.dead),
-        attempts: limit(keep.attempts),
-    }
-}
-
-fn start_dispatcher(
-    config: &Config,
-    feeds: Vec<store::feed::Feed>,
-    clock: &Clock,
-    metrics: &Metrics,
-) -> Result<Dispatcher, RunError> {
-    let share = config.daemon.limits.memory / 8 * EGRESS_EIGHTHS;
-    let runtimes = config.daemon.runtime.egress_threads.max(1) as u64;
-    let options = DispatcherOptions {
-        payload_bytes: share / runtimes,
-        seed: fastrand::u64(..),
-        resolvers: config.daemon.network.resolvers.clone(),
-    };
-    Dispatcher::start(options, feeds, clock, metrics)
-        .map_err(|error| RunError::System("start delivery", error))
-}
-
-/// Opens what is listened on, or takes it from the service manager.
-fn bind(config: &Config, mut inherited: Inherited) -> Result<(Ingress, Admin), RunError> {
-    let (ingress, admin) = (ingress_options(config), admin_options(config));
-    let path = ingress.unix.as_ref().map(|unix| unix.path.as_path());
-    let of_ingress = inherited.take("ingress", &ingress.http, path);
-    let of_ingress = of_ingress.map_err(|error| RunError::Ingress(BindError::Inherited(error)))?;
-    let of_admin = inherited.take("admin", admin.http.as_slice(), admin.unix.as_deref());
-    let of_admin = of_admin.map_err(|error| RunError::Admin(BindError::Inherited(error)))?;
-    inherited.close_rest();
-    let ingress = Ingress::bind(ingress, of_ingress).map_err(RunError::Ingress)?;
-    Ok((ingress, Admin::bind(&admin, of_admin).map_err(RunError::Admin)?))
-}
-
-fn ingress_options(config: &Config) -> IngressOptions {
-    let ingress = &config.daemon.ingress;
-    IngressOptions {
-        http: ingress.http.clone(),
-        unix: ingress.unix.as_ref().map(|unix| UnixOptions {
-            path: unix.path.clone(),
-            mode: unix.mode,
-            allow_uids: unix.allow_uids.clone(),
-        }),
-        memory_bytes: config.daemon.limits.memory / 2,
-        limits: ingress_limits(config),
-    }
-}
-
-fn ingress_limits(config: &Config) -> IngressLimits {
-    let ingress = &config.daemon.ingress;
-    IngressLimits {
-        max_connections: ingress.max_connections,
-        header_timeout: ingress.header_timeout,
-        body_timeout: ingress.body_timeout,
-        idle_timeout: ingress.idle_timeout,
-        hosts: ingress.hosts.clone(),
-        // With the copies of its items, a batch takes as much memory as the largest event may.
-        max_batch_bytes: config.daemon.limits.max_body / 2,
-    }
-}
-
-fn admin_options(config: &Config) -> admin::Options {
-    let admin = &config.daemon.admin;
-    admin::Options { http: admin.http, unix: admin.unix.clone() }
-}
-
-fn tokens(config: &Config) -> Vec<admin::Token> {
-    let token = |token: &config::Token| admin::Token {
-        name: token.name.clone(),
-        scope: match token.scope {
-            config::Scope::Read => Scope::Read,
-            config::Scope::Operate => Scope::Operate,
-            config::Scope::Admin => Scope::Admin,
-        },
-        token: token.token.clone(),
-    };
-    config.daemon.admin.tokens.iter().map(token).collect()
-}
-
-fn apply_logging(config: &Config) {
-    use tracing::level_filters::LevelFilter;
-    let log = config.daemon.log;
-    logging::apply(logging::Settings {
-        level: logging::parse_level(log.level.as_str()).unwrap_or(LevelFilter::INFO),
-        format: match log.format {
-            LogFormat::Auto => logging::Format::Auto,
-            LogFormat::Text => logging::Format::Text,
-            LogFormat::Json => logging::Format::Json,
-        },
-    });
-}
-
-fn say_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
     }
 }

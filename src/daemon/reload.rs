@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Daemon, Live, apply_logging, ingress_limits, keep, say_warnings};
+use super::options::{apply_logging, ingress_limits, keep, say_warnings, tokens};
+use super::{Daemon, Live};
 use crate::admin::ReloadRefused;
 use crate::admin::api::connections::AuditRecord;
 use crate::admin::api::{ConfigProblem, LastReload, Reloaded, rfc3339};
@@ -186,7 +187,7 @@ impl Daemon {
             ingress.set_limits(ingress_limits(&self.config));
         }
         apply_logging(&self.config);
-        self.tokens.store(Arc::new(super::tokens(&self.config)));
+        self.tokens.store(Arc::new(tokens(&self.config)));
         self.note_config_in_force();
         self.states_changed = states;
         reloaded
