@@ -23,8 +23,8 @@ use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
 pub use command::{DeadPage, Renamed, StoreStatus};
+pub use dead_letter::{DeadCursor, DeadLetter};
 pub use lookup::{FoundDelivery, FoundEvent, Standing};
-pub use marks::{DeadCursor, DeadLetter};
 pub use reader::LoadError;
 pub use shelf::ShelfLimits;
 
@@ -71,6 +71,7 @@ macro_rules! defect {
 
 mod bits;
 mod command;
+mod dead_letter;
 #[cfg(test)]
 pub(crate) mod defects;
 pub mod disk;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::dead_letter::{DeadCursor, DeadLetter};
 use super::lookup::{FoundDelivery, Standing};
-use super::marks::{DeadCursor, DeadLetter};
 use super::queue::QueueCounters;
 use super::segment_index::Entry;
 use super::suspension::Suspension;

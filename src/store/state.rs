@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bits::Bits;
+use super::dead_letter::DeadLetter;
 use super::feed::{Delivery, Lane};
-use super::marks::{DeadLetter, Place};
+use super::marks::Place;
 use super::order::Ordered;
 use super::queue::QueueCounters;
 use super::record::FILE_HEADER;

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
 use super::super::bits::Bits;
+use super::super::dead_letter::DeadLetter;
 use super::super::disk::Disk;
 use super::super::file::{log_name, scan, snapshot_name};
 use super::super::log::{KIND_END, KIND_OVER, KIND_RUN};
-use super::super::marks::{
-    DeadLetter, KIND_MARKS, Mark, Marks, Place, Run, TimeStamp, decode_stamp,
-};
+use super::super::marks::{KIND_MARKS, Mark, Marks, Place, Run, TimeStamp, decode_stamp};
 use super::super::record::{FileKind, Reader, Record};
 use super::super::schedule::Scheduled;
 use super::super::shelf::RunState;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::bits::Bits;
+use super::super::dead_letter::DeadLetter;
 use super::super::disk::Disk;
 use super::super::feed::Lane;
 use super::super::file::{StoreFile, make_durable, segment_name};
 use super::super::keys::KeyRecord;
-use super::super::marks::{DeadLetter, Place};
+use super::super::marks::Place;
 use super::super::record::FileKind;
 use super::super::schedule::Scheduled;
 use super::super::segment_index::SegmentIndex;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::super::bits::Bits;
+use super::super::dead_letter::DeadLetter;
 use super::super::disk::Disk;
 use super::super::file::{FileError, run_name};
-use super::super::marks::{DeadLetter, Place};
+use super::super::marks::Place;
 use super::super::record::HeaderError;
 use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::{Found, Item, Shelf};

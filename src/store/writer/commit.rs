@@ -5,9 +5,10 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::super::dead_letter::DeadLetter;
 use super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::intake::{Append, AppendError, Durability, Fate};
-use super::super::marks::{DeadLetter, Place};
+use super::super::marks::Place;
 use super::super::outcomes::Ended;
 use super::super::record::{
     KIND_NAME, RECORD_HEADER, RecordedRoute, Stamp, encode_event, encode_name, encode_record,

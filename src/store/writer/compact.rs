@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::dead_letter::DeadLetter;
 use super::super::feed::Lane;
-use super::super::marks::{DeadLetter, Mark, Place};
+use super::super::marks::{Mark, Place};
 use super::super::record::{
     FILE_HEADER, Frame, KIND_EVENT, KIND_NAME, RecordedRoute, Stamp, decode_event, encode_event,
     encode_name, encode_record,

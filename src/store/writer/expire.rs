@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::marks::{DeadLetter, Place};
+use super::super::dead_letter::DeadLetter;
+use super::super::marks::Place;
 use super::super::{ConnectionId, Limit};
 use super::{TROUBLE_RETRY, Writer};
 

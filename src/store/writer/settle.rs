@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::super::command::{Command, DeadPage, Renamed, StoreStatus};
+use super::super::dead_letter::{DeadCursor, DeadLetter};
 use super::super::feed::{Delivery, Lane, Settlement};
-use super::super::marks::{DeadCursor, DeadLetter, Mark, Place};
+use super::super::marks::{Mark, Place};
 use super::super::outcomes::Ended;
 use super::super::schedule::{self, LANES, Scheduled};
 use super::super::shelf::Item;
