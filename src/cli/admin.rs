@@ -29,6 +29,13 @@ pub(super) struct Which {
     config: Option<PathBuf>,
 }
 
+impl Which {
+    /// The daemon that listens there.
+    pub(super) fn socket(path: PathBuf) -> Which {
+        Which { admin: Some(path), config: None }
+    }
+}
+
 /// A daemon's admin socket.
 #[derive(Debug)]
 pub(super) struct Admin {

@@ -74,6 +74,12 @@ impl Daemon {
             Command::Edit { edit, reply } => {
                 let _ = reply.send(self.edit(edit).await);
             }
+            Command::Export { name, reply } => {
+                let _ = reply.send(self.export(name).await);
+            }
+            Command::Import { import, reply } => {
+                let _ = reply.send(self.import(import).await);
+            }
             Command::Audit { query, reply } => {
                 let directory = self.audit.directory();
                 let page =
