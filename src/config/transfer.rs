@@ -364,7 +364,8 @@ impl Work<'_> {
     fn remove(&mut self, name: &str, file: &Path) -> Result<(), EditError> {
         let text = self.text(file, MODE)?;
         let Some(before) = text.after.clone() else { return Ok(()) };
-        text.after = edit::without(file, &before, name)?;
+        let alone = edit::names(&edit::parse(&before, file)?).len() == 1;
+        text.after = if alone { None } else { edit::without(file, &before, name)? };
         Ok(())
     }
 

@@ -79,7 +79,7 @@ fn connection(name: &str, at: &[u8]) -> String {
     let parts = [
         "method = \"PUT\"\n",
         "labels = { team = \"sales\", \"odd key\" = \"v\" } # inline\n",
-        "headers = { X-A = [ \"1\", \"2\" ], authorization = { env = \"T\" } }\n",
+        "headers = { X-A = [ \"1\", \"2\" ], x-key = { env = \"T\" } }\n",
         "filter = { body = { total = { \"$gte\" = 100 } } }\n",
         "description = \"\"\"\nlines\n\"\"\"\n",
         "[connection.retry] # waits\ninterval=\"1500ms\"\n",

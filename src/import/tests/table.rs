@@ -45,7 +45,7 @@ fn exists(test: &str, files: &[(PathBuf, String)]) -> bool {
             .iter()
             .map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned())
             .collect();
-        let module = modules.split("::").filter(|part| *part != "tests");
+        let module = modules.split("::").filter(|part| !part.is_empty() && *part != "tests");
         module.into_iter().all(|part| parts.iter().any(|have| have == part))
             && called.iter().any(|called| text.contains(called))
     })
