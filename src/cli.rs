@@ -24,6 +24,7 @@ mod filter;
 mod hold;
 mod http;
 mod listen;
+mod listing;
 mod output;
 mod plan;
 mod receiver;
