@@ -25,6 +25,7 @@ mod filter;
 mod hold;
 mod http;
 mod listen;
+mod listing;
 mod output;
 mod plan;
 mod receiver;
