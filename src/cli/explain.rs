@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which, target};
-use super::output;
-use super::{Failure, TEMPLATE, block_on};
+use super::admin::{Asked, target};
+use super::output::Fields;
+use super::{Failure, TEMPLATE};
 use crate::admin::api::Attempt;
 use crate::admin::api::explain::{Explained, Explanation};
 use crate::event::EventId;
@@ -20,62 +20,50 @@ Examples:
 pub(super) struct Arguments {
     /// The event's id
     event: EventId,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let event = arguments.event.to_string();
-    let admin = Admin::new(arguments.which);
-    let target = target(&["events", &event, "explain"], &[])?;
-    let explanation: Explanation = block_on(admin.get(&target))?;
-    if arguments.json {
-        return output::json(&explanation);
-    }
-    output::write(describe(&explanation).as_bytes())
+    arguments.asked.show(&target(&["events", &event, "explain"], &[])?, describe)
 }
 
 fn describe(explanation: &Explanation) -> String {
-    let mut text = String::new();
-    put(&mut text, "event", &explanation.id);
-    put(&mut text, "accepted", &explanation.accepted_at);
-    if let Some(source) = &explanation.source {
-        put(&mut text, "source", source);
-    }
-    if let Some(kind) = &explanation.kind {
-        put(&mut text, "type", kind);
-    }
+    let mut fields = Fields::default();
+    fields.line("event", &explanation.id);
+    fields.line("accepted", &explanation.accepted_at);
+    fields.line("source", explanation.source.as_deref().unwrap_or_default());
+    fields.line("type", explanation.kind.as_deref().unwrap_or_default());
     if !explanation.stored {
-        put(&mut text, "note", "the event itself is not in the store");
+        fields.line("note", "the event itself is not in the store");
     }
+    let mut text = fields.text();
     for delivery in &explanation.deliveries {
-        describe_delivery(&mut text, delivery);
+        text += &describe_delivery(delivery);
     }
     text
 }
 
-fn describe_delivery(text: &mut String, delivery: &Explained) {
-    text.push_str(&format!("\n{}: {}", escape(&delivery.connection), escape(&delivery.state)));
-    if let Some(cause) = &delivery.cause {
-        text.push_str(&format!(" ({})", escape(cause)));
-    }
-    text.push('\n');
-    put(text, "  why", &delivery.why);
-    if let Some(unblock) = &delivery.unblock {
-        put(text, "  unblocks", unblock);
-    }
-    if let Some(next) = &delivery.next_at {
-        put(text, "  next", next);
-    }
+fn describe_delivery(delivery: &Explained) -> String {
+    let cause = delivery.cause.as_ref().map(|cause| format!(" ({})", escape(cause)));
+    let mut fields = Fields::default();
+    fields.line("  why", &delivery.why);
+    fields.line("  unblocks", delivery.unblock.as_deref().unwrap_or_default());
+    fields.line("  next", delivery.next_at.as_deref().unwrap_or_default());
     if let Some(attempts) = delivery.attempts.filter(|attempts| *attempts > 0) {
-        put(text, "  attempts", &attempts.to_string());
+        fields.line("  attempts", &attempts.to_string());
     }
     for attempt in &delivery.last_attempts {
-        put(text, "  attempt", &line_of(attempt));
+        fields.line("  attempt", &line_of(attempt));
     }
+    format!(
+        "\n{}: {}{}\n{}",
+        escape(&delivery.connection),
+        escape(&delivery.state),
+        cause.unwrap_or_default(),
+        fields.text()
+    )
 }
 
 fn line_of(attempt: &Attempt) -> String {
@@ -83,10 +71,6 @@ fn line_of(attempt: &Attempt) -> String {
     let status = attempt.status.map_or(String::new(), |status| format!(" {status}"));
     let replay = if attempt.replay { " (replay)" } else { "" };
     format!("{}{replay} at {}: {code}{status}", attempt.attempt, attempt.at)
-}
-
-fn put(text: &mut String, name: &str, value: &str) {
-    text.push_str(&format!("{name:<12}{}\n", escape(value)));
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ fn a_delivery_is_found_in_each_of_its_places() {
     let Whereabouts::Dead(letter) = rig.whereabouts(id) else { panic!("it is dead") };
     assert_eq!((letter.cause, letter.status, letter.attempts), (Cause::HttpStatus, 400, 2));
 
-    rig.ask(|reply| Command::Replay { letters: vec![letter], reply });
+    let (replayed, durable) = rig.ask(|reply| Command::Replay { letters: vec![letter], reply });
+    assert_eq!((replayed, durable), (vec![id], Ok(())));
     let due = rig.due();
     rig.settle(&due[0], Disposition::Delivered);
     rig.writer.turn();
