@@ -20,12 +20,14 @@ mod connections;
 mod dead;
 mod demo;
 mod events;
+mod explain;
 mod export;
 mod filter;
 mod hold;
 mod http;
 mod import;
 mod listen;
+mod listing;
 mod output;
 mod plan;
 mod receiver;
@@ -103,6 +105,7 @@ enum Command {
     Send(send::Arguments),
     Dead(dead::Arguments),
     Events(events::Arguments),
+    Explain(explain::Arguments),
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
@@ -138,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
         Command::Events(arguments) => events::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
@@ -213,7 +217,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 42);
+        assert_eq!(checked, 45);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -289,6 +293,8 @@ mod tests {
         check("posthaste filter test --filter f.json --connection crm order.json", false);
         check("posthaste transform test --connection crm --data {} --body", true);
         check("posthaste transform test order.json", false);
+        check("posthaste explain evt_019ab3c4-5d6e-7f80-9123-456789abcdef --json", true);
+        check("posthaste explain order-42", false);
         check("posthaste explode", false);
     }
 

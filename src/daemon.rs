@@ -8,6 +8,7 @@ mod audit;
 mod commands;
 mod connections;
 mod edit;
+mod explain;
 mod gauges;
 mod history;
 mod options;
@@ -277,7 +278,7 @@ impl Daemon {
             commands: command_sender,
             clock: clock.clone(),
             tokens: Arc::clone(&tokens),
-            schemas: Arc::new(config::schema::for_openapi()),
+            schemas: config::schema::for_openapi,
         };
         let admin = tokio::spawn(admin.serve(context, admin_stop.clone()));
         let watchdog = notifier.watchdog_interval().map(Watchdog::new);

@@ -19,13 +19,13 @@ use tokio_util::task::TaskTracker;
 use super::Prepared;
 use super::budget::{Budget, Revisits};
 use super::notice::Notice;
-use super::outbox::Outbox;
+use super::outbox::{Look, Outbox};
 use super::status::Status;
 use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
-use crate::store::ConnectionId;
 use crate::store::feed::{Feed, FeedItem};
+use crate::store::{ConnectionId, DeliveryId};
 
 /// How often the timers show that they are alive.
 const TICK: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub(super) enum Command {
     Detach(ConnectionId),
     /// Hold it whatever its settings say, or let it go on.
     Suspend(ConnectionId, bool),
+    /// Say how a delivery stands; nothing is said where its connection is not attached.
+    Look(DeliveryId, oneshot::Sender<Look>),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -202,6 +204,11 @@ impl Runtime {
             Command::Detach(id) => {
                 if let Some(outbox) = self.outboxes.remove(&id) {
                     outbox.close();
+                }
+            }
+            Command::Look(id, reply) => {
+                if let Some(outbox) = self.outboxes.get(&id.connection) {
+                    let _ = reply.send(outbox.look(id));
                 }
             }
             // Taken out before.
