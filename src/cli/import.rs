@@ -284,6 +284,10 @@ fn converted(
 /// What an export of posthaste is here.
 fn unpacked_here(arguments: &Arguments, content: &[u8], site: &Site) -> Result<Found, Failure> {
     let shown = arguments.file.display();
+    if matches!(content.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        let systems = "apinizer, hookdeck or endpoints";
+        return Err(anyhow!("{shown} is JSON: say whose, with --from {systems}").into());
+    }
     let archive = unpack(content).map_err(|message| anyhow!("{shown}: {message}"))?;
     let watched = &site.loaded.watched;
     let skip = arguments.missing == Missing::Skip;
