@@ -36,6 +36,7 @@ mod send;
 mod settings;
 mod status;
 mod transform;
+mod trial;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
 ";
@@ -103,6 +105,7 @@ enum Command {
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Test(trial::Arguments),
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
@@ -138,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Test(arguments) => trial::run(arguments),
         Command::Enable(arguments) => hold::enable(arguments),
         Command::Resume(arguments) => hold::resume(arguments),
         Command::Pause(arguments) => hold::pause(arguments),
@@ -208,7 +212,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 42);
+        assert_eq!(checked, 43);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -284,6 +288,10 @@ mod tests {
         check("posthaste filter test --filter f.json --connection crm order.json", false);
         check("posthaste transform test --connection crm --data {} --body", true);
         check("posthaste transform test order.json", false);
+        check("posthaste test crm --send --data {} --json", true);
+        check("posthaste test --file crm.toml", true);
+        check("posthaste test crm --file crm.toml", false);
+        check("posthaste test", false);
         check("posthaste explode", false);
     }
 

@@ -21,6 +21,7 @@ use super::budget::{Budget, Revisits};
 use super::notice::Notice;
 use super::outbox::Outbox;
 use super::status::Status;
+use super::trial::Errand;
 use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
@@ -38,6 +39,8 @@ pub(super) enum Command {
     Detach(ConnectionId),
     /// Hold it whatever its settings say, or let it go on.
     Suspend(ConnectionId, bool),
+    /// Test a connection, attached or not.
+    Test(Box<Errand>),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -203,6 +206,9 @@ impl Runtime {
                 if let Some(outbox) = self.outboxes.remove(&id) {
                     outbox.close();
                 }
+            }
+            Command::Test(errand) => {
+                drop(self.shared.tasks.spawn_local(errand.run(Rc::clone(&self.shared))));
             }
             // Taken out before.
             Command::Drain(_, done) => drop(done.send(())),

@@ -13,6 +13,7 @@ mod peers;
 mod politeness;
 mod signatures;
 mod targets;
+mod trial;
 
 use std::collections::BTreeSet;
 use std::future::Future;
