@@ -20,6 +20,7 @@ mod connections;
 mod dead;
 mod demo;
 mod events;
+mod explain;
 mod filter;
 mod hold;
 mod http;
@@ -102,6 +103,7 @@ enum Command {
     Send(send::Arguments),
     Dead(dead::Arguments),
     Events(events::Arguments),
+    Explain(explain::Arguments),
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
@@ -138,6 +140,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
         Command::Events(arguments) => events::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
@@ -212,7 +215,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 43);
+        assert_eq!(checked, 44);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -292,6 +295,8 @@ mod tests {
         check("posthaste test --file crm.toml", true);
         check("posthaste test crm --file crm.toml", false);
         check("posthaste test", false);
+        check("posthaste explain evt_019ab3c4-5d6e-7f80-9123-456789abcdef --json", true);
+        check("posthaste explain order-42", false);
         check("posthaste explode", false);
     }
 

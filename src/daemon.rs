@@ -8,6 +8,7 @@ mod audit;
 mod commands;
 mod connections;
 mod edit;
+mod explain;
 mod gauges;
 mod history;
 mod options;

@@ -41,20 +41,24 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use notice::Notice;
+pub use outbox::{Gate, Look, Place};
 pub use status::{LastFailure, Status};
 
 use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::metrics::Metrics;
-use crate::store::ConnectionId;
 use crate::store::feed::Feed;
+use crate::store::{ConnectionId, DeliveryId};
 use request::Template;
 use runtime::Command;
 use trial::{Errand, Report, TRIALS_MAX, Trial};
 
 /// Commands that may wait for one runtime. A reload sends one per changed connection and waits when it is full.
 const COMMANDS: usize = 64;
+
+/// How long a runtime may take to say how a delivery stands.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// What the runtimes are made with.
 #[derive(Clone, Debug)]
@@ -215,6 +219,17 @@ impl Dispatcher {
     /// What delivery finds out that the control loop must know. For one listener: `None` the second time.
     pub fn take_notices(&self) -> Option<mpsc::Receiver<Notice>> {
         lock(&self.notices).take()
+    }
+
+    /// How a delivery stands that the store has handed out, or what keeps its connection; `None` where the connection is
+    /// not attached, or its runtime does not answer soon.
+    pub async fn look(&self, id: DeliveryId) -> Option<Look> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.send_to(id.connection, Command::Look(id, reply)).await;
+            answer.await.ok()
+        };
+        tokio::time::timeout(LOOK_MAX, asked).await.ok().flatten()
     }
 
     /// What an attached connection is doing; the value goes on changing.

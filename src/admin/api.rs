@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub mod connections;
+pub mod explain;
 pub mod trial;
 
 /// `GET /v1/status`.

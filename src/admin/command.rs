@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::api::connections::{AuditPage, ConnectionsPage, Document, Object, Plan};
+use super::api::explain::Explanation;
 use super::api::trial::TestReport;
 use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
 use super::manage::{Edit, EditRefused, Edited, Filter, Listing};
@@ -67,6 +68,13 @@ pub enum Command {
         event: EventId,
         /// It and its deliveries.
         reply: Reply<Result<FoundEvent, Refusal>>,
+    },
+    /// Everything that is known of one event: how it stands with each connection, and why.
+    Explain {
+        /// The event.
+        event: EventId,
+        /// What is known.
+        reply: Reply<Result<Explanation, Refusal>>,
     },
     /// Sends one event to one of its connections on a new run. The mark is synced before the answer.
     EventReplay {
@@ -267,6 +275,14 @@ pub enum Refusal {
     /// The event was never accepted, or was given back since.
     #[error("{0} is not in the store; delivered events stay there for [store] keep_delivered")]
     NoSuchEvent(EventId),
+    /// Neither the store nor what is remembered beside it knows the event.
+    #[error("nothing is known of {event}: {what}")]
+    NothingKnown {
+        /// The event.
+        event: EventId,
+        /// What it may be.
+        what: String,
+    },
     /// The event was not for this connection.
     #[error("{event} has no delivery to connection {connection:?}")]
     NoSuchDelivery {

@@ -54,7 +54,9 @@ impl From<Refusal> for Problem {
             Refusal::NoSuchDeadLetter { .. } => {
                 (StatusCode::NOT_FOUND, "no_such_dead_letter", "No such dead letter")
             }
-            Refusal::NoSuchEvent(_) => (StatusCode::NOT_FOUND, "no_such_event", "No such event"),
+            Refusal::NoSuchEvent(_) | Refusal::NothingKnown { .. } => {
+                (StatusCode::NOT_FOUND, "no_such_event", "No such event")
+            }
             Refusal::NoSuchDelivery { .. } => {
                 (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
             }

@@ -105,6 +105,7 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(dead_body))
         .routes(routes!(history::event_show))
         .routes(routes!(history::event_body))
+        .routes(routes!(history::event_explain))
         .routes(routes!(history::attempts))
         .routes(routes!(connections::connections_list))
         .routes(routes!(connections::connections_count))

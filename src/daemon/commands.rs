@@ -40,6 +40,9 @@ impl Daemon {
             Command::EventShow { event, reply } => {
                 let _ = reply.send(self.show_event(event).await);
             }
+            Command::Explain { event, reply } => {
+                let _ = reply.send(self.explain(event).await);
+            }
             Command::EventReplay { event, connection, reply } => {
                 let _ = reply.send(self.replay_event(event, &connection).await);
             }

@@ -20,6 +20,8 @@ mod damage;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod full_disk;
 #[cfg(test)]
 mod harness;
