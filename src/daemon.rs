@@ -19,6 +19,7 @@ mod rename;
 mod signals;
 mod suspensions;
 mod transfer;
+mod trial;
 mod watchdog;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

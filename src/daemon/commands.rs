@@ -83,6 +83,9 @@ impl Daemon {
             Command::Import { import, reply } => {
                 let _ = reply.send(self.import(import).await);
             }
+            Command::Test { test, reply } => {
+                let _ = reply.send(self.test(test).await);
+            }
             Command::Audit { query, reply } => {
                 let directory = self.audit.directory();
                 let page =

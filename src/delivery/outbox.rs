@@ -64,6 +64,18 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Those of a connection that has none yet: nothing is open, no token is known.
+    pub(super) fn new(prepared: Prepared, generation: u64) -> Settings {
+        Settings {
+            connection: prepared.connection,
+            client: Rc::new(prepared.client),
+            sessions: Rc::default(),
+            tokens: prepared.token_client.map(Tokens::new),
+            template: prepared.template,
+            generation,
+        }
+    }
+
     /// Masks what must not be kept of responses.
     pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
         let redactor = &self.template.redactor;
@@ -160,14 +172,7 @@ impl Outbox {
             warned_at: None,
             blocked: Blocked::NOT,
         };
-        let settings = Settings {
-            connection: prepared.connection,
-            client: Rc::new(prepared.client),
-            sessions: Rc::default(),
-            tokens: prepared.token_client.map(Tokens::new),
-            template: prepared.template,
-            generation: shared.feed.history().generation(),
-        };
+        let settings = Settings::new(prepared, shared.feed.history().generation());
         show_verification(&metrics, &settings.connection);
         Rc::new(Outbox {
             shared: Rc::clone(shared),

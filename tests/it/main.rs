@@ -69,4 +69,6 @@ mod structure;
 #[cfg(test)]
 mod syscalls;
 #[cfg(test)]
+mod trial;
+#[cfg(test)]
 mod units;
