@@ -30,6 +30,7 @@ impl Writer {
                 stream.touched = false;
             }
             self.serve(id);
+            self.meter_later(id);
         }
     }
 
