@@ -277,7 +277,7 @@ impl Daemon {
             commands: command_sender,
             clock: clock.clone(),
             tokens: Arc::clone(&tokens),
-            schemas: Arc::new(config::schema::for_openapi()),
+            schemas: config::schema::for_openapi,
         };
         let admin = tokio::spawn(admin.serve(context, admin_stop.clone()));
         let watchdog = notifier.watchdog_interval().map(Watchdog::new);

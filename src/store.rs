@@ -659,7 +659,7 @@ impl Ends {
         let (history, messages) = History::new(metrics);
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
-        let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
+        let (reads, requests) = crossbeam::channel::unbounded();
         let (feeds, ports) = (0..options.feeds)
             .map(|_| feed::feed(Arc::clone(&doorbell), reads.clone(), history.clone()))
             .unzip();
