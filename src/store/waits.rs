@@ -136,14 +136,14 @@ mod tests {
     fn the_sum_is_what_the_deliveries_waited() {
         let mut rng = fastrand::Rng::with_seed(7);
         let (waits, mut meter) = (Waits::default(), Meter::default());
-        let (mut number, mut wait) = (0, Wait::Turn);
+        let (mut number, mut wait) = (0_u64, Wait::Turn);
         let mut own = [0; Wait::ALL.len()];
         for _ in 0..10_000 {
             let elapsed = Duration::from_nanos(rng.u64(0..3_000_000));
-            own[wait as usize] += number * elapsed.as_nanos();
-            number = u128::from(rng.u64(0..400));
+            own[wait as usize] += u128::from(number) * elapsed.as_nanos();
+            number = rng.u64(0..400);
             wait = Wait::ALL[rng.usize(0..Wait::ALL.len())];
-            meter.turn(elapsed, one(number as u64, wait), &waits);
+            meter.turn(elapsed, one(number, wait), &waits);
         }
         for wait in Wait::ALL {
             let expected = own[wait as usize] / u128::from(NANOS);

@@ -326,9 +326,9 @@ impl Writer {
         if self.commit_is_due(now) {
             self.commit(now);
         }
-        self.take_due();
+        let age = self.take_due();
         self.serve_touched();
-        self.meter_changed();
+        self.meter_changed(age);
         self.keep_house(now);
         for (port, items) in self.feeds.iter().zip(&mut self.outbox) {
             port.send(items);
@@ -431,12 +431,8 @@ impl Writer {
         }
     }
 
-    fn meter_changed(&mut self) {
-        if self.to_meter.is_empty() {
-            return;
-        }
-        let now = self.clock.age();
-        for id in std::mem::take(&mut self.to_meter) {
+    fn meter_changed(&mut self, now: Age) {
+        for id in self.to_meter.drain(..) {
             self.state.meter(id, now);
         }
     }

@@ -44,7 +44,7 @@ fn each_place_in_the_store_has_its_cause() {
     rig.ends.commands.send(Command::Detach { connection: crm.0 }).unwrap();
     rig.pass(seconds(1));
     rig.pass(seconds(1));
-    let expected = [(Wait::Backoff, 5), (Wait::Paused, 30), (Wait::Disabled, 3)];
+    let expected = [(Wait::Backoff, 5), (Wait::Paused, 33), (Wait::Disabled, 3)];
     assert_eq!(charged(&mut rig, &queue), expected);
 
     // It goes on: what was waited until then is not the gate's.
@@ -53,7 +53,7 @@ fn each_place_in_the_store_has_its_cause() {
     rig.ends.commands.send(Command::Attach { connection: crm.0, feed: 0 }).unwrap();
     assert_eq!(rig.due().len(), 3);
     rig.pass(seconds(9));
-    let expected = [(Wait::Backoff, 5), (Wait::Paused, 30), (Wait::Disabled, 9)];
+    let expected = [(Wait::Backoff, 5), (Wait::Paused, 33), (Wait::Disabled, 9)];
     assert_eq!(charged(&mut rig, &queue), expected, "the egress has them");
 
     // Behind a full window they wait for the gate that keeps it full.
