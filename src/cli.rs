@@ -37,6 +37,7 @@ mod send;
 mod settings;
 mod status;
 mod transform;
+mod trial;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
 ";
@@ -105,6 +107,7 @@ enum Command {
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Test(trial::Arguments),
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
@@ -141,6 +144,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Test(arguments) => trial::run(arguments),
         Command::Enable(arguments) => hold::enable(arguments),
         Command::Resume(arguments) => hold::resume(arguments),
         Command::Pause(arguments) => hold::pause(arguments),
@@ -211,7 +215,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 43);
+        assert_eq!(checked, 44);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -287,6 +291,10 @@ mod tests {
         check("posthaste filter test --filter f.json --connection crm order.json", false);
         check("posthaste transform test --connection crm --data {} --body", true);
         check("posthaste transform test order.json", false);
+        check("posthaste test crm --send --data {} --json", true);
+        check("posthaste test --file crm.toml", true);
+        check("posthaste test crm --file crm.toml", false);
+        check("posthaste test", false);
         check("posthaste explain evt_019ab3c4-5d6e-7f80-9123-456789abcdef --json", true);
         check("posthaste explain order-42", false);
         check("posthaste explode", false);

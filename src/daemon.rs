@@ -18,6 +18,7 @@ mod reload;
 mod rename;
 mod signals;
 mod suspensions;
+mod trial;
 mod watchdog;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -27,6 +27,7 @@ pub(crate) mod testing;
 mod tests;
 mod timer;
 mod tokens;
+pub mod trial;
 mod worker;
 
 use std::collections::HashMap;
@@ -37,7 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use notice::Notice;
 pub use outbox::{Gate, Look, Place};
@@ -52,6 +53,7 @@ use crate::store::waits::Waits;
 use crate::store::{ConnectionId, DeliveryId};
 use request::Template;
 use runtime::Command;
+use trial::{Errand, Report, TRIALS_MAX, Trial};
 
 /// Commands that may wait for one runtime. A reload sends one per changed connection and waits when it is full.
 const COMMANDS: usize = 64;
@@ -99,6 +101,8 @@ pub struct Dispatcher {
     runtimes: Vec<Runtime>,
     attached: Mutex<HashMap<ConnectionId, Attached>>,
     metrics: Metrics,
+    /// Places for tests of connections.
+    trials: Arc<Semaphore>,
     /// Until somebody takes it.
     notices: Mutex<Option<mpsc::Receiver<Notice>>>,
 }
@@ -155,6 +159,7 @@ impl Dispatcher {
             runtimes,
             attached: Mutex::default(),
             metrics: metrics.clone(),
+            trials: Arc::new(Semaphore::new(TRIALS_MAX)),
             notices: Mutex::new(Some(heard)),
         })
     }
@@ -201,6 +206,16 @@ impl Dispatcher {
     /// that must not hand it out any more. New settings end the hold, too.
     pub async fn suspend(&self, id: ConnectionId, suspended: bool) {
         self.send_to(id, Command::Suspend(id, suspended)).await;
+    }
+
+    /// Tests a connection, attached or not. Whoever drops the answer ends the test. `None` when too many run already.
+    pub async fn test(&self, trial: Trial) -> Option<oneshot::Receiver<Report>> {
+        let place = Arc::clone(&self.trials).try_acquire_owned().ok()?;
+        let (reply, report) = oneshot::channel();
+        let runtime = Dispatcher::runtime_of(trial.name(), self.runtimes.len());
+        let errand = Errand { trial, reply, _place: place };
+        self.send(runtime, Command::Test(Box::new(errand))).await;
+        Some(report)
     }
 
     /// What delivery finds out that the control loop must know. For one listener: `None` the second time.

@@ -93,6 +93,7 @@ impl From<EditRefused> for Problem {
             Why::Link => (conflict, "symlinked", "Symbolic link"),
             Why::ReadOnly => (StatusCode::FORBIDDEN, "read_only", "Read-only"),
             Why::Busy => (conflict, "file_busy", "File changing"),
+            Why::TooMany => return Problem::unavailable("busy", detail),
             Why::Failed => (StatusCode::SERVICE_UNAVAILABLE, "write_failed", "Write failed"),
         };
         Problem::new(status, code, title, detail)

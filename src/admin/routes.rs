@@ -3,6 +3,7 @@
 mod configuration;
 mod connections;
 mod history;
+mod trial;
 
 use std::time::Duration;
 
@@ -123,11 +124,12 @@ fn operating() -> OpenApiRouter<Context> {
         .routes(routes!(configuration::reload))
         .routes(routes!(connections::connection_act))
         .routes(routes!(connections::connection_act_put))
+        .routes(routes!(trial::connection_test))
 }
 
 /// Changes the files.
 fn administering() -> OpenApiRouter<Context> {
-    OpenApiRouter::new()
+    trial::with_unsaved(OpenApiRouter::new())
         .routes(routes!(connections::connection_create))
         .routes(routes!(connections::connection_replace))
         .routes(routes!(connections::connection_patch))

@@ -77,6 +77,9 @@ impl Daemon {
             Command::Edit { edit, reply } => {
                 let _ = reply.send(self.edit(edit).await);
             }
+            Command::Test { test, reply } => {
+                let _ = reply.send(self.test(test).await);
+            }
             Command::Audit { query, reply } => {
                 let directory = self.audit.directory();
                 let page =

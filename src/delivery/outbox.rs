@@ -66,6 +66,18 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Those of a connection that has none yet: nothing is open, no token is known.
+    pub(super) fn new(prepared: Prepared, generation: u64) -> Settings {
+        Settings {
+            connection: prepared.connection,
+            client: Rc::new(prepared.client),
+            sessions: Rc::default(),
+            tokens: prepared.token_client.map(Tokens::new),
+            template: prepared.template,
+            generation,
+        }
+    }
+
     /// Masks what must not be kept of responses.
     pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
         let redactor = &self.template.redactor;
@@ -171,14 +183,7 @@ impl Outbox {
             metered_at: Instant::now(),
             gate: status.waits.gate(),
         };
-        let settings = Settings {
-            connection: prepared.connection,
-            client: Rc::new(prepared.client),
-            sessions: Rc::default(),
-            tokens: prepared.token_client.map(Tokens::new),
-            template: prepared.template,
-            generation: shared.feed.history().generation(),
-        };
+        let settings = Settings::new(prepared, shared.feed.history().generation());
         show_verification(&metrics, &settings.connection);
         Rc::new(Outbox {
             shared: Rc::clone(shared),

@@ -21,6 +21,7 @@ use super::budget::{Budget, Revisits};
 use super::notice::Notice;
 use super::outbox::{Look, Outbox};
 use super::status::Status;
+use super::trial::Errand;
 use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
@@ -38,6 +39,8 @@ pub(super) enum Command {
     Detach(ConnectionId),
     /// Hold it whatever its settings say, or let it go on.
     Suspend(ConnectionId, bool),
+    /// Test a connection, attached or not.
+    Test(Box<Errand>),
     /// Say how a delivery stands; nothing is said where its connection is not attached.
     Look(DeliveryId, oneshot::Sender<Look>),
     /// End within this time, then say so.
@@ -209,6 +212,9 @@ impl Runtime {
                 if let Some(outbox) = self.outboxes.remove(&id) {
                     outbox.close();
                 }
+            }
+            Command::Test(errand) => {
+                drop(self.shared.tasks.spawn_local(errand.run(Rc::clone(&self.shared))));
             }
             Command::Look(id, reply) => {
                 if let Some(outbox) = self.outboxes.get(&id.connection) {

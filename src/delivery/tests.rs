@@ -14,6 +14,7 @@ mod peers;
 mod politeness;
 mod signatures;
 mod targets;
+mod trial;
 mod waits;
 
 use std::collections::BTreeSet;

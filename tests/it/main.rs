@@ -67,4 +67,6 @@ mod structure;
 #[cfg(test)]
 mod syscalls;
 #[cfg(test)]
+mod trial;
+#[cfg(test)]
 mod units;
