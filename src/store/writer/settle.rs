@@ -154,15 +154,20 @@ impl Writer {
                 let _ = reply.send((renamed, self.synced()));
             }
             Command::Attach { connection, feed } => {
+                // What was waited up to here was waited for what held it.
+                self.state.meter(connection, self.clock.age());
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = Some(feed);
                 }
                 self.touch(connection);
             }
             Command::Detach { connection } => {
+                self.state.meter(connection, self.clock.age());
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = None;
+                    stream.held = stream.counters.waits.held();
                 }
+                self.meter_later(connection);
             }
             Command::Discard { connection, reply } => {
                 let answer = match self.discard(connection) {
@@ -186,6 +191,7 @@ impl Writer {
                 let _ = reply.send((replayed, synced));
             }
             Command::Status { reply } => {
+                self.meter_all();
                 let _ = reply.send(self.status());
             }
             Command::Oldest { reply } => {
@@ -333,6 +339,7 @@ impl Writer {
             self.state.schedule.clear(schedule::queue(connection, lane));
         }
         self.watched.cancel(connection);
+        self.meter_later(connection);
         let stream = self.state.stream(connection)?;
         stream.waiting = 0;
         stream.returned.clear();
