@@ -154,15 +154,12 @@ impl Writer {
                 let _ = reply.send((renamed, self.synced()));
             }
             Command::Attach { connection, feed } => {
-                // What was waited up to here was waited for what held it.
-                self.state.meter(connection, self.clock.age());
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = Some(feed);
                 }
                 self.touch(connection);
             }
             Command::Detach { connection } => {
-                self.state.meter(connection, self.clock.age());
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = None;
                     stream.held = stream.counters.waits.held();
