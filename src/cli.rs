@@ -4,7 +4,7 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `export`, `import`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
+//! All but `run`, `check`, `doctor`, `export`, `import`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
 //! its sockets only: nothing here touches the
 //! store's files.
 
@@ -19,6 +19,7 @@ mod check;
 mod connections;
 mod dead;
 mod demo;
+mod doctor;
 mod events;
 mod explain;
 mod export;
@@ -40,6 +41,7 @@ mod settings;
 mod status;
 mod transform;
 mod trial;
+mod welcome;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste doctor                    see what is wrong with the host, and what to do
   posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
@@ -115,6 +118,7 @@ enum Command {
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
+    Doctor(doctor::Arguments),
     Demo(demo::Arguments),
     Listen(listen::Arguments),
     Schema(schema::Arguments),
@@ -153,6 +157,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resume(arguments) => hold::resume(arguments),
         Command::Pause(arguments) => hold::pause(arguments),
         Command::Reload(arguments) => reload::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
@@ -221,7 +226,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 46);
+        assert_eq!(checked, 47);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -303,6 +308,8 @@ mod tests {
         check("posthaste test", false);
         check("posthaste explain evt_019ab3c4-5d6e-7f80-9123-456789abcdef --json", true);
         check("posthaste explain order-42", false);
+        check("posthaste doctor --config x.toml --json", true);
+        check("posthaste doctor crm", false);
         check("posthaste explode", false);
     }
 

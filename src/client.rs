@@ -28,7 +28,7 @@ pub use dns::{Ask, Dns, Found, NotFound};
 pub use pace::HandshakePace;
 pub use resolver::ask;
 pub use stream::{Heard, Mark, Stream};
-pub use tls::{ClientError, Secured};
+pub use tls::{ClientError, Secured, count_system_roots};
 pub use witness::{Certificate, Witness};
 
 use crate::connection::egress::Egress;

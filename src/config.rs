@@ -40,6 +40,7 @@ mod variables;
 pub mod watch;
 
 pub use error::{ConfigError, ConfigWarning, Position, Snippet};
+pub(crate) use files::connection_files;
 pub use files::{ContentHash, FILE_BYTES_MAX, FILES_MAX, Pending, Watched};
 pub use places::{FILE_NAME, Places, RootFile};
 

@@ -53,7 +53,7 @@ use audit::Audit;
 use gauges::Gauges;
 use options::{
     apply_logging, bind, key_limits, open_store, prepare_all, say_warnings, start_dispatcher,
-    tokens,
+    store_advice, tokens,
 };
 use signals::Signals;
 use watchdog::Watchdog;
@@ -107,7 +107,7 @@ pub enum RunError {
         error: OpenError,
     },
     /// The store cannot be opened or is locked.
-    #[error("cannot open the store in {path}: {error}", path = path.display())]
+    #[error("cannot open the store in {path}: {error}; {advice}", path = path.display(), advice = store_advice(path, error))]
     Store {
         /// Its directory.
         path: PathBuf,

@@ -27,7 +27,7 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is taken, not ours, or not allowed.
-    #[error("cannot listen on {address}: {cause}; free it or configure another")]
+    #[error("cannot listen on {address}: {cause}; {}", tcp_advice(*address, cause))]
     Tcp {
         /// The address as configured.
         address: SocketAddr,
@@ -62,7 +62,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// Anything else that the system said about the path.
-    #[error("cannot {doing} the socket {}: {cause}", path.display())]
+    #[error("cannot {doing} the socket {}: {cause}; {}", path.display(), unix_advice(cause))]
     Unix {
         /// The path as configured.
         path: PathBuf,
@@ -71,6 +71,37 @@ pub enum BindError {
         /// What the system said.
         cause: io::Error,
     },
+}
+
+/// What to do about an address that cannot be listened on.
+fn tcp_advice(address: SocketAddr, cause: &io::Error) -> String {
+    let port = address.port();
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another process has it, `ss -ltnp 'sport = :{port}'` names it: stop it, or configure another address"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has this address: configure one that `ip address` shows"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "port {port} is not for everybody: configure one above 1023, or let systemd open it (posthaste.socket)"
+        ),
+        _ => "free it or configure another".to_owned(),
+    }
+}
+
+/// What to do about a socket's path.
+fn unix_advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "give the user that runs posthaste a directory of its own to make it in (RuntimeDirectory= in a unit), or configure another path"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "configure a path on a file system that can be written, such as /run"
+        }
+        _ => "configure another path",
+    }
 }
 
 /// A socket's file; dropping it removes the file if it is still this one.

@@ -79,15 +79,29 @@ impl fmt::Debug for SecretRef {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// No such variable.
-    #[error("the environment variable {0} is not set")]
+    #[error(
+        "the environment variable {0} is not set; set it for the daemon (EnvironmentFile= in a unit), or keep the secret in a file: {{ file = \"/path\" }}"
+    )]
     EnvMissing(String),
     /// The daemon does not run with credentials.
     #[error(
         "$CREDENTIALS_DIRECTORY is not set; credentials come from LoadCredential= of the systemd unit"
     )]
     NoCredentials,
+    /// The service manager gave the daemon credentials, but not this one.
+    #[error(
+        "cannot read the credential {name} ({path}): {reason}; the unit needs LoadCredential={name}:/path/to/it"
+    )]
+    NoCredential {
+        /// Its name.
+        name: String,
+        /// Where it would be.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
     /// The file cannot be read.
-    #[error("cannot read {path}: {reason}")]
+    #[error("cannot read {path}: {reason}; write it, or let the user that runs posthaste read it")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -119,6 +133,15 @@ impl SecretRef {
         }
     }
 
+    fn unreadable(&self, path: PathBuf, reason: String) -> SecretError {
+        match self {
+            SecretRef::Credential(name) => {
+                SecretError::NoCredential { name: name.clone(), path, reason }
+            }
+            _ => SecretError::Unreadable { path, reason },
+        }
+    }
+
     /// Reads the secret. `read` reads a file; the caller notes there what it read.
     ///
     /// # Errors
@@ -136,7 +159,7 @@ impl SecretRef {
             }
             (_, Some(path)) => match read(&path) {
                 Ok(content) => Secret::from_file(&content),
-                Err(reason) => return Err(SecretError::Unreadable { path, reason }),
+                Err(reason) => return Err(self.unreadable(path, reason)),
             },
             (_, None) => return Err(SecretError::NoCredentials),
         };
@@ -204,11 +227,14 @@ mod tests {
 
     #[test]
     fn refusals_say_what_is_missing() {
-        let unset = "the environment variable NONE is not set";
+        let unset = "the environment variable NONE is not set; set it for the daemon (EnvironmentFile= in a unit), or keep the secret in a file: { file = \"/path\" }";
         check(&SecretRef::Env("NONE".into()), b"", Err(unset));
         check(&SecretRef::File("/x".into()), b"\n", Err("the secret is empty"));
-        let missing = "cannot read /y: no such file";
+        let missing =
+            "cannot read /y: no such file; write it, or let the user that runs posthaste read it";
         check(&SecretRef::File("/y".into()), b"", Err(missing));
+        let missing = "cannot read the credential y (/creds/y): no such file; the unit needs LoadCredential=y:/path/to/it";
+        check(&SecretRef::Credential("y".into()), b"", Err(missing));
         let long = vec![b'x'; SECRET_BYTES_MAX + 1];
         check(&SecretRef::File("/x".into()), &long, Err("the secret is longer than 64KiB"));
         let reference = SecretRef::Credential("x".into());

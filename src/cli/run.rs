@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{Failure, TEMPLATE};
+use super::{Failure, TEMPLATE, welcome};
 use crate::daemon::{self, RunError};
 use crate::listener::Inherited;
 use crate::logging;
@@ -27,6 +27,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    welcome::look_for_files(arguments.config.as_deref())?;
     // The daemon applies what the configuration says as soon as it has read it.
     logging::init(logging::Settings::default()).map_err(|error| anyhow!("cannot log: {error}"))?;
     let inherited = Inherited::from_env()

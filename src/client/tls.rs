@@ -342,6 +342,14 @@ fn roots(ca: Option<&CaFile>) -> Result<Arc<RootCertStore>, ClientError> {
     Ok(Arc::new(store))
 }
 
+/// How many roots the system has that can be used, and the first error in reading them.
+pub fn count_system_roots() -> (usize, Option<String>) {
+    let mut store = RootCertStore::empty();
+    let loaded = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(loaded.certs);
+    (store.len(), loaded.errors.first().map(ToString::to_string))
+}
+
 /// The system's roots, read once: they are the same for all, and reading them takes tens of milliseconds.
 fn system_roots() -> Result<Arc<RootCertStore>, ClientError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();

@@ -157,7 +157,7 @@ pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// The connection files of a directory, sorted: `*.toml` that are no dot files. A directory that does not exist has none.
-pub(super) fn connection_files(directory: &Path) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn connection_files(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -57,6 +57,27 @@ impl Places {
         RootFile { path, named: false }
     }
 
+    /// Where [`Places::root_file`] looks, in order: what says so, and the file that it says. The last one that says anything
+    /// is where a file is expected.
+    pub fn looked_at(&self, argument: Option<&Path>) -> Vec<(&'static str, Option<PathBuf>)> {
+        let variable = self.env.get("POSTHASTE_CONFIG").map(PathBuf::from).map(in_directory);
+        let directory = self.first_of("CONFIGURATION_DIRECTORY").map(|path| path.join(FILE_NAME));
+        let user = self.user_directory("XDG_CONFIG_HOME", ".config");
+        let mut looks = vec![
+            ("--config", argument.map(|path| in_directory(path.to_owned()))),
+            ("$POSTHASTE_CONFIG", variable),
+            ("$CONFIGURATION_DIRECTORY", directory),
+        ];
+        // What is named is the only place.
+        if looks.iter().all(|(_, path)| path.is_none()) {
+            if !self.privileged {
+                looks.push(("the user's", user.map(|path| path.join(FILE_NAME))));
+            }
+            looks.push(("the system's", Some(Path::new("/etc/posthaste").join(FILE_NAME))));
+        }
+        looks
+    }
+
     /// The default of `[store] path`.
     pub fn store(&self) -> PathBuf {
         if let Some(directory) = self.first_of("STATE_DIRECTORY") {
@@ -139,6 +160,24 @@ mod tests {
             "/run/user/7/posthaste/admin.sock",
         ];
         check(&home, false, expected);
+    }
+
+    #[test]
+    fn it_says_where_it_looks() {
+        let from = |variables: &[(&str, &str)], argument: Option<&str>| {
+            let looks = places(variables, false).looked_at(argument.map(Path::new));
+            let found = looks.into_iter().filter_map(|(from, path)| Some((from, path?)));
+            found.map(|(from, path)| format!("{from} {}", path.display())).collect::<Vec<_>>()
+        };
+        let home = ("HOME", "/h");
+        let expected = [
+            "the user's /h/.config/posthaste/posthaste.toml",
+            "the system's /etc/posthaste/posthaste.toml",
+        ];
+        assert_eq!(from(&[home], None), expected);
+        let expected = ["$CONFIGURATION_DIRECTORY /c/posthaste.toml"];
+        assert_eq!(from(&[home, ("CONFIGURATION_DIRECTORY", "/c:/d")], None), expected);
+        assert_eq!(from(&[home], Some("/x.toml")), ["--config /x.toml"]);
     }
 
     #[test]

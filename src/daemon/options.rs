@@ -1,6 +1,8 @@
 //! What the configuration means to each part of the daemon: its values become the parts' options, and the parts are opened
 //! with them. The parts know no [`Config`]; what is decided here is only how the memory and the store's bytes are shared.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::RunError;
@@ -55,6 +57,33 @@ pub(super) async fn open_store(
         error @ OpenError::UnknownVersion { .. } => RunError::StoreVersion { path, error },
         error => RunError::Store { path, error },
     })
+}
+
+/// What to do about a store that cannot be opened.
+pub(super) fn store_advice(path: &Path, error: &OpenError) -> String {
+    let OpenError::Io(_, cause) = error else {
+        return "stop that one, or give this one a store of its own ([store] path)".to_owned();
+    };
+    match cause.kind() {
+        ErrorKind::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            let path = path.display();
+            format!(
+                "the user that runs posthaste (uid {user}) needs it: `chown -R {user} {path}`, StateDirectory= in a unit, or another [store] path"
+            )
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only: mount it writable, or set another [store] path"
+                .to_owned()
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "the disk is full: free space on it, or set another [store] path".to_owned()
+        }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            "something there is no directory: move it away, or set another [store] path".to_owned()
+        }
+        _ => "look at the disk (`dmesg`), or set another [store] path".to_owned(),
+    }
 }
 
 /// The limits of idempotency keys, which take a sixteenth of the store's bytes at the most: a small store must not fill up

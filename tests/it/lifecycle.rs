@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::daemon::posthaste;
+use crate::harness::strace::{self, Strace};
 use crate::harness::{
     Behaviour, Daemon, Ledger, Producer, Receiver, SOON, Site, eventually, newest_segment, now,
 };
@@ -177,6 +178,39 @@ fn systemd_hears_ready_watchdog_and_stopping() {
     assert!(at("READY=1") < at("STOPPING=1"), "{messages:?}");
     assert_eq!(daemon.notify.count("READY=1"), 1);
     assert!(messages.iter().any(|message| message.contains("STATUS=")), "{messages:?}");
+}
+
+/// Issue 6: a daemon whose delivery hangs does not feed the watchdog, whatever else of it turns. strace holds the one thread
+/// of delivery back in its next wait; when it lets go, all goes on.
+#[test]
+fn the_watchdog_is_not_fed_while_delivery_hangs() {
+    if !strace::available() {
+        return;
+    }
+    let receiver = Receiver::start(Behaviour::ok());
+    let site = Site::with("", "[runtime]\negress_threads = 1\n");
+    site.connection("crm", &receiver.url("crm"), "");
+    let mut daemon = Daemon::start_with(&site, |command| {
+        command.env("WATCHDOG_USEC", "400000");
+    });
+    eventually("it is fed", SOON, || daemon.notify.count("WATCHDOG=1") >= 3);
+    let rule = format!("{}:delay_enter=600000000", strace::WAITING);
+    let mut strace = Strace::new(Some(rule));
+    strace.attach_to(&daemon, "egress-0");
+    let fed = || daemon.notify.count("WATCHDOG=1");
+    let said = "A part of the daemon stands still";
+    eventually("it is noticed", SOON, || daemon.stderr().contains(said));
+    let hungry = fed();
+    // What does not hang goes on: posts are taken, metrics are shown, the control loop turns.
+    assert_eq!(site.producer().post("/v1/events", &[], b"x").unwrap().status, 202);
+    eventually("it is looked at some more", SOON, || daemon.stderr().matches(said).count() >= 10);
+    daemon.metrics();
+    assert_eq!(fed(), hungry, "it was fed while delivery hung");
+    assert_eq!(receiver.count(), 0);
+    strace.detach();
+    eventually("it is fed again", SOON, || fed() > hungry);
+    eventually("what waited arrives", SOON, || receiver.delivered("crm") == 1);
+    daemon.stop();
 }
 
 /// Issue 2: `WATCHDOG_PID` of another process means that the watchdog is not for this one.

@@ -20,7 +20,11 @@ mod damage;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod explain;
+#[cfg(test)]
+mod first_contact;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]

@@ -23,6 +23,9 @@ pub(crate) const DISK_CALLS: [&str; 9] = [
     "mkdir",
 ];
 
+/// How a thread of sockets and timers waits.
+pub(crate) const WAITING: &str = "epoll_wait,epoll_pwait";
+
 /// One strace and its log, which lies outside of the directories that the daemon watches.
 pub(crate) struct Strace {
     directory: TempDir,
@@ -67,13 +70,18 @@ impl Strace {
 
     /// Watches the store's writer of a running daemon from now on. Returns when it does, or when the daemon is gone.
     pub(crate) fn attach(&mut self, daemon: &Daemon<'_>) {
+        self.attach_to(daemon, "store-writer");
+    }
+
+    /// The same, for another of its threads.
+    pub(crate) fn attach_to(&mut self, daemon: &Daemon<'_>, name: &str) {
         let tasks = PathBuf::from(format!("/proc/{}/task", daemon.id()));
         let threads = fs::read_dir(tasks).expect("the daemon's threads");
         let mut threads = threads.map(|thread| thread.expect("a thread").path());
-        let is_writer = |path: &PathBuf| {
-            fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "store-writer")
+        let is_it = |path: &PathBuf| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|found| found.trim() == name)
         };
-        let writer = threads.find(is_writer).expect("the store's writer");
+        let writer = threads.find(is_it).expect("the thread");
         let thread = writer.file_name().expect("a name").to_owned();
         let mut command = self.command();
         command.arg("-p").arg(thread).stdin(Stdio::null()).stderr(Stdio::null());
@@ -112,7 +120,7 @@ impl Strace {
     fn command(&self) -> Command {
         let mut command = Command::new("strace");
         command.args(["-q", "-y", "-s", "0", "-o"]).arg(self.log_path());
-        command.arg("-e").arg(format!("trace={}", DISK_CALLS.join(",")));
+        command.arg("-e").arg(format!("trace={},{WAITING}", DISK_CALLS.join(",")));
         if let Some(rule) = &self.rule {
             command.arg("-e").arg(format!("inject={rule}"));
         }
