@@ -67,6 +67,8 @@ mod structure;
 #[cfg(test)]
 mod syscalls;
 #[cfg(test)]
+mod top;
+#[cfg(test)]
 mod trial;
 #[cfg(test)]
 mod units;
