@@ -13,6 +13,7 @@ use crate::config::diff::{ConfigDiff, diff};
 use crate::config::{self, Config, ContentHash, LoadOptions, Loaded, Pending, Watched};
 use crate::connection::{Connection, OnRemove, State};
 use crate::delivery::{self, Prepared};
+use crate::event::Wait;
 use crate::store::ConnectionId;
 
 /// What a reload will do: nothing of it can fail any more.
@@ -224,7 +225,8 @@ impl Daemon {
 
     /// Stops delivering for a connection that is gone. Its queue stays, unless it says otherwise.
     async fn retire(&mut self, live: Live) {
-        let Live { connection, id, metrics, .. } = live;
+        let Live { connection, id, queue, metrics, .. } = live;
+        queue.waits.set_held(Wait::Orphaned);
         self.store.detach(id);
         self.dispatcher.detach(id).await;
         if connection.on_remove == OnRemove::Discard {
