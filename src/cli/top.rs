@@ -117,7 +117,7 @@ impl Screen {
             }
             Err(failure) => {
                 let why = failure.to_string();
-                self.model.problem = Some(format!("{}; trying again", escape(&why)));
+                self.model.problem = Some(format!("trying again: {}", escape(&why)));
             }
         }
     }
@@ -154,7 +154,7 @@ mod tests {
         assert!((accepted - 5.0).abs() < 0.1, "{accepted}");
         screen.take(Err(anyhow!("no daemon listens on \u{1b}[2J").into()));
         let problem = screen.model.problem.clone().unwrap();
-        assert_eq!(problem, "no daemon listens on \\u{1b}[2J; trying again");
+        assert_eq!(problem, "trying again: no daemon listens on \\u{1b}[2J");
         assert_eq!(screen.model.rows.len(), 1, "the last figures stay");
         let mut back = at(5000, 3);
         back.status.daemon.pid = 2;
