@@ -18,6 +18,7 @@ mod reload;
 mod rename;
 mod signals;
 mod suspensions;
+mod transfer;
 mod trial;
 mod watchdog;
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub mod connections;
 pub mod explain;
+pub mod transfer;
 pub mod trial;
 
 /// `GET /v1/status`.
