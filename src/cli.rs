@@ -23,6 +23,7 @@ mod events;
 mod filter;
 mod hold;
 mod http;
+mod jobs;
 mod listen;
 mod output;
 mod plan;
@@ -42,6 +43,9 @@ enum Failure {
     /// It failed: exit 1.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+    /// It was not asked for rightly: exit 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
     /// The store cannot be opened or is locked: exit 74 (`EX_IOERR`).
     #[error("{0:#}")]
     Store(anyhow::Error),
@@ -57,6 +61,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
             Failure::Store(_) => 74,
             Failure::Config(_) => 78,
             Failure::StdoutClosed => 0,
@@ -98,6 +103,7 @@ enum Command {
     Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
+    Jobs(jobs::Arguments),
     Events(events::Arguments),
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
@@ -133,6 +139,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
+        Command::Jobs(arguments) => jobs::run(arguments),
         Command::Events(arguments) => events::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),

@@ -197,6 +197,15 @@ impl Dispatcher {
         self.send_to(id, Command::Suspend(id, suspended)).await;
     }
 
+    /// Gives back to the store what a connection has not started, and returns when that is done. The store must not hand it out
+    /// any more until then. Attempts in flight, and what is being read from the disk for them, go on.
+    pub async fn recall(&self, id: ConnectionId) {
+        let (done, given_back) = oneshot::channel();
+        self.send_to(id, Command::Recall(id, done)).await;
+        // One that is not attached has nothing to give back.
+        let _ = given_back.await;
+    }
+
     /// What delivery finds out that the control loop must know. For one listener: `None` the second time.
     pub fn take_notices(&self) -> Option<mpsc::Receiver<Notice>> {
         lock(&self.notices).take()

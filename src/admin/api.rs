@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub mod connections;
+pub mod jobs;
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -288,6 +289,13 @@ pub struct Header {
 pub struct Replayed {
     /// Dead letters that are queued again.
     pub replayed: u64,
+}
+
+/// The answer to a cancel or a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cancelled {
+    /// Deliveries that are cancelled.
+    pub cancelled: u64,
 }
 
 /// The answer to a reload that was taken.

@@ -13,6 +13,7 @@ use crate::admin::api::connections::{ConnectionsPage, Count, Document};
 use crate::logging::escape;
 
 mod document;
+mod purge;
 mod render;
 use document::{Keys, put};
 use render::{describe, table};
@@ -81,6 +82,7 @@ Examples:
   posthaste connections unarchive crm
 ")]
     Unarchive(NameArguments),
+    Purge(purge::PurgeArguments),
 }
 
 /// Which connections.
@@ -298,6 +300,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         Action::Disable(arguments) => act(arguments, "disable", "disabled"),
         Action::Archive(arguments) => act(arguments, "archive", "archived"),
         Action::Unarchive(arguments) => act(arguments, "unarchive", "unarchived"),
+        Action::Purge(arguments) => purge::run(arguments),
     }
 }
 

@@ -1,11 +1,14 @@
-//! `posthaste dead`: list, show and replay dead letters.
+//! `posthaste dead`: list, show, replay and purge dead letters.
+
+mod bulk;
+pub(super) use bulk::confirm;
 
 use clap::{Args, Subcommand};
 
 use super::admin::{Admin, Which, target};
 use super::output::{self, Table};
 use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::{DeadDetail, DeadLetter, Page, Replayed, Status};
+use crate::admin::api::{DeadDetail, DeadLetter, Page};
 use crate::event::EventId;
 use crate::logging::escape;
 
@@ -15,7 +18,8 @@ use crate::logging::escape;
 Examples:
   posthaste dead list --connection crm
   posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
-  posthaste dead replay crm --all
+  posthaste dead replay crm --all --plan
+  posthaste dead replay crm --all --wait
 ")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -26,7 +30,8 @@ pub(super) struct Arguments {
 enum Action {
     List(ListArguments),
     Show(ShowArguments),
-    Replay(ReplayArguments),
+    Replay(bulk::ReplayArguments),
+    Purge(bulk::PurgeArguments),
 }
 
 /// List dead letters, a page at a time
@@ -34,12 +39,15 @@ enum Action {
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   posthaste dead list
+  posthaste dead list --code http_status --status 5xx --since 1d
   posthaste dead list --connection crm --json | jq -r '.models[].id'
 ")]
 struct ListArguments {
     /// Only those of this connection
     #[arg(long, value_name = "NAME")]
     connection: Option<String>,
+    #[command(flatten)]
+    filter: bulk::Filter,
     /// At most so many, 1 to 255
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
     limit: u32,
@@ -75,38 +83,12 @@ struct ShowArguments {
     which: Which,
 }
 
-/// Send dead letters again, as new deliveries of the same events
-#[derive(Debug, Args)]
-#[command(help_template = TEMPLATE, before_help = "\
-Examples:
-  posthaste dead replay crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
-  posthaste dead replay crm --all --dry-run
-  posthaste dead replay crm --all
-")]
-struct ReplayArguments {
-    /// The connection
-    connection: String,
-    /// The events' ids
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    events: Vec<EventId>,
-    /// All dead letters of the connection
-    #[arg(long)]
-    all: bool,
-    /// Say how many it would be and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    which: Which,
-}
-
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.action {
         Action::List(arguments) => list(arguments),
         Action::Show(arguments) => show(arguments),
-        Action::Replay(arguments) => replay(arguments),
+        Action::Replay(arguments) => bulk::replay(arguments),
+        Action::Purge(arguments) => bulk::purge(arguments),
     }
 }
 
@@ -114,6 +96,7 @@ fn list(arguments: ListArguments) -> Result<(), Failure> {
     let limit = arguments.limit.to_string();
     let mut query = vec![("limit", limit.as_str())];
     query.extend(arguments.connection.as_deref().map(|name| ("connection", name)));
+    query.extend(arguments.filter.query());
     query.extend(arguments.after.as_deref().map(|cursor| ("after", cursor)));
     let target = target(&["dead"], &query)?;
     let admin = Admin::new(arguments.which);
@@ -121,7 +104,7 @@ fn list(arguments: ListArguments) -> Result<(), Failure> {
     if arguments.json {
         return output::json(&page);
     }
-    if page.models.is_empty() {
+    if page.models.is_empty() && page.pagination.next.is_none() {
         output::say("no dead letters");
         return Ok(());
     }
@@ -184,56 +167,6 @@ fn describe(detail: &DeadDetail) -> String {
     }
     line("body", &output::bytes(detail.body_bytes));
     text + &output::excerpt(detail.body_excerpt.as_deref())
-}
-
-fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
-    let admin = Admin::new(arguments.which);
-    let name = arguments.connection.as_str();
-    let replayed = block_on(async {
-        match (arguments.all, arguments.dry_run) {
-            (true, true) => dead_count(&admin, name).await,
-            (false, true) => Ok(arguments.events.len() as u64),
-            (true, false) => {
-                let target = target(&["dead", "replay"], &[("connection", name)])?;
-                Ok(admin.post::<Replayed>(&target).await?.replayed)
-            }
-            (false, false) => replay_each(&admin, name, &arguments.events).await,
-        }
-    })?;
-    if arguments.json {
-        return output::json(&Replayed { replayed });
-    }
-    let verb = if arguments.dry_run { "would be queued" } else { "queued" };
-    output::line(&format!("{} {verb} again for {name}", output::plural(replayed, "dead letter")))
-}
-
-/// One after the other; what was replayed before a refusal stays so, and is said.
-async fn replay_each(admin: &Admin, name: &str, events: &[EventId]) -> Result<u64, Failure> {
-    let mut replayed = 0;
-    for event in events {
-        let event = event.to_string();
-        let target = target(&["connections", name, "dead", &event, "replay"], &[])?;
-        match admin.post::<Replayed>(&target).await {
-            Ok(one) => replayed += one.replayed,
-            Err(failure) => {
-                if replayed > 0 {
-                    let done = output::plural(replayed, "dead letter");
-                    output::say(&format!("{done} queued before this one failed"));
-                }
-                return Err(failure);
-            }
-        }
-    }
-    Ok(replayed)
-}
-
-async fn dead_count(admin: &Admin, name: &str) -> Result<u64, Failure> {
-    let status: Status = admin.get("/v1/status").await?;
-    let connections = status.connections.iter().map(|found| (&found.name, found.dead));
-    let orphaned = status.orphaned.iter().map(|found| (&found.name, found.dead));
-    connections.chain(orphaned).find(|(found, _)| *found == name).map(|(_, dead)| dead).ok_or_else(
-        || anyhow::anyhow!("there is no connection {name:?}; `posthaste status` lists them").into(),
-    )
 }
 
 #[cfg(test)]
