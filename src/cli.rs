@@ -25,6 +25,7 @@ mod hold;
 mod http;
 mod jobs;
 mod listen;
+mod listing;
 mod output;
 mod plan;
 mod receiver;
@@ -214,7 +215,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 42);
+        assert_eq!(checked, 48);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::api::jobs::{DeadPlan, Job, JobAction, JobCounts, JobState, Selection};
 use super::api::{
     ConfigProblem, Daemon, DeadDetail, DeadLetter, Page, Pagination, ProblemDocument, Reloaded,
-    Replayed, Status, Store,
+    Status, Store,
 };
 use super::*;
 use crate::clock::Age;

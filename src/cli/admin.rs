@@ -9,10 +9,11 @@ use clap::Args;
 use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Endpoint, exchange};
-use super::{Failure, settings};
+use super::{Failure, block_on, output, settings};
 use crate::admin::api::ProblemDocument;
 
 /// Longer than the daemon gives itself for one answer; a bulk replay of a million letters takes minutes.
@@ -27,6 +28,47 @@ pub(super) struct Which {
     /// The daemon's configuration file, to find its socket
     #[arg(long, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
+}
+
+/// Whom to ask, and how to print the answer.
+#[derive(Debug, Args)]
+pub(super) struct Asked {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) which: Which,
+}
+
+impl Asked {
+    /// What the daemon says to a GET.
+    pub(super) fn get<T: DeserializeOwned>(self, target: &str) -> Result<T, Failure> {
+        let admin = Admin::new(self.which);
+        block_on(admin.get(target))
+    }
+
+    /// What the daemon says to a POST.
+    pub(super) fn post<T: DeserializeOwned>(self, target: &str) -> Result<T, Failure> {
+        let admin = Admin::new(self.which);
+        block_on(admin.post(target))
+    }
+
+    /// Prints what the daemon has there, byte for byte.
+    pub(super) fn show_bytes(self, target: &str) -> Result<(), Failure> {
+        let admin = Admin::new(self.which);
+        output::write(&block_on(admin.ask(Method::GET, target))?)
+    }
+
+    /// Prints what the daemon says to a GET.
+    pub(super) fn show<T: DeserializeOwned + Serialize>(
+        self,
+        target: &str,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let json = self.json;
+        let value: T = self.get(target)?;
+        if json { output::json(&value) } else { output::write(text(&value).as_bytes()) }
+    }
 }
 
 /// A daemon's admin socket.
@@ -48,10 +90,6 @@ impl Admin {
 
     pub(super) async fn post<T: DeserializeOwned>(&self, target: &str) -> Result<T, Failure> {
         parse(&self.ask(Method::POST, target).await?)
-    }
-
-    pub(super) async fn get_bytes(&self, target: &str) -> Result<Bytes, Failure> {
-        self.ask(Method::GET, target).await
     }
 
     async fn ask(&self, method: Method, target: &str) -> Result<Bytes, Failure> {

@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which, target};
-use super::output::{self, Table};
-use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::{Attempt, Page};
+use super::admin::Asked;
+use super::listing::{List, PageArguments};
+use super::output::Table;
+use super::{Failure, TEMPLATE};
+use crate::admin::api::Attempt;
 use crate::event::EventId;
-use crate::logging::escape;
 
 /// Characters of a response that a row of the table shows.
 const RESPONSE_CHARS: usize = 60;
@@ -34,45 +34,23 @@ pub(super) struct Arguments {
     /// Only those that ended since: a duration, as in 1h, or a time in UTC
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// At most so many, 1 to 255
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
-    limit: u32,
-    /// Go on where the last page ended
-    #[arg(long, value_name = "CURSOR")]
-    next: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    page: PageArguments,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (limit, event) = (arguments.limit.to_string(), arguments.event.map(|id| id.to_string()));
-    let mut query = vec![("limit", limit.as_str())];
-    for (name, value) in [
-        ("connection", &arguments.connection),
-        ("event", &event),
-        ("code", &arguments.code),
-        ("since", &arguments.since),
-        ("next", &arguments.next),
-    ] {
-        query.extend(value.as_deref().map(|value| (name, value)));
-    }
-    let admin = Admin::new(arguments.which);
-    let page: Page<Attempt> = block_on(admin.get(&target(&["attempts"], &query)?))?;
-    if arguments.json {
-        return output::json(&page);
-    }
-    if page.models.is_empty() {
-        output::say("no attempts are recorded");
-        return Ok(());
-    }
-    output::write(table(&page.models).as_bytes())?;
-    if let Some(next) = &page.pagination.next {
-        output::say(&format!("there are more: --next {}", escape(next)));
-    }
-    Ok(())
+    let event = arguments.event.map(|id| id.to_string());
+    let query = vec![
+        ("connection", arguments.connection.as_deref()),
+        ("event", event.as_deref()),
+        ("code", arguments.code.as_deref()),
+        ("since", arguments.since.as_deref()),
+    ];
+    let list =
+        List { path: &["attempts"], query, cursor: "next", none: "no attempts are recorded" };
+    list.print(&arguments.page, arguments.asked, table)
 }
 
 fn table(attempts: &[Attempt]) -> String {

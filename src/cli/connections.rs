@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use http::{HeaderValue, Method, header};
 use serde_json::{Map, Value as Json};
 
-use super::admin::{Admin, Which, target};
+use super::admin::{Admin, Asked, target};
+use super::listing::{List, PageArguments};
 use super::output::{self, Paint};
 use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::connections::{ConnectionsPage, Count, Document};
+use crate::admin::api::connections::{Count, Document};
 use crate::logging::escape;
 
 mod document;
@@ -109,21 +110,16 @@ struct Filter {
 }
 
 impl Filter {
-    fn query(&self) -> Vec<(&str, &str)> {
-        let text = [
-            ("name", &self.name),
-            ("label", &self.label),
-            ("state", &self.state),
-            ("source", &self.source),
-            ("host", &self.host),
-        ];
-        let given = text.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
-        let mut query: Vec<_> = given.collect();
-        query.push(("include_disabled", "true"));
-        if self.all {
-            query.push(("include_archived", "true"));
-        }
-        query
+    fn query(&self) -> Vec<(&str, Option<&str>)> {
+        vec![
+            ("name", self.name.as_deref()),
+            ("label", self.label.as_deref()),
+            ("state", self.state.as_deref()),
+            ("source", self.source.as_deref()),
+            ("host", self.host.as_deref()),
+            ("include_disabled", Some("true")),
+            ("include_archived", self.all.then_some("true")),
+        ]
     }
 }
 
@@ -143,20 +139,13 @@ struct ListArguments {
     /// In which direction
     #[arg(long, value_parser = ["asc", "desc"], default_value = "asc")]
     dir: String,
-    /// At most so many, 1 to 255
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
-    limit: u32,
-    /// Go on where the last page ended
-    #[arg(long, value_name = "CURSOR")]
-    next: Option<String>,
+    #[command(flatten)]
+    page: PageArguments,
     /// Go back to the page before
     #[arg(long, value_name = "CURSOR", conflicts_with = "next")]
     prev: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// Count connections
@@ -168,11 +157,8 @@ Examples:
 struct CountArguments {
     #[command(flatten)]
     filter: Filter,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// Show a connection as its file has it; secrets in plain text are shown by their fingerprint
@@ -185,11 +171,8 @@ Examples:
 struct ShowArguments {
     /// The connection
     name: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// Create a connection, in a file of its own
@@ -260,11 +243,8 @@ struct EditArguments {
     /// Write the file and leave the running configuration as it is, until a reload
     #[arg(long)]
     no_reload: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -328,14 +308,15 @@ fn edit(
         headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
     }
     let body = document.map(|document| Json::Object(document).to_string()).unwrap_or_default();
-    let admin = Admin::new(rest.which);
+    let Asked { json, which } = rest.asked;
+    let admin = Admin::new(which);
     let answer = block_on(admin.send(method, target, headers, body.into()))?;
     if answer.is_empty() {
-        return if rest.json { Ok(()) } else { output::line(&format!("{name} {done}")) };
+        return if json { Ok(()) } else { output::line(&format!("{name} {done}")) };
     }
     let document: Document =
         serde_json::from_slice(&answer).context("the daemon's answer is not understood")?;
-    if rest.json {
+    if json {
         return output::json(&document);
     }
     let waits = if rest.no_reload { ", in the file alone: it waits for a reload" } else { "" };
@@ -349,47 +330,24 @@ impl EditArguments {
 }
 
 fn list(arguments: ListArguments) -> Result<(), Failure> {
-    let limit = arguments.limit.to_string();
     let mut query = arguments.filter.query();
-    query.extend([
-        ("limit", limit.as_str()),
-        ("order_by", &arguments.order_by),
-        ("dir", &arguments.dir),
-    ]);
-    query.extend(arguments.next.as_deref().map(|cursor| ("next", cursor)));
-    query.extend(arguments.prev.as_deref().map(|cursor| ("prev", cursor)));
-    let target = target(&["connections"], &query)?;
-    let admin = Admin::new(arguments.which);
-    let page: ConnectionsPage = block_on(admin.get(&target))?;
-    if arguments.json {
-        return output::json(&page);
-    }
-    if page.models.is_empty() {
-        output::say("no such connections");
-        return Ok(());
-    }
-    output::write(table(&page.models).as_bytes())?;
-    if let Some(next) = &page.pagination.next {
-        output::say(&format!("there are more: --next {}", escape(next)));
-    }
-    Ok(())
+    query.push(("order_by", Some(&arguments.order_by)));
+    query.push(("dir", Some(&arguments.dir)));
+    query.push(("prev", arguments.prev.as_deref()));
+    let list = List { path: &["connections"], query, cursor: "next", none: "no such connections" };
+    list.print(&arguments.page, arguments.asked, table)
 }
 
 fn count(arguments: CountArguments) -> Result<(), Failure> {
-    let target = target(&["connections", "count"], &arguments.filter.query())?;
-    let admin = Admin::new(arguments.which);
-    let count: Count = block_on(admin.get(&target))?;
-    if arguments.json { output::json(&count) } else { output::line(&count.count.to_string()) }
+    let query = arguments.filter.query().into_iter();
+    let query: Vec<_> = query.filter_map(|(name, value)| Some((name, value?))).collect();
+    let target = target(&["connections", "count"], &query)?;
+    arguments.asked.show(&target, |count: &Count| format!("{}\n", count.count))
 }
 
 fn show(arguments: ShowArguments) -> Result<(), Failure> {
     let target = target(&["connections", &arguments.name], &[])?;
-    let admin = Admin::new(arguments.which);
-    let document: Document = block_on(admin.get(&target))?;
-    if arguments.json {
-        return output::json(&document);
-    }
-    output::write(describe(&document, Paint::for_stdout()).as_bytes())
+    arguments.asked.show(&target, |document| describe(document, Paint::for_stdout()))
 }
 
 #[cfg(test)]
@@ -407,10 +365,13 @@ mod tests {
             all: true,
         };
         let expected = [
-            ("name", "c*"),
-            ("state", "paused"),
-            ("include_disabled", "true"),
-            ("include_archived", "true"),
+            ("name", Some("c*")),
+            ("label", None),
+            ("state", Some("paused")),
+            ("source", None),
+            ("host", None),
+            ("include_disabled", Some("true")),
+            ("include_archived", Some("true")),
         ];
         assert_eq!(filter.query(), expected);
     }

@@ -5,12 +5,12 @@ pub(super) use bulk::confirm;
 
 use clap::{Args, Subcommand};
 
-use super::admin::{Admin, Which, target};
-use super::output::{self, Table};
-use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::{DeadDetail, DeadLetter, Page};
+use super::admin::{Asked, target};
+use super::listing::{List, PageArguments};
+use super::output::{self, Fields, Table};
+use super::{Failure, TEMPLATE};
+use crate::admin::api::{DeadDetail, DeadLetter};
 use crate::event::EventId;
-use crate::logging::escape;
 
 /// Look at deliveries that failed for good, and send them again
 #[derive(Debug, Args)]
@@ -48,17 +48,10 @@ struct ListArguments {
     connection: Option<String>,
     #[command(flatten)]
     filter: bulk::Filter,
-    /// At most so many, 1 to 255
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
-    limit: u32,
-    /// Go on where the last page ended
-    #[arg(long, value_name = "CURSOR")]
-    after: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    page: PageArguments,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 /// Show one dead letter and its event
@@ -76,11 +69,8 @@ struct ShowArguments {
     /// Print the body alone, byte for byte
     #[arg(long, conflicts_with = "json")]
     body: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -93,26 +83,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn list(arguments: ListArguments) -> Result<(), Failure> {
-    let limit = arguments.limit.to_string();
-    let mut query = vec![("limit", limit.as_str())];
-    query.extend(arguments.connection.as_deref().map(|name| ("connection", name)));
-    query.extend(arguments.filter.query());
-    query.extend(arguments.after.as_deref().map(|cursor| ("after", cursor)));
-    let target = target(&["dead"], &query)?;
-    let admin = Admin::new(arguments.which);
-    let page: Page<DeadLetter> = block_on(admin.get(&target))?;
-    if arguments.json {
-        return output::json(&page);
-    }
-    if page.models.is_empty() && page.pagination.next.is_none() {
-        output::say("no dead letters");
-        return Ok(());
-    }
-    output::write(table(&page.models).as_bytes())?;
-    if let Some(next) = &page.pagination.next {
-        output::say(&format!("there are more: --after {}", escape(next)));
-    }
-    Ok(())
+    let mut query = vec![("connection", arguments.connection.as_deref())];
+    query.extend(arguments.filter.query().into_iter().map(|(name, value)| (name, Some(value))));
+    let list = List { path: &["dead"], query, cursor: "after", none: "no dead letters" };
+    list.print(&arguments.page, arguments.asked, table)
 }
 
 fn table(letters: &[DeadLetter]) -> String {
@@ -135,38 +109,30 @@ fn table(letters: &[DeadLetter]) -> String {
 fn show(arguments: ShowArguments) -> Result<(), Failure> {
     let event = arguments.event.to_string();
     let mut path = vec!["connections", arguments.connection.as_str(), "dead", event.as_str()];
-    let admin = Admin::new(arguments.which);
     if arguments.body {
         path.push("body");
-        let body = block_on(admin.get_bytes(&target(&path, &[])?))?;
-        return output::write(&body);
+        return arguments.asked.show_bytes(&target(&path, &[])?);
     }
-    let detail: DeadDetail = block_on(admin.get(&target(&path, &[])?))?;
-    if arguments.json { output::json(&detail) } else { output::write(describe(&detail).as_bytes()) }
+    arguments.asked.show(&target(&path, &[])?, describe)
 }
 
 fn describe(detail: &DeadDetail) -> String {
     let letter = &detail.dead_letter;
     let status = letter.status.map_or(String::new(), |status| format!(" {status}"));
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        if !value.is_empty() {
-            text.push_str(&format!("{:<12}{}\n", name, escape(value)));
-        }
-    };
-    line("event", &letter.id);
-    line("connection", &letter.connection);
-    line("cause", &format!("{}{status}", letter.cause));
-    line("attempts", &letter.attempts.to_string());
-    line("accepted", &letter.accepted_at);
-    line("died", letter.died_at.as_deref().unwrap_or_default());
-    line("source", &detail.source);
-    line("type", &detail.kind);
+    let mut fields = Fields::default();
+    fields.line("event", &letter.id);
+    fields.line("connection", &letter.connection);
+    fields.line("cause", &format!("{}{status}", letter.cause));
+    fields.line("attempts", &letter.attempts.to_string());
+    fields.line("accepted", &letter.accepted_at);
+    fields.line("died", letter.died_at.as_deref().unwrap_or_default());
+    fields.line("source", &detail.source);
+    fields.line("type", &detail.kind);
     for header in &detail.headers {
-        line("header", &format!("{}: {}", header.name, header.value));
+        fields.line("header", &format!("{}: {}", header.name, header.value));
     }
-    line("body", &output::bytes(detail.body_bytes));
-    text + &output::excerpt(detail.body_excerpt.as_deref())
+    fields.line("body", &output::bytes(detail.body_bytes));
+    fields.text() + &output::excerpt(detail.body_excerpt.as_deref())
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 
 use clap::{Args, Subcommand};
 
-use super::admin::{Admin, Which, target};
-use super::output;
-use super::{Failure, TEMPLATE, block_on};
+use super::admin::{Asked, target};
+use super::output::{self, Fields};
+use super::{Failure, TEMPLATE};
 use crate::admin::api::{EventDetail, Replayed};
 use crate::event::EventId;
-use crate::logging::escape;
 
 /// Look at single events
 #[derive(Debug, Args)]
@@ -38,11 +37,8 @@ struct ShowArguments {
     /// Print the body alone, byte for byte
     #[arg(long, conflicts_with = "json")]
     body: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// Send one event to a connection again, on a new run
@@ -59,55 +55,44 @@ pub(super) struct ReplayArguments {
     /// The connection, one of those that it was for
     #[arg(long, value_name = "NAME")]
     connection: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Action::Show(arguments) = arguments.action;
     let event = arguments.event.to_string();
-    let admin = Admin::new(arguments.which);
     if arguments.body {
-        let body = block_on(admin.get_bytes(&target(&["events", &event, "body"], &[])?))?;
-        return output::write(&body);
+        return arguments.asked.show_bytes(&target(&["events", &event, "body"], &[])?);
     }
-    let detail: EventDetail = block_on(admin.get(&target(&["events", &event], &[])?))?;
-    if arguments.json { output::json(&detail) } else { output::write(describe(&detail).as_bytes()) }
+    arguments.asked.show(&target(&["events", &event], &[])?, describe)
 }
 
 pub(super) fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
     let (event, name) = (arguments.event.to_string(), arguments.connection.as_str());
-    let admin = Admin::new(arguments.which);
+    let json = arguments.asked.json;
     let target = target(&["events", &event, "replay"], &[("connection", name)])?;
-    let replayed: Replayed = block_on(admin.post(&target))?;
-    if arguments.json {
+    let replayed: Replayed = arguments.asked.post(&target)?;
+    if json {
         return output::json(&replayed);
     }
     output::line(&format!("{event} queued again for {name}"))
 }
 
 fn describe(detail: &EventDetail) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        if !value.is_empty() {
-            text.push_str(&format!("{name:<12}{}\n", escape(value)));
-        }
-    };
-    line("event", &detail.id);
-    line("accepted", &detail.accepted_at);
-    line("source", &detail.source);
-    line("type", &detail.kind);
+    let mut fields = Fields::default();
+    fields.line("event", &detail.id);
+    fields.line("accepted", &detail.accepted_at);
+    fields.line("source", &detail.source);
+    fields.line("type", &detail.kind);
     for delivery in &detail.deliveries {
-        line("delivery", &format!("{} {}", delivery.connection, delivery.state));
+        fields.line("delivery", &format!("{} {}", delivery.connection, delivery.state));
     }
     for header in &detail.headers {
-        line("header", &format!("{}: {}", header.name, header.value));
+        fields.line("header", &format!("{}: {}", header.name, header.value));
     }
-    line("body", &output::bytes(detail.body_bytes));
-    text + &output::excerpt(detail.body_excerpt.as_deref())
+    fields.line("body", &output::bytes(detail.body_bytes));
+    fields.text() + &output::excerpt(detail.body_excerpt.as_deref())
 }
 
 #[cfg(test)]

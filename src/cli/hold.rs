@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which, target};
+use super::admin::{Admin, Asked, target};
 use super::{Failure, TEMPLATE, block_on, output};
 use crate::admin::api::Connection;
 
@@ -55,11 +55,8 @@ struct Common {
     /// The connection
     #[arg(value_name = "NAME")]
     name: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn enable(arguments: EnableArguments) -> Result<(), Failure> {
@@ -77,7 +74,7 @@ pub(super) fn pause(arguments: PauseArguments) -> Result<(), Failure> {
 }
 
 fn ask(common: Common, what: &str, query: &[(&str, &str)]) -> Result<(), Failure> {
-    let Common { name, json, which } = common;
+    let Common { name, asked: Asked { json, which } } = common;
     let target = target(&["connections", &name, what], query)?;
     let status = self::target(&["connections", &name, "status"], &[])?;
     let admin = Admin::new(which);

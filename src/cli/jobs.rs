@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::admin::{Admin, Which, target};
+use super::admin::{Admin, Asked, target};
 use super::output::{self, Table};
 use super::{Failure, TEMPLATE, block_on};
 use crate::admin::api::jobs::{Job, JobAction, JobState, Jobs, Selection};
@@ -54,11 +54,8 @@ Examples:
 
 #[derive(Debug, Args)]
 struct ListArguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -68,22 +65,16 @@ struct ShowArguments {
     /// Wait until it has ended
     #[arg(long)]
     wait: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
 struct CancelArguments {
     /// The job's id
     job: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -95,8 +86,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn list(arguments: ListArguments) -> Result<(), Failure> {
-    let jobs: Jobs = block_on(Admin::new(arguments.which).get(&target(&["jobs"], &[])?))?;
-    if arguments.json {
+    let json = arguments.asked.json;
+    let jobs: Jobs = arguments.asked.get(&target(&["jobs"], &[])?)?;
+    if json {
         return output::json(&jobs);
     }
     if jobs.models.is_empty() {
@@ -125,13 +117,14 @@ fn table(jobs: &[Job]) -> String {
 }
 
 fn show(arguments: ShowArguments) -> Result<(), Failure> {
-    let admin = Admin::new(arguments.which);
+    let Asked { json, which } = arguments.asked;
+    let admin = Admin::new(which);
     let target = target(&["jobs", &arguments.job], &[])?;
     let job = block_on(async {
         let job: Job = admin.get(&target).await?;
         if arguments.wait { wait(&admin, job).await } else { Ok(job) }
     })?;
-    if arguments.json {
+    if json {
         output::json(&job)?;
     } else {
         output::write(describe(&job).as_bytes())?;
@@ -161,8 +154,9 @@ fn describe(job: &Job) -> String {
 
 fn cancel(arguments: CancelArguments) -> Result<(), Failure> {
     let target = target(&["jobs", &arguments.job, "cancel"], &[])?;
-    let job: Job = block_on(Admin::new(arguments.which).post(&target))?;
-    if arguments.json { output::json(&job) } else { output::line(&sum_up(&job)) }
+    let json = arguments.asked.json;
+    let job: Job = arguments.asked.post(&target)?;
+    if json { output::json(&job) } else { output::line(&sum_up(&job)) }
 }
 
 /// What a job is of, on one line.

@@ -110,6 +110,22 @@ impl Table {
     }
 }
 
+/// Names and values, one below the other; an empty value is left out. Foreign control characters are escaped.
+#[derive(Debug, Default)]
+pub(super) struct Fields(String);
+
+impl Fields {
+    pub(super) fn line(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.0.push_str(&format!("{name:<12}{}\n", escape(value)));
+        }
+    }
+
+    pub(super) fn text(self) -> String {
+        self.0
+    }
+}
+
 /// The start of a body under an empty line. Line breaks are its layout; nothing else may reach the terminal.
 pub(super) fn excerpt(text: Option<&str>) -> String {
     match text {

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which, target};
+use super::admin::Asked;
+use super::listing::{List, PageArguments};
 use super::output::{self, Table};
-use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::connections::{AuditPage, AuditRecord, Plan};
+use super::{Failure, TEMPLATE};
+use crate::admin::api::connections::{AuditRecord, Plan};
 use crate::logging::escape;
 
 /// Say what a reload would do now
@@ -18,11 +19,8 @@ Files with errors are not planned: they are printed, and the exit code is 78.
 
 ")]
 pub(super) struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// List the changes of the configuration that were accepted, the newest first
@@ -36,29 +34,19 @@ pub(super) struct AuditArguments {
     /// Only those of this connection
     #[arg(long, value_name = "NAME")]
     connection: Option<String>,
-    /// At most so many, 1 to 255
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=255))]
-    limit: u32,
-    /// Go on where the last page ended
-    #[arg(long, value_name = "CURSOR")]
-    next: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    page: PageArguments,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let admin = Admin::new(arguments.which);
-    let plan: Plan = block_on(admin.get("/v1/config/plan"))?;
-    if arguments.json {
-        return output::json(&plan);
-    }
-    for warning in &plan.warnings {
-        output::say(&format!("warning: {}", escape(warning)));
-    }
-    output::write(render(&plan).as_bytes())
+    arguments.asked.show("/v1/config/plan", |plan: &Plan| {
+        for warning in &plan.warnings {
+            output::say(&format!("warning: {}", escape(warning)));
+        }
+        render(plan)
+    })
 }
 
 fn render(plan: &Plan) -> String {
@@ -85,25 +73,9 @@ fn render(plan: &Plan) -> String {
 }
 
 pub(super) fn audit(arguments: AuditArguments) -> Result<(), Failure> {
-    let limit = arguments.limit.to_string();
-    let mut query = vec![("limit", limit.as_str())];
-    query.extend(arguments.connection.as_deref().map(|name| ("connection", name)));
-    query.extend(arguments.next.as_deref().map(|cursor| ("next", cursor)));
-    let target = target(&["audit"], &query)?;
-    let admin = Admin::new(arguments.which);
-    let page: AuditPage = block_on(admin.get(&target))?;
-    if arguments.json {
-        return output::json(&page);
-    }
-    if page.models.is_empty() {
-        output::say("no changes");
-        return Ok(());
-    }
-    output::write(audit_table(&page.models).as_bytes())?;
-    if let Some(next) = &page.pagination.next {
-        output::say(&format!("there are more: --next {}", escape(next)));
-    }
-    Ok(())
+    let query = vec![("connection", arguments.connection.as_deref())];
+    let list = List { path: &["audit"], query, cursor: "next", none: "no changes" };
+    list.print(&arguments.page, arguments.asked, audit_table)
 }
 
 fn audit_table(records: &[AuditRecord]) -> String {

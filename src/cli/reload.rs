@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which};
-use super::{Failure, TEMPLATE, block_on, output};
+use super::admin::Asked;
+use super::{Failure, TEMPLATE, output};
 use crate::admin::api::Reloaded;
 
 /// Make the daemon read its configuration again
@@ -16,17 +16,14 @@ A configuration with errors is refused whole: they are printed, and the exit cod
 
 ")]
 pub(super) struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let admin = Admin::new(arguments.which);
-    let reloaded: Reloaded = block_on(admin.post("/v1/reload"))?;
-    if arguments.json {
+    let json = arguments.asked.json;
+    let reloaded: Reloaded = arguments.asked.post("/v1/reload")?;
+    if json {
         return output::json(&reloaded);
     }
     for warning in &reloaded.warnings {

@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::admin::{Admin, Which};
+use super::admin::Asked;
 use super::output::{self, Paint, Table};
-use super::{Failure, TEMPLATE, block_on};
+use super::{Failure, TEMPLATE};
 use crate::admin::api::{Connection, Status};
 
 /// Show the daemon, its queues and its store
@@ -15,21 +15,12 @@ Examples:
   posthaste status --json | jq '.connections[] | select(.dead > 0)'
 ")]
 pub(super) struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let admin = Admin::new(arguments.which);
-    let status: Status = block_on(admin.get("/v1/status"))?;
-    if arguments.json {
-        output::json(&status)
-    } else {
-        output::write(render(&status, Paint::for_stdout()).as_bytes())
-    }
+    arguments.asked.show("/v1/status", |status| render(status, Paint::for_stdout()))
 }
 
 fn render(status: &Status, paint: Paint) -> String {

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::Args;
 
 use crate::admin::api::{Cancelled, Status};
-use crate::cli::admin::{Admin, Which, target};
+use crate::cli::admin::{Admin, Asked, target};
 use crate::cli::output::{self, Table};
 use crate::cli::{Failure, TEMPLATE, block_on, dead};
 
@@ -24,15 +24,12 @@ pub(super) struct PurgeArguments {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 pub(super) fn run(arguments: PurgeArguments) -> Result<(), Failure> {
-    let PurgeArguments { name, plan, yes, json, which } = arguments;
+    let PurgeArguments { name, plan, yes, asked: Asked { json, which } } = arguments;
     let admin = Admin::new(which);
     if plan || !yes {
         let (states, total) = waiting(&block_on(admin.get(&target(&["status"], &[])?))?, &name)?;

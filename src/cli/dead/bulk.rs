@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::admin::api::Replayed;
 use crate::admin::api::jobs::{DeadPlan, Job};
-use crate::cli::admin::{Admin, Which, target};
+use crate::cli::admin::{Admin, Asked, target};
 use crate::cli::output::{self, Table};
 use crate::cli::{Failure, TEMPLATE, block_on, jobs};
 use crate::event::EventId;
@@ -59,11 +59,8 @@ struct Bulk {
     /// Wait until the job has ended
     #[arg(long, conflicts_with = "plan")]
     wait: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    which: Which,
+    asked: Asked,
 }
 
 /// Send dead letters again, as new deliveries of the same events
@@ -106,6 +103,7 @@ pub(super) struct PurgeArguments {
 
 pub(super) fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
     let ReplayArguments { connection, events, bulk } = arguments;
+    let json = bulk.asked.json;
     let Some(name) = connection.as_deref().filter(|_| !events.is_empty()) else {
         return run("replay", connection.as_deref(), bulk, true);
     };
@@ -115,9 +113,9 @@ pub(super) fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
     let replayed = if bulk.plan {
         events.len() as u64
     } else {
-        block_on(replay_each(&Admin::new(bulk.which), name, &events))?
+        block_on(replay_each(&Admin::new(bulk.asked.which), name, &events))?
     };
-    if bulk.json {
+    if json {
         return output::json(&Replayed { replayed });
     }
     let verb = if bulk.plan { "would be queued" } else { "queued" };
@@ -137,11 +135,12 @@ fn run(action: &str, connection: Option<&str>, bulk: Bulk, sure: bool) -> Result
             "say which: --code, --status, --type, --since, --until, or --all"
         )));
     }
-    let admin = Admin::new(bulk.which);
+    let Asked { json, which } = bulk.asked;
+    let admin = Admin::new(which);
     let planned = || block_on(admin.get::<DeadPlan>(&target(&["dead", "plan"], &query)?));
     if bulk.plan {
         let plan = planned()?;
-        return if bulk.json { output::json(&plan) } else { show(&plan) };
+        return if json { output::json(&plan) } else { show(&plan) };
     }
     if !sure {
         let count = planned()?.matched;
@@ -152,7 +151,7 @@ fn run(action: &str, connection: Option<&str>, bulk: Bulk, sure: bool) -> Result
     }
     let job: Job = block_on(admin.post(&target(&["dead", action], &query)?))?;
     let job = if bulk.wait { block_on(jobs::wait(&admin, job))? } else { job };
-    if bulk.json {
+    if json {
         output::json(&job)?;
     } else {
         output::line(&jobs::sum_up(&job))?;
