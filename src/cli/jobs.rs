@@ -264,7 +264,7 @@ failed      1
 ";
         assert_eq!(describe(&job(JobState::Running, 1)), expected);
         let listed = table(&[job(JobState::Done, 0)]);
-        assert!(listed.contains("8 of 9  2025-11-21T00:00:00.000Z  connection=crm"), "{listed}");
+        assert!(listed.contains("8 of 9    2025-11-21T00:00:00.000Z  connection=crm"), "{listed}");
         assert_eq!(selected(&Selection::default()), "all");
     }
 

@@ -45,6 +45,9 @@ impl Filter {
     }
 }
 
+/// What says which of them, but for their ids.
+const OTHERS: [&str; 6] = ["all", "code", "status", "kind", "since", "until"];
+
 /// Which of them, and how.
 #[derive(Debug, Args)]
 struct Bulk {
@@ -78,6 +81,7 @@ pub(super) struct ReplayArguments {
     /// The connection
     connection: Option<String>,
     /// The events' ids
+    #[arg(required_unless_present_any = OTHERS, conflicts_with_all = OTHERS)]
     events: Vec<EventId>,
     #[command(flatten)]
     bulk: Bulk,
@@ -107,9 +111,6 @@ pub(super) fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
     let Some(name) = connection.as_deref().filter(|_| !events.is_empty()) else {
         return run("replay", connection.as_deref(), bulk, true);
     };
-    if bulk.all || !bulk.filter.query().is_empty() {
-        return Err(Failure::Usage(anyhow!("name events, or say which with options; not both")));
-    }
     let replayed = if bulk.plan {
         events.len() as u64
     } else {
