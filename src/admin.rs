@@ -67,7 +67,7 @@ pub struct Context {
     /// Who may use the API over TCP; a reload changes them.
     pub tokens: Arc<ArcSwap<Vec<Token>>>,
     /// Schemas for the OpenAPI document, by name: `ConnectionInput` and what it refers to.
-    pub schemas: Arc<serde_json::Value>,
+    pub schemas: fn() -> serde_json::Value,
 }
 
 /// A bearer token.

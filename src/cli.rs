@@ -20,6 +20,7 @@ mod connections;
 mod dead;
 mod demo;
 mod events;
+mod explain;
 mod filter;
 mod hold;
 mod http;
@@ -37,6 +38,7 @@ mod send;
 mod settings;
 mod status;
 mod transform;
+mod trial;
 
 /// How a command ended, if not well.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
 ";
@@ -106,9 +109,11 @@ enum Command {
     Dead(dead::Arguments),
     Jobs(jobs::Arguments),
     Events(events::Arguments),
+    Explain(explain::Arguments),
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Test(trial::Arguments),
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
     Pause(hold::PauseArguments),
@@ -142,9 +147,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dead(arguments) => dead::run(arguments),
         Command::Jobs(arguments) => jobs::run(arguments),
         Command::Events(arguments) => events::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Test(arguments) => trial::run(arguments),
         Command::Enable(arguments) => hold::enable(arguments),
         Command::Resume(arguments) => hold::resume(arguments),
         Command::Pause(arguments) => hold::pause(arguments),
@@ -215,7 +222,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 48);
+        assert_eq!(checked, 50);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.
@@ -291,6 +298,12 @@ mod tests {
         check("posthaste filter test --filter f.json --connection crm order.json", false);
         check("posthaste transform test --connection crm --data {} --body", true);
         check("posthaste transform test order.json", false);
+        check("posthaste test crm --send --data {} --json", true);
+        check("posthaste test --file crm.toml", true);
+        check("posthaste test crm --file crm.toml", false);
+        check("posthaste test", false);
+        check("posthaste explain evt_019ab3c4-5d6e-7f80-9123-456789abcdef --json", true);
+        check("posthaste explain order-42", false);
         check("posthaste explode", false);
     }
 

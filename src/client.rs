@@ -14,6 +14,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
+mod witness;
 
 use std::future::Future;
 use std::io;
@@ -28,6 +29,7 @@ pub use pace::HandshakePace;
 pub use resolver::ask;
 pub use stream::{Heard, Mark, Stream};
 pub use tls::{ClientError, Secured};
+pub use witness::{Certificate, Witness};
 
 use crate::connection::egress::Egress;
 use crate::connection::{Connection, Http2};
@@ -61,12 +63,14 @@ pub struct Timings {
     pub lookup: Option<Duration>,
     /// Until the socket was open, and a proxy had agreed.
     pub connect: Option<Duration>,
+    /// What of that a proxy took to agree.
+    pub proxy: Option<Duration>,
     /// Until TLS was agreed on.
     pub tls: Option<Duration>,
 }
 
 /// A part of dialling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// The name is being looked up.
     Lookup,
@@ -113,9 +117,20 @@ impl Client {
     /// # Errors
     /// When a certificate file or the server name cannot be used, or the system trusts nobody.
     pub fn new(connection: &Connection) -> Result<Client, ClientError> {
+        Client::watched(connection, None)
+    }
+
+    /// The same, and notes what certificates the target shows.
+    ///
+    /// # Errors
+    /// Those of [`Client::new`].
+    pub fn watched(
+        connection: &Connection,
+        witness: Option<&Witness>,
+    ) -> Result<Client, ClientError> {
         let target = &connection.target;
         let tls = match target.tls {
-            true => Some(TlsClient::new(&connection.tls, &target.host, connection.http2)?),
+            true => Some(TlsClient::new(connection, witness)?),
             false => None,
         };
         Ok(Client {
@@ -302,6 +317,7 @@ impl Dial<'_> {
         let began = Instant::now();
         let agreed = timeout_at(self.deadline, tunnel).await;
         let connect = self.timings.connect.unwrap_or_default();
+        self.timings.proxy = Some(began.elapsed());
         self.timings.connect = Some(connect + began.elapsed());
         let error = match agreed {
             Ok(Ok(())) => return Ok(()),

@@ -10,6 +10,7 @@ mod commands;
 mod connections;
 mod dead;
 mod edit;
+mod explain;
 mod gauges;
 mod history;
 mod jobs;
@@ -20,6 +21,7 @@ mod reload;
 mod rename;
 mod signals;
 mod suspensions;
+mod trial;
 mod watchdog;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -282,7 +284,7 @@ impl Daemon {
             commands: command_sender,
             clock: clock.clone(),
             tokens: Arc::clone(&tokens),
-            schemas: Arc::new(config::schema::for_openapi()),
+            schemas: config::schema::for_openapi,
         };
         let admin = tokio::spawn(admin.serve(context, admin_stop.clone()));
         let watchdog = notifier.watchdog_interval().map(Watchdog::new);

@@ -27,6 +27,7 @@ pub(crate) mod testing;
 mod tests;
 mod timer;
 mod tokens;
+pub mod trial;
 mod worker;
 
 use std::collections::HashMap;
@@ -37,22 +38,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use notice::Notice;
+pub use outbox::{Gate, Look, Place};
 pub use status::{LastFailure, Status};
 
 use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::metrics::Metrics;
-use crate::store::ConnectionId;
 use crate::store::feed::Feed;
+use crate::store::{ConnectionId, DeliveryId};
 use request::Template;
 use runtime::Command;
+use trial::{Errand, Report, TRIALS_MAX, Trial};
 
 /// Commands that may wait for one runtime. A reload sends one per changed connection and waits when it is full.
 const COMMANDS: usize = 64;
+
+/// How long a runtime may take to say how a delivery stands.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// What the runtimes are made with.
 #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ pub struct Dispatcher {
     runtimes: Vec<Runtime>,
     attached: Mutex<HashMap<ConnectionId, Attached>>,
     metrics: Metrics,
+    /// Places for tests of connections.
+    trials: Arc<Semaphore>,
     /// Until somebody takes it.
     notices: Mutex<Option<mpsc::Receiver<Notice>>>,
 }
@@ -150,6 +158,7 @@ impl Dispatcher {
             runtimes,
             attached: Mutex::default(),
             metrics: metrics.clone(),
+            trials: Arc::new(Semaphore::new(TRIALS_MAX)),
             notices: Mutex::new(Some(heard)),
         })
     }
@@ -206,9 +215,30 @@ impl Dispatcher {
         let _ = given_back.await;
     }
 
+    /// Tests a connection, attached or not. Whoever drops the answer ends the test. `None` when too many run already.
+    pub async fn test(&self, trial: Trial) -> Option<oneshot::Receiver<Report>> {
+        let place = Arc::clone(&self.trials).try_acquire_owned().ok()?;
+        let (reply, report) = oneshot::channel();
+        let runtime = Dispatcher::runtime_of(trial.name(), self.runtimes.len());
+        let errand = Errand { trial, reply, _place: place };
+        self.send(runtime, Command::Test(Box::new(errand))).await;
+        Some(report)
+    }
+
     /// What delivery finds out that the control loop must know. For one listener: `None` the second time.
     pub fn take_notices(&self) -> Option<mpsc::Receiver<Notice>> {
         lock(&self.notices).take()
+    }
+
+    /// How a delivery stands that the store has handed out, or what keeps its connection; `None` where the connection is
+    /// not attached, or its runtime does not answer soon.
+    pub async fn look(&self, id: DeliveryId) -> Option<Look> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.send_to(id.connection, Command::Look(id, reply)).await;
+            answer.await.ok()
+        };
+        tokio::time::timeout(LOOK_MAX, asked).await.ok().flatten()
     }
 
     /// What an attached connection is doing; the value goes on changing.

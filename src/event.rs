@@ -8,7 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use wait::Wait;
+
 use crate::clock::Age;
+
+mod wait;
 
 /// An event's id: a UUIDv7, written `evt_<uuid>`. It is also the `webhook-id` that receivers see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -79,6 +79,7 @@ pub use idempotency::Idempotency;
 pub use memory::MemoryBudget;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
+pub use rules::Ignored;
 pub use serve::HEAD_BYTES_MAX;
 pub use sources::Sources;
 

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 pub use command::{DeadPage, Renamed, StoreStatus};
 pub use dead_letter::{DeadCursor, DeadLetter};
-pub use lookup::{FoundDelivery, FoundEvent, Standing};
+pub use lookup::{FoundDelivery, FoundEvent, Standing, Whereabouts};
 pub use reader::LoadError;
 pub use shelf::ShelfLimits;
 
@@ -670,7 +670,7 @@ impl Ends {
         let (history, messages) = History::new(metrics);
         let (doorbell, parker) = Doorbell::new();
         let (intakes, intake_port) = intake::intake(options.lanes, &doorbell);
-        let (reads, requests) = crossbeam::channel::bounded(reader::REQUESTS);
+        let (reads, requests) = crossbeam::channel::unbounded();
         let (feeds, ports) = (0..options.feeds)
             .map(|_| feed::feed(Arc::clone(&doorbell), reads.clone(), history.clone()))
             .unzip();

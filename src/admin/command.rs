@@ -1,12 +1,16 @@
 //! What the admin API asks of the daemon's control loop. Each command carries the way back for its answer; a dropped one
 //! means that the daemon is shutting down.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::api::connections::{AuditPage, ConnectionsPage, Document, Plan};
+use super::api::connections::{AuditPage, ConnectionsPage, Document, Object, Plan};
+use super::api::explain::Explanation;
 use super::api::jobs::{DeadPlan, Job, JobAction, Selection};
+use super::api::trial::TestReport;
 use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
 use super::manage::{Edit, EditRefused, Edited, Filter, Listing};
 use crate::event::{Cause, Event, EventId};
@@ -65,6 +69,13 @@ pub enum Command {
         event: EventId,
         /// It and its deliveries.
         reply: Reply<Result<FoundEvent, Refusal>>,
+    },
+    /// Everything that is known of one event: how it stands with each connection, and why.
+    Explain {
+        /// The event.
+        event: EventId,
+        /// What is known.
+        reply: Reply<Result<Explanation, Refusal>>,
     },
     /// Sends one event to one of its connections on a new run. The mark is synced before the answer.
     EventReplay {
@@ -126,6 +137,13 @@ pub enum Command {
         /// The connection since.
         reply: Reply<Result<Edited, EditRefused>>,
     },
+    /// Begins a test of a connection.
+    Test {
+        /// Of which, and how.
+        test: Test,
+        /// The test under way.
+        reply: Reply<Result<Testing, EditRefused>>,
+    },
     /// One page of the audit log, the newest first.
     Audit {
         /// Which.
@@ -133,6 +151,54 @@ pub enum Command {
         /// The page.
         reply: Reply<Result<AuditPage, Refusal>>,
     },
+}
+
+/// A test of a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Test {
+    /// Which connection.
+    pub subject: Subject,
+    /// Whether an event is sent.
+    pub send: bool,
+    /// Who wants it.
+    pub by: String,
+    /// The event's body; one that says that it is a test when `None`.
+    pub body: Option<Vec<u8>>,
+    /// The type of its content.
+    pub content_type: Option<String>,
+}
+
+/// What is tested.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    /// A connection in force.
+    Saved(String),
+    /// A connection as it would be.
+    Document(Object),
+}
+
+/// A test under way; dropped, it ends. `None`: the daemon is shutting down.
+pub struct Testing(Pin<Box<dyn Future<Output = Option<TestReport>> + Send>>);
+
+impl Testing {
+    /// What is waited for.
+    pub fn new(report: impl Future<Output = Option<TestReport>> + Send + 'static) -> Testing {
+        Testing(Box::pin(report))
+    }
+}
+
+impl Future for Testing {
+    type Output = Option<TestReport>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<TestReport>> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for Testing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Testing")
+    }
 }
 
 /// Which records of the audit log are asked for.
@@ -243,6 +309,14 @@ pub enum Refusal {
     /// The event was never accepted, or was given back since.
     #[error("{0} is not in the store; delivered events stay there for [store] keep_delivered")]
     NoSuchEvent(EventId),
+    /// Neither the store nor what is remembered beside it knows the event.
+    #[error("nothing is known of {event}: {what}")]
+    NothingKnown {
+        /// The event.
+        event: EventId,
+        /// What it may be.
+        what: String,
+    },
     /// The event was not for this connection.
     #[error("{event} has no delivery to connection {connection:?}")]
     NoSuchDelivery {

@@ -181,6 +181,8 @@ pub enum Why {
     ReadOnly,
     /// Somebody else writes the file.
     Busy,
+    /// As many as may run at once do.
+    TooMany,
     /// The disk, or the daemon itself, failed.
     Failed,
 }

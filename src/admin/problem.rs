@@ -54,7 +54,9 @@ impl From<Refusal> for Problem {
             Refusal::NoSuchDeadLetter { .. } => {
                 (StatusCode::NOT_FOUND, "no_such_dead_letter", "No such dead letter")
             }
-            Refusal::NoSuchEvent(_) => (StatusCode::NOT_FOUND, "no_such_event", "No such event"),
+            Refusal::NoSuchEvent(_) | Refusal::NothingKnown { .. } => {
+                (StatusCode::NOT_FOUND, "no_such_event", "No such event")
+            }
             Refusal::NoSuchDelivery { .. } => {
                 (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
             }
@@ -95,6 +97,7 @@ impl From<EditRefused> for Problem {
             Why::Link => (conflict, "symlinked", "Symbolic link"),
             Why::ReadOnly => (StatusCode::FORBIDDEN, "read_only", "Read-only"),
             Why::Busy => (conflict, "file_busy", "File changing"),
+            Why::TooMany => return Problem::unavailable("busy", detail),
             Why::Failed => (StatusCode::SERVICE_UNAVAILABLE, "write_failed", "Write failed"),
         };
         Problem::new(status, code, title, detail)

@@ -4,8 +4,8 @@ mod configuration;
 mod connections;
 mod history;
 mod jobs;
+mod trial;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -42,14 +43,19 @@ const EXCERPT_BYTES: usize = 4096;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// All routes, each behind the scope that it takes.
+/// All routes, each behind the scope that it takes. Their descriptions take more memory than the routes: they are dropped here,
+/// and made again for whoever asks for the document.
 pub(super) fn all(context: Context) -> Router {
-    let (routes, document) = described().split_for_parts();
-    let document: Arc<str> = openapi::render(&document, &context.schemas).into();
+    let schemas = context.schemas;
     let json = [(header::CONTENT_TYPE, "application/json")];
-    let served = get(async move || (json, document.to_string()));
+    let served = get(async move || (json, openapi::render(&described(), &schemas())));
     let read = axum::middleware::from_fn(|request, next| require(Scope::Read, request, next));
-    routes
+    let bare = |routes: Router<Context>, group: fn() -> OpenApiRouter<Context>| {
+        routes.merge(group().split_for_parts().0)
+    };
+    GROUPS
+        .into_iter()
+        .fold(Router::new(), bare)
         .route("/openapi.json", served.route_layer(read))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -63,19 +69,28 @@ pub(super) fn all(context: Context) -> Router {
         .with_state(context)
 }
 
-/// All routes with their descriptions, but the one of the description itself.
-fn described() -> OpenApiRouter<Context> {
+/// The routes with their descriptions, by scope; all but the one of the description itself.
+const GROUPS: [fn() -> OpenApiRouter<Context>; 4] = [
+    open,
+    || scoped(reading(), Scope::Read),
+    || scoped(operating(), Scope::Operate),
+    || scoped(administering(), Scope::Admin),
+];
+
+fn described() -> OpenApi {
     let mut document = openapi::empty();
     if let Some(components) = &mut document.components {
         components.schemas.extend(openapi::problem_schemas());
     }
-    let open = OpenApiRouter::with_openapi(document)
-        .routes(routes!(metrics))
-        .routes(routes!(healthz))
-        .routes(routes!(readyz));
-    open.merge(scoped(reading(), Scope::Read))
-        .merge(scoped(operating(), Scope::Operate))
-        .merge(scoped(administering(), Scope::Admin))
+    let whole = |document: OpenApiRouter<Context>, group: fn() -> OpenApiRouter<Context>| {
+        document.merge(group())
+    };
+    GROUPS.into_iter().fold(OpenApiRouter::with_openapi(document), whole).into_openapi()
+}
+
+/// For whoever watches; no scope.
+fn open() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(metrics)).routes(routes!(healthz)).routes(routes!(readyz))
 }
 
 /// Looks; changes nothing.
@@ -88,6 +103,7 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(dead_body))
         .routes(routes!(history::event_show))
         .routes(routes!(history::event_body))
+        .routes(routes!(history::event_explain))
         .routes(routes!(history::attempts))
         .routes(routes!(jobs::jobs_list))
         .routes(routes!(jobs::job_show))
@@ -111,11 +127,12 @@ fn operating() -> OpenApiRouter<Context> {
         .routes(routes!(configuration::reload))
         .routes(routes!(connections::connection_act))
         .routes(routes!(connections::connection_act_put))
+        .routes(routes!(trial::connection_test))
 }
 
 /// Changes the files.
 fn administering() -> OpenApiRouter<Context> {
-    OpenApiRouter::new()
+    trial::with_unsaved(OpenApiRouter::new())
         .routes(routes!(connections::connection_create))
         .routes(routes!(connections::connection_replace))
         .routes(routes!(connections::connection_patch))

@@ -52,10 +52,9 @@ impl Relay {
             token: Secret::new(format!("a-token-to-{}", scope.as_str())),
         };
         let tokens = Arc::new(ArcSwap::from_pointee(scopes.map(token).to_vec()));
-        let schemas = serde_json::json!({ "ConnectionInput": { "type": "object" } });
         let context = Context {
             tokens: Arc::clone(&tokens),
-            schemas: Arc::new(schemas),
+            schemas: || serde_json::json!({ "ConnectionInput": { "type": "object" } }),
             metrics: metrics.clone(),
             refresh: Arc::new(move || generation.set(7.0)),
             readiness: seen,

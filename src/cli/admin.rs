@@ -212,7 +212,7 @@ mod tests {
             commands,
             clock: Clock::system(),
             tokens: Arc::default(),
-            schemas: Arc::default(),
+            schemas: serde_json::Value::default,
         };
         let stop = CancellationToken::new();
         let serving = tokio::spawn(listener.serve(context, stop.clone()));

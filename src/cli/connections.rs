@@ -13,7 +13,7 @@ use super::{Failure, TEMPLATE, block_on};
 use crate::admin::api::connections::{Count, Document};
 use crate::logging::escape;
 
-mod document;
+pub(super) mod document;
 mod purge;
 mod render;
 use document::{Keys, put};

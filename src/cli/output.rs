@@ -137,6 +137,15 @@ pub(super) fn excerpt(text: Option<&str>) -> String {
     }
 }
 
+/// The type of content of a body.
+pub(super) fn guess_type(body: &[u8]) -> &'static str {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        "application/json"
+    } else {
+        "application/octet-stream"
+    }
+}
+
 /// `1 event`, `2 events`.
 pub(super) fn plural(count: u64, noun: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };

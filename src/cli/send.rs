@@ -155,16 +155,8 @@ fn request(arguments: &Arguments, body: Bytes) -> Result<Request<Full<Bytes>>, F
     }
     headers
         .entry(http::header::CONTENT_TYPE)
-        .or_insert_with(|| HeaderValue::from_static(guess_type(&body)));
+        .or_insert_with(|| HeaderValue::from_static(output::guess_type(&body)));
     Ok(request.map(|()| Full::new(body)))
-}
-
-fn guess_type(body: &[u8]) -> &'static str {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
-        "application/json"
-    } else {
-        "application/octet-stream"
-    }
 }
 
 pub(super) fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -228,8 +220,8 @@ mod tests {
         let request = request(&arguments, Bytes::from_static(b"x")).unwrap();
         assert_eq!(request.uri(), "/v1/connections/a%2Fb/events");
         assert_eq!(request.headers()["content-type"], "text/plain");
-        assert_eq!(guess_type(b"\x00\x01"), "application/octet-stream");
-        assert_eq!(guess_type(b""), "application/octet-stream");
+        assert_eq!(output::guess_type(b"\x00\x01"), "application/octet-stream");
+        assert_eq!(output::guess_type(b""), "application/octet-stream");
     }
 
     #[test]

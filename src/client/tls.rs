@@ -12,8 +12,8 @@ use http::Uri;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::TokioIo;
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -25,8 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use super::pace::{HandshakePace, Paced};
-use super::{DialError, Stage};
-use crate::connection::{CaFile, Http2, Identity, Tls, TlsVersion};
+use super::{DialError, Stage, Witness};
+use crate::connection::{self as config, CaFile, Http2, Identity, Tls, TlsVersion};
 use crate::event::Cause;
 
 /// Sessions kept for resumption: a connection has one host.
@@ -80,22 +80,30 @@ impl<S: AsyncRead + AsyncWrite + Connection + Send + Unpin + 'static> Socket for
 
 impl TlsClient {
     /// For a target.
-    pub(super) fn new(tls: &Tls, host: &str, http2: Http2) -> Result<TlsClient, ClientError> {
-        let alpn: &[&[u8]] = match http2 {
+    pub(super) fn new(
+        connection: &config::Connection,
+        witness: Option<&Witness>,
+    ) -> Result<TlsClient, ClientError> {
+        let alpn: &[&[u8]] = match connection.http2 {
             Http2 { prior_knowledge: true, .. } => &[b"h2"],
             Http2 { enabled: true, .. } => &[b"h2", b"http/1.1"],
             Http2 { .. } => &[b"http/1.1"],
         };
-        TlsClient::with_alpn(tls, host, alpn)
+        TlsClient::with_alpn(&connection.tls, &connection.target.host, alpn, witness)
     }
 
     /// For a proxy, which nobody needs to be known to.
     pub(super) fn for_proxy(ca: Option<&CaFile>, host: &str) -> Result<TlsClient, ClientError> {
         let tls = Tls { ca: ca.cloned(), ..Tls::default() };
-        TlsClient::with_alpn(&tls, host, &[b"http/1.1"])
+        TlsClient::with_alpn(&tls, host, &[b"http/1.1"], None)
     }
 
-    fn with_alpn(tls: &Tls, host: &str, alpn: &[&[u8]]) -> Result<TlsClient, ClientError> {
+    fn with_alpn(
+        tls: &Tls,
+        host: &str,
+        alpn: &[&[u8]],
+        witness: Option<&Witness>,
+    ) -> Result<TlsClient, ClientError> {
         let name = tls.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| ClientError::ServerName(name.to_owned()))?;
@@ -105,10 +113,19 @@ impl TlsClient {
         };
         let builder =
             ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
-        let builder = match tls.verify {
-            true => builder.with_root_certificates(roots(tls.ca.as_ref())?),
-            false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified)),
+        let verifier: Arc<dyn ServerCertVerifier> = match tls.verify {
+            true => {
+                let roots = roots(tls.ca.as_ref())?;
+                let made = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
+                made.map_err(|error| rustls::Error::General(error.to_string()))?
+            }
+            false => Arc::new(Unverified),
         };
+        let verifier = match witness {
+            Some(witness) => witness.watch(verifier),
+            None => verifier,
+        };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &tls.identity {
             Some(identity) => {
                 let (chain, key) = read(identity)?;

@@ -67,13 +67,20 @@ impl Audit {
         record.at = rfc3339(self.clock.wall_ms());
         self.remember(&record);
         let AuditRecord { by, action, connection, old, new, generation, .. } = &record;
-        tracing::info!(by, action, connection, old, new, generation, "Configuration changed");
+        if action == super::trial::ACTION {
+            tracing::info!(by, connection, "Sent a test event");
+        } else {
+            tracing::info!(by, action, connection, old, new, generation, "Configuration changed");
+        }
         if let Err(error) = append(&self.directory, &record) {
             tracing::error!(%error, "Could not write the audit log");
         }
     }
 
     fn remember(&mut self, record: &AuditRecord) {
+        if record.action == super::trial::ACTION {
+            return; // It changes nothing.
+        }
         let (Some(name), Some(at)) = (&record.connection, parse_rfc3339(&record.at)) else {
             for name in &record.added {
                 self.deleted.remove(name);

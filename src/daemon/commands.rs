@@ -34,6 +34,9 @@ impl Daemon {
             Command::EventShow { event, reply } => {
                 let _ = reply.send(self.show_event(event).await);
             }
+            Command::Explain { event, reply } => {
+                let _ = reply.send(self.explain(event).await);
+            }
             Command::EventReplay { event, connection, reply } => {
                 let _ = reply.send(self.replay_event(event, &connection).await);
             }
@@ -67,6 +70,9 @@ impl Daemon {
             }
             Command::Edit { edit, reply } => {
                 let _ = reply.send(self.edit(edit).await);
+            }
+            Command::Test { test, reply } => {
+                let _ = reply.send(self.test(test).await);
             }
             Command::Audit { query, reply } => {
                 let directory = self.audit.directory();

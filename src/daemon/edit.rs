@@ -157,11 +157,11 @@ impl Daemon {
         found.and_then(|found| found.ok_or_else(unknown)).map_err(|error| self.refusal(error))
     }
 
-    fn where_is(&self, name: &str) -> (PathBuf, Option<PathBuf>) {
+    pub(super) fn where_is(&self, name: &str) -> (PathBuf, Option<PathBuf>) {
         (self.connections_dir.clone(), self.origins.get(name).cloned())
     }
 
-    fn refusal(&mut self, error: EditError) -> EditRefused {
+    pub(super) fn refusal(&mut self, error: EditError) -> EditRefused {
         let why = match &error {
             EditError::Unknown(name) if self.audit.is_deleted(name) => {
                 let message = format!("connection {name:?} was deleted in the last 7 days");

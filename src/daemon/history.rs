@@ -81,7 +81,7 @@ impl Daemon {
     }
 }
 
-fn describe(recorded: &Recorded) -> api::Attempt {
+pub(super) fn describe(recorded: &Recorded) -> api::Attempt {
     let attempt = &recorded.attempt;
     let timings = attempt.timings;
     let seconds = |part: Option<Duration>| part.map(|part| part.as_secs_f64());

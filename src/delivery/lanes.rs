@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::event::Event;
+use crate::store::DeliveryId;
 use crate::store::feed::{Delivery, Lane};
 
 /// One delivery that waits.
@@ -68,6 +69,12 @@ impl Lanes {
 
     pub(super) fn len(&self) -> usize {
         self.waiting.iter().map(VecDeque::len).sum::<usize>() + self.loaded_len()
+    }
+
+    /// Whether a delivery waits here.
+    pub(super) fn holds(&self, id: DeliveryId) -> bool {
+        let loaded = self.loaded.iter().flatten().map(|(entry, _)| entry);
+        self.waiting.iter().flatten().chain(loaded).any(|entry| entry.delivery.id == id)
     }
 
     pub(super) fn loaded_len(&self) -> usize {

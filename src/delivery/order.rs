@@ -447,6 +447,16 @@ impl Order {
         incoming + self.parked.total()
     }
 
+    /// Whether a delivery is here and may not start; then the event that is first in its line, if that is known.
+    pub(super) fn behind(&self, id: DeliveryId) -> Option<Option<EventId>> {
+        if self.later.iter().chain(&self.new).any(|incoming| incoming.delivery.id == id) {
+            return Some(None);
+        }
+        let is_it = |member: &Member| member.waiting.as_ref().is_some_and(|one| one.id == id);
+        let line = self.lines.values().find(|line| line.iter().any(is_it))?;
+        Some(line.front().and_then(|first| first.event))
+    }
+
     /// Whether all must be asked for anew.
     pub(super) fn is_lost(&self) -> bool {
         self.lost

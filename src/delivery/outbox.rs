@@ -6,6 +6,7 @@
 
 mod ending;
 mod health;
+mod look;
 mod memory;
 mod ordered;
 
@@ -35,11 +36,14 @@ use crate::connection::auth::redact::Redactor;
 use crate::connection::breaker::Phase;
 use crate::connection::rate_limit::Limiter;
 use crate::connection::{Connection, State};
+use crate::event::Wait;
 use crate::metrics::ConnectionMetrics;
 use crate::store::feed::{Delivery, Settlement};
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
 use health::{Health, Pass};
+use look::Blocked;
+pub use look::{Gate, Look, Place};
 
 /// A warning of one connection is logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(30);
@@ -60,6 +64,18 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Those of a connection that has none yet: nothing is open, no token is known.
+    pub(super) fn new(prepared: Prepared, generation: u64) -> Settings {
+        Settings {
+            connection: prepared.connection,
+            client: Rc::new(prepared.client),
+            sessions: Rc::default(),
+            tokens: prepared.token_client.map(Tokens::new),
+            template: prepared.template,
+            generation,
+        }
+    }
+
     /// Masks what must not be kept of responses.
     pub(super) fn redactor(&self) -> Cow<'_, Redactor> {
         let redactor = &self.template.redactor;
@@ -123,6 +139,8 @@ struct Inner {
     /// A look at how long deliveries have waited is planned.
     exhaustion_check: bool,
     warned_at: Option<Instant>,
+    /// What the gates said to the last delivery that asked.
+    blocked: Blocked,
 }
 
 impl Outbox {
@@ -152,15 +170,9 @@ impl Outbox {
             gated_at: Instant::now(),
             exhaustion_check: false,
             warned_at: None,
+            blocked: Blocked::NOT,
         };
-        let settings = Settings {
-            connection: prepared.connection,
-            client: Rc::new(prepared.client),
-            sessions: Rc::default(),
-            tokens: prepared.token_client.map(Tokens::new),
-            template: prepared.template,
-            generation: shared.feed.history().generation(),
-        };
+        let settings = Settings::new(prepared, shared.feed.history().generation());
         show_verification(&metrics, &settings.connection);
         Rc::new(Outbox {
             shared: Rc::clone(shared),
@@ -319,7 +331,15 @@ impl Outbox {
         };
         // What has just ended may have made room for more than one: the ramp has grown, or its payload was large.
         let most = settings.connection.max_in_flight.min(inner.ramp);
-        let more = matches!(next, Next::Job(_)) && inner.busy < most && inner.has_work();
+        let waits = matches!(next, Next::Job(_)) && inner.has_work();
+        let more = waits && inner.busy < most;
+        if waits && !more {
+            inner.blocked = match inner.health.phase() {
+                Phase::Closed => Blocked::by_workers(&settings.connection, most),
+                // It has just taken the probe.
+                Phase::HalfOpen | Phase::Open => Blocked::by(Wait::Breaker),
+            };
+        }
         drop(inner);
         if more {
             self.pump();
@@ -356,15 +376,21 @@ impl Outbox {
         if inner.closed || !inner.has_work() {
             return None;
         }
-        let Some(most) = self.most_in_flight(inner, connection, now) else {
-            inner.gated_at = now;
-            self.give_bytes(inner.lanes.unload());
-            return None;
+        let most = match self.most_in_flight(inner, connection, now) {
+            Ok(most) => most,
+            Err(blocked) => {
+                (inner.gated_at, inner.blocked) = (now, blocked);
+                self.give_bytes(inner.lanes.unload());
+                return None;
+            }
         };
         if inner.busy >= most {
+            inner.blocked = Blocked::by_workers(connection, most);
             self.note_no_worker(inner, connection, now);
             return None;
         }
+        // Whatever said no before does not any more; what says no below says so there.
+        inner.blocked = Blocked::NOT;
         if inner.order.is_some() {
             self.keep_order(inner, now);
         }
@@ -389,23 +415,26 @@ impl Outbox {
         Some(Job::new(self, entry.delivery, candidate.event, ticket))
     }
 
-    /// How many attempts may be under way now; `None` when none may start: state, breaker or hold say no.
+    /// How many attempts may be under way now; an error when none may start: state, breaker or hold say no.
     fn most_in_flight(
         &self,
         inner: &mut Inner,
         connection: &Connection,
         now: Instant,
-    ) -> Option<u32> {
+    ) -> Result<u32, Blocked> {
         if !is_active(connection) || inner.health.is_suspended() {
-            return None;
+            return Err(Blocked::by_state(connection));
         }
         let pass = self.pass(inner, now);
-        if pass == Pass::No || self.is_held(inner, now) {
-            return None;
+        if let Pass::No(until) = pass {
+            return Err(Blocked { wait: Wait::Breaker, until });
+        }
+        if let Some(until) = self.is_held(inner, now) {
+            return Err(Blocked::until(Wait::RetryAfter, until));
         }
         // A probe does not wait for attempts that hang since before.
         let ramp = if pass == Pass::Probe { u32::MAX } else { inner.ramp };
-        Some(connection.max_in_flight.min(ramp))
+        Ok(connection.max_in_flight.min(ramp))
     }
 
     /// The next delivery that has its byte permit or gets one. Where the one in turn gets none, one that was loaded goes
@@ -417,6 +446,7 @@ impl Outbox {
         now: Instant,
     ) -> Option<Candidate> {
         let Some(candidate) = inner.lanes.peek() else {
+            inner.blocked = Blocked::by(Wait::Memory);
             // The store may have let go of a payload since we looked for those to load: then nobody else asks for it.
             self.load_ahead(inner, connection);
             return None;
@@ -431,29 +461,26 @@ impl Outbox {
         }
         let loaded = inner.lanes.peek_loaded();
         if loaded.is_none() {
-            inner.gated_at = now;
+            (inner.gated_at, inner.blocked) = (now, Blocked::by(Wait::Memory));
             self.wait_for_bytes(inner, room);
         }
         loaded
     }
 
-    fn is_held(&self, inner: &mut Inner, now: Instant) -> bool {
-        match inner.hold_until {
-            Some(until) if now < until => {
-                self.alarm.arm(until);
-                true
-            }
-            Some(_) => {
-                inner.hold_until = None;
-                self.status.hold_until_ms.store(0, Ordering::Relaxed);
-                false
-            }
-            None => false,
+    /// Until when a `Retry-After` holds it, if one does.
+    fn is_held(&self, inner: &mut Inner, now: Instant) -> Option<Instant> {
+        let until = inner.hold_until?;
+        if now < until {
+            self.alarm.arm(until);
+            return Some(until);
         }
+        inner.hold_until = None;
+        self.status.hold_until_ms.store(0, Ordering::Relaxed);
+        None
     }
 
     fn wait_for_token(&self, inner: &mut Inner, now: Instant, wait: Duration) {
-        inner.gated_at = now;
+        (inner.gated_at, inner.blocked) = (now, Blocked::until(Wait::RateLimit, now + wait));
         if !std::mem::replace(&mut inner.rate_wait, true) {
             self.metrics.rate_limit_waits.increment(1);
         }

@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 use super::Prepared;
 use super::budget::{Budget, Revisits};
 use super::notice::Notice;
-use super::outbox::Outbox;
+use super::outbox::{Look, Outbox};
 use super::status::Status;
+use super::trial::Errand;
 use crate::client::{self, Ask, Dialler};
 use crate::clock::Clock;
 use crate::metrics::ConnectionMetrics;
-use crate::store::ConnectionId;
 use crate::store::feed::{Feed, FeedItem};
+use crate::store::{ConnectionId, DeliveryId};
 
 /// How often the timers show that they are alive.
 const TICK: Duration = Duration::from_secs(1);
@@ -40,6 +41,10 @@ pub(super) enum Command {
     Suspend(ConnectionId, bool),
     /// Give back what was not started, then say so.
     Recall(ConnectionId, oneshot::Sender<()>),
+    /// Test a connection, attached or not.
+    Test(Box<Errand>),
+    /// Say how a delivery stands; nothing is said where its connection is not attached.
+    Look(DeliveryId, oneshot::Sender<Look>),
     /// End within this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -211,6 +216,14 @@ impl Runtime {
             Command::Detach(id) => {
                 if let Some(outbox) = self.outboxes.remove(&id) {
                     outbox.close();
+                }
+            }
+            Command::Test(errand) => {
+                drop(self.shared.tasks.spawn_local(errand.run(Rc::clone(&self.shared))));
+            }
+            Command::Look(id, reply) => {
+                if let Some(outbox) = self.outboxes.get(&id.connection) {
+                    let _ = reply.send(outbox.look(id));
                 }
             }
             // Taken out before.

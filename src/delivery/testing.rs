@@ -130,6 +130,7 @@ pub(crate) fn local(
     let dispatcher = Dispatcher {
         runtimes: vec![runtime],
         attached: Mutex::default(),
+        trials: std::sync::Arc::new(tokio::sync::Semaphore::new(super::trial::TRIALS_MAX)),
         metrics: metrics.clone(),
         notices: Mutex::new(Some(heard)),
     };

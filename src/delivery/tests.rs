@@ -7,12 +7,14 @@ mod health;
 mod history;
 mod http2;
 mod lifecycle;
+mod look;
 mod ordering;
 mod payload;
 mod peers;
 mod politeness;
 mod signatures;
 mod targets;
+mod trial;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -27,13 +29,13 @@ use super::notice::Notice;
 use super::runtime::{Command, Parts, run};
 use super::status::Status;
 use super::testing;
-use super::{Prepared, prepare};
+use super::{Look, Prepared, prepare};
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::event::{Cause, Disposition, Event};
 use crate::metrics::Metrics;
-use crate::store::ConnectionId;
 use crate::store::feed::{Delivery, FeedItem, FeedPort, Lane, Settlement, feed_for_test};
+use crate::store::{ConnectionId, DeliveryId};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 
@@ -195,6 +197,15 @@ impl Rig {
             assert!(start.elapsed() < Duration::from_secs(900), "waited too long");
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// How the delivery in a slot stands.
+    async fn look(&self, connection: u32, slot: u32) -> Look {
+        let (reply, answer) = oneshot::channel();
+        let id =
+            DeliveryId { connection: ConnectionId(connection), segment: 1, slot, offset: slot };
+        self.command(Command::Look(id, reply)).await;
+        answer.await.unwrap()
     }
 
     /// Whether `/metrics` has this line.

@@ -6,6 +6,8 @@
 
 mod dial;
 
+pub(super) use dial::begin;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -441,7 +443,7 @@ fn retry_after(headers: &HeaderMap, wall_ms: u64) -> Option<Duration> {
 }
 
 /// Where a redirect points, without control characters: it is kept and not followed.
-fn location(headers: &HeaderMap) -> Option<String> {
+pub(super) fn location(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?;
     let text = String::from_utf8_lossy(location.as_bytes());
     let clean = |character: char| if character.is_control() { '\u{fffd}' } else { character };

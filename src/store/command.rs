@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::dead_letter::{DeadCursor, DeadLetter};
-use super::lookup::{FoundDelivery, Standing};
+use super::lookup::{FoundDelivery, Standing, Whereabouts};
 use super::queue::QueueCounters;
 use super::segment_index::Entry;
 use super::suspension::Suspension;
@@ -86,6 +86,10 @@ pub(super) enum Command {
     Standings {
         ids: Vec<DeliveryId>,
         reply: oneshot::Sender<Vec<(String, Standing)>>,
+    },
+    Whereabouts {
+        id: DeliveryId,
+        reply: oneshot::Sender<Whereabouts>,
     },
     ReplayOver {
         delivery: FoundDelivery,

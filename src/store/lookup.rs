@@ -10,6 +10,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::command::Command;
+use super::dead_letter::DeadLetter;
+use super::feed::Lane;
 use super::reader::{Files, ReadRequest};
 use super::record::{RECORD_HEADER, RecordedRoute, decode_event};
 use super::segment_index::Entry;
@@ -54,6 +56,31 @@ pub enum Standing {
     Over,
 }
 
+/// Where a delivery is, for those who ask why it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// It waits in the store for its first attempt, behind what was handed out.
+    Waiting,
+    /// It waits for a time, or its time has come and it waits for its connection.
+    Scheduled {
+        /// When it is due.
+        due: Age,
+        /// Attempts made in this run.
+        attempts: u32,
+        /// Which lane it goes to.
+        lane: Lane,
+    },
+    /// The egress has it.
+    HandedOut {
+        /// Attempts made in this run.
+        attempts: u32,
+    },
+    /// It is a dead letter.
+    Dead(DeadLetter),
+    /// It was delivered, or cancelled.
+    Over,
+}
+
 /// A record that the reader found.
 pub(super) type FoundRecord = (Entry, Event, Vec<RecordedRoute>);
 
@@ -86,6 +113,14 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Where a delivery is now.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn whereabouts(&self, id: DeliveryId) -> Result<Whereabouts, Closed> {
+        self.ask(|reply| Command::Whereabouts { id, reply }).await
     }
 
     /// Visits the events of a connection that were accepted at `since` or later and are still in the store, newest first. What

@@ -1,8 +1,9 @@
 //! The reader thread: loads payloads that are no longer in memory, so that neither the writer nor the egress waits for a
 //! read from the disk.
 //!
-//! **Invariant:** one request per connection at a time (the egress sees to that), so the queue is bounded by the number of
-//! connections, and served in order of arrival: connections take turns.
+//! **Invariant:** one request per connection at a time (the egress sees to that), and one per command of an operator, who waits for
+//! the answer: so the queue is bounded by the number of connections and those that the admin API lets through, although
+//! the channel is not: a bounded one takes the memory of its bound at once. Served in order of arrival: connections take turns.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -84,10 +85,6 @@ pub(super) enum ReadRequest {
     /// For the daemon at its start: the events of these records of a segment, those that can be read.
     Events { segment: u32, entries: Vec<Entry>, reply: oneshot::Sender<Vec<Event>> },
 }
-
-/// Requests that may wait: one per connection is the rule; more than this and the asker waits.
-/// A fuzzer opens a store thousands of times a second, with few connections.
-pub(super) const REQUESTS: usize = if cfg!(fuzzing) { 64 } else { 65_536 };
 
 /// The asker's end.
 pub(super) type ReadQueue = Sender<ReadRequest>;

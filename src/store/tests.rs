@@ -32,6 +32,7 @@ mod relaxed;
 mod renaming;
 mod suspensions;
 mod sweep;
+mod whereabouts;
 mod world;
 
 /// A store without threads.

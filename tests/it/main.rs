@@ -21,6 +21,8 @@ mod dead;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod full_disk;
 #[cfg(test)]
 mod harness;
@@ -65,5 +67,7 @@ mod states;
 mod structure;
 #[cfg(test)]
 mod syscalls;
+#[cfg(test)]
+mod trial;
 #[cfg(test)]
 mod units;

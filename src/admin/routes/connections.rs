@@ -256,18 +256,24 @@ impl FromRequest<Context> for Sent {
         let (mut parts, body) = request.into_parts();
         json_type(&parts.headers, patch)?;
         let editor = Editor::of_parts(&mut parts, context)?;
-        let limited = axum::body::Body::new(http_body_util::Limited::new(body, DOCUMENT_BYTES_MAX));
-        let body = Bytes::from_request(Request::from_parts(parts, limited), context);
-        let body = tokio::time::timeout(super::BODY_TIMEOUT, body).await.map_err(|_| {
-            let message = "the document took too long to arrive";
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Too slow", message)
-        })?;
-        let body = body.map_err(|rejection| bad_body(&rejection))?;
+        let body = read_body(Request::from_parts(parts, body), context).await?;
         let document = serde_json::from_slice::<Object>(&body).map_err(|error| {
             Problem::malformed(format!("the body is not a JSON object: {error}"))
         })?;
         Ok(Sent { editor, document })
     }
+}
+
+/// Reads a body, within [`DOCUMENT_BYTES_MAX`] and [`super::BODY_TIMEOUT`].
+pub(super) async fn read_body(request: Request, context: &Context) -> Result<Bytes, Problem> {
+    let limit = |body| http_body_util::Limited::new(body, DOCUMENT_BYTES_MAX);
+    let request = request.map(|body| axum::body::Body::new(limit(body)));
+    let body = Bytes::from_request(request, context);
+    let body = tokio::time::timeout(super::BODY_TIMEOUT, body).await.map_err(|_| {
+        let message = "the document took too long to arrive";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Too slow", message)
+    })?;
+    body.map_err(|rejection| bad_body(&rejection))
 }
 
 fn bad_body(rejection: &BytesRejection) -> Problem {
@@ -279,7 +285,7 @@ fn bad_body(rejection: &BytesRejection) -> Problem {
 }
 
 /// Bodies are JSON; another type would be read as something that it is not.
-fn json_type(headers: &HeaderMap, patch: bool) -> Result<(), Problem> {
+pub(super) fn json_type(headers: &HeaderMap, patch: bool) -> Result<(), Problem> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let json = kind.eq_ignore_ascii_case("application/json");

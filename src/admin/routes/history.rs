@@ -12,6 +12,7 @@ use super::{
     Answer, Refused, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id,
 };
 use crate::admin::Context;
+use crate::admin::api::explain::Explanation;
 use crate::admin::api::{
     Attempt, DeliveryState, EventDetail, Page, Replayed, parse_rfc3339, rfc3339,
 };
@@ -45,6 +46,18 @@ pub(super) async fn event_body(
 ) -> Result<(HeaderMap, Bytes), Problem> {
     let found = find(&context, &event).await?;
     Ok((body_headers(), found.event.content.body()))
+}
+
+/// Explain how an event stands with each connection, why, and what would change that
+#[utoipa::path(get, path = "/v1/events/{event}/explain", tag = "events",
+    params(("event" = String, Path, description = "the event's id")),
+    responses((status = 200, description = "what is known of it", body = Explanation), Refused))]
+pub(super) async fn event_explain(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+) -> Answer<Explanation> {
+    let event = parse_id(&event)?;
+    Ok(Json(ask(&context, |reply| Command::Explain { event, reply }).await??))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -43,7 +43,7 @@ impl Keys {
 /// The longest document; the daemon takes no longer one.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
-fn read_document(path: &Path) -> Result<Map<String, Json>, Failure> {
+pub(in crate::cli) fn read_document(path: &Path) -> Result<Map<String, Json>, Failure> {
     let mut text = String::new();
     let read = if path.as_os_str() == "-" {
         std::io::stdin().lock().take(DOCUMENT_BYTES_MAX).read_to_string(&mut text)

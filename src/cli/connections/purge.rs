@@ -51,8 +51,11 @@ pub(super) fn run(arguments: PurgeArguments) -> Result<(), Failure> {
     if json { output::json(&done) } else { output::line(&format!("{} cancelled", done.cancelled)) }
 }
 
-/// What waits for a connection, by state, and all of it.
-fn waiting(status: &Status, name: &str) -> Result<(Vec<(&'static str, u64)>, u64), Failure> {
+/// Deliveries by state, and all of them.
+type Waiting = (Vec<(&'static str, u64)>, u64);
+
+/// What waits for a connection.
+fn waiting(status: &Status, name: &str) -> Result<Waiting, Failure> {
     let connection = status.connections.iter().find(|found| found.name == name);
     let connection = connection.map(|found| {
         let queue = found.queue;

@@ -43,8 +43,8 @@ pub(super) enum Pass {
     All,
     /// One, to see how the target is.
     Probe,
-    /// None.
-    No,
+    /// None, until then if that is known.
+    No(Option<Instant>),
 }
 
 impl Health {
@@ -102,10 +102,10 @@ impl Outbox {
                 self.status.set_breaker(Phase::HalfOpen);
                 Pass::Probe
             }
-            Gate::Probing => Pass::No,
+            Gate::Probing => Pass::No(None),
             Gate::Until(until) => {
                 self.alarm.arm(until);
-                Pass::No
+                Pass::No(Some(until))
             }
         }
     }

@@ -111,7 +111,7 @@ async fn target_refusing(refused: &'static [&'static str]) -> Peer {
     .await
 }
 
-fn oauth2_with(token_url: &str, scopes: &[&str]) -> Auth {
+pub(super) fn oauth2_with(token_url: &str, scopes: &[&str]) -> Auth {
     let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
     let request = oauth2::Request {
         client_id: "relay",

@@ -2,11 +2,12 @@
 
 use tokio::io::AsyncWriteExt;
 
-use super::peers::{Peer, answering, peer, read_request};
+use super::peers::{Peer, answering, hung, peer, read_request};
 use super::*;
 use crate::connection::State;
 use crate::connection::ordering::{By, OnDead, Ordering};
 use crate::connection::path::Path;
+use crate::delivery::Place;
 use crate::event::EventId;
 use crate::store::order::Parked;
 use crate::store::suspension::SuspensionKind;
@@ -463,5 +464,20 @@ fn a_delayed_one_that_waits_for_a_retry_at_a_start_has_no_place_in_line() {
         rig.wait(|rig| rig.released.len() == 1).await;
         rig.send_bodies(&[B]);
         rig.settle(1).await;
+    });
+}
+
+#[test]
+fn those_behind_another_of_their_order_name_it() {
+    paused(async {
+        let silent = hung().await;
+        let request_timeout = Duration::from_secs(50);
+        let slow = Connection { request_timeout, max_in_flight: 1, ..strict(&silent.url) };
+        let mut rig = Rig::ordered(slow).await;
+        rig.send(1, 2);
+        sleep(Duration::from_secs(1)).await;
+        let first = testing::event(b"").id;
+        assert_eq!(rig.look(1, 1).await.place, Place::Behind(Some(first)));
+        assert_eq!(rig.look(1, 0).await.place, Place::Gone);
     });
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Worker;
-use crate::client::{self, DialError, Stage};
+use crate::client::{self, DialError, Stage, Stream};
 use crate::delivery::http::{Http, SendError};
 use crate::delivery::http1::Http1;
 use crate::delivery::http2::{Http2, Session, Way};
@@ -62,35 +62,44 @@ impl Worker {
         let timeout = settings.connection.connect_timeout;
         let deadline = Instant::now() + timeout;
         let (dialled, timings) = settings.client.dial(timeout, &outbox.shared.dialler).await;
-        let client::Timings { lookup, connect, tls } = timings;
+        let client::Timings { lookup, connect, tls, .. } = timings;
         self.timings = Timings { lookup, connect, tls, first_byte: None };
         let stream = dialled.map_err(not_dialled)?;
         outbox.metrics.connections_opened.increment(1);
         if let Some(expires) = stream.secured().and_then(|secured| secured.expires) {
             outbox.metrics.peer_certificate(expires);
         }
-        let remote = stream.remote();
-        let client = Rc::clone(&settings.client);
-        let failed = |error: hyper::Error| SendError {
-            remote: Some(remote),
-            ..not_opened(Cause::Protocol, error.to_string())
-        };
-        if !settings.client.speaks_http2(&stream) {
-            settings.sessions.found_plain();
-            let http = Http1::open(stream, client).await.map_err(failed)?;
-            return Ok(Http::One(Box::new(http)));
-        }
-        // What begins HTTP/2 is written here, and may have to wait for the peer.
-        let session = match timeout_at(deadline, Session::open(stream, client)).await {
-            Ok(session) => session.map_err(failed)?,
-            Err(_) => {
-                let detail = "HTTP/2 did not begin within connect_timeout".to_owned();
-                return Err(not_opened(Cause::ConnectTimeout, detail));
-            }
-        };
-        settings.sessions.add(&session);
-        Ok(Http::Two(Http2::new(&session)))
+        begin(settings, stream, deadline).await
     }
+}
+
+/// Begins HTTP on an open socket.
+pub(in crate::delivery) async fn begin(
+    settings: &Settings,
+    stream: Stream,
+    deadline: Instant,
+) -> Result<Http, SendError> {
+    let remote = stream.remote();
+    let client = Rc::clone(&settings.client);
+    let failed = |error: hyper::Error| SendError {
+        remote: Some(remote),
+        ..not_opened(Cause::Protocol, error.to_string())
+    };
+    if !settings.client.speaks_http2(&stream) {
+        settings.sessions.found_plain();
+        let http = Http1::open(stream, client).await.map_err(failed)?;
+        return Ok(Http::One(Box::new(http)));
+    }
+    // What begins HTTP/2 is written here, and may have to wait for the peer.
+    let session = match timeout_at(deadline, Session::open(stream, client)).await {
+        Ok(session) => session.map_err(failed)?,
+        Err(_) => {
+            let detail = "HTTP/2 did not begin within connect_timeout".to_owned();
+            return Err(not_opened(Cause::ConnectTimeout, detail));
+        }
+    };
+    settings.sessions.add(&session);
+    Ok(Http::Two(Http2::new(&session)))
 }
 
 fn not_dialled(error: DialError) -> SendError {

@@ -97,7 +97,7 @@ pub fn step(world: &mut World, op: &Op) -> Verdict {
             Ok(())
         }
         Op::Free(bytes) => {
-            world.disk.set_free(*bytes);
+            world.set_free(*bytes);
             Ok(())
         }
         Op::Kill => {

@@ -122,6 +122,8 @@ pub struct World {
     /// Tests that break files: acknowledged events may be missing, and are counted here instead.
     pub damaged: bool,
     pub missing: usize,
+    /// Somebody else took the space that the store wants for its reserve, which a full disk had cost it.
+    robbed: bool,
     /// The store has deliveries that cannot be told: its counters are not compared any more.
     blind: Cell<bool>,
     pub delivered: u64,
@@ -215,6 +217,7 @@ impl World {
             tracked: BTreeMap::new(),
             damaged: false,
             missing: 0,
+            robbed: false,
             blind: Cell::new(false),
             delivered: 0,
         }
@@ -234,8 +237,15 @@ impl World {
             suspended: self.suspended.clone(),
             tracked: self.tracked.clone(),
             lives: self.lives,
+            robbed: self.robbed,
             ..World::on(disk, self.options.seed)
         }
+    }
+
+    /// The rest of the disk is taken by somebody else, but for this much.
+    pub fn set_free(&mut self, bytes: u64) {
+        self.robbed |= !self.disk.files().contains_key(RESERVE_FILE);
+        self.disk.set_free(bytes);
     }
 
     /// Opens the store if it is not open. Whether it is.
@@ -251,10 +261,13 @@ impl World {
         let mut ends = match ends {
             Ok(ends) => ends,
             Err(error) => {
-                // A full disk needs its reserve, which an earlier fault may have cost.
+                // A full disk needs its reserve, which an earlier fault may have cost, or somebody else.
                 let full = matches!(&error, OpenError::Io(_, error)
                     if error.kind() == std::io::ErrorKind::StorageFull);
-                let excused = self.disk.failures() > if full { 0 } else { failures };
+                let excused = match full {
+                    true => self.robbed || self.disk.failures() > 0,
+                    false => self.disk.failures() > failures,
+                };
                 ensure(excused, || format!("it does not open: {error:?}"))?;
                 return Ok(false);
             }

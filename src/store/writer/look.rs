@@ -1,9 +1,10 @@
 //! What the writer knows of single events, for those who look one up.
 
+use super::super::dead_letter::DeadLetter;
 use super::super::feed::Lane;
-use super::super::lookup::{FoundDelivery, Standing};
+use super::super::lookup::{FoundDelivery, Standing, Whereabouts};
 use super::super::marks::Place;
-use super::super::schedule::Scheduled;
+use super::super::schedule::{self, LANES, Scheduled};
 use super::super::segment_index::Entry;
 use super::super::{ConnectionId, DeliveryId};
 use super::Writer;
@@ -72,12 +73,54 @@ impl Writer {
     }
 
     fn is_dead(&self, id: DeliveryId) -> bool {
-        let mut is_dead = false;
+        self.dead_letter(id).is_some()
+    }
+
+    fn dead_letter(&self, id: DeliveryId) -> Option<DeadLetter> {
+        let mut letter = None;
         let looked = self.state.dead.look(Some(id.connection.0), Some(id.segment), |dead, _| {
-            is_dead |= dead.id == id;
+            if dead.id == id {
+                letter = Some(*dead);
+            }
         });
         self.readable(looked);
-        is_dead
+        letter
+    }
+
+    /// Where a delivery is.
+    pub(super) fn whereabouts(&self, id: DeliveryId) -> Whereabouts {
+        if self.standing(id).1 == Standing::Over {
+            return Whereabouts::Over;
+        }
+        if let Some(letter) = self.dead_letter(id) {
+            return Whereabouts::Dead(letter);
+        }
+        let Some(stream) = self.state.streams.get(id.connection.0 as usize) else {
+            return Whereabouts::Over;
+        };
+        let place = Place::from(id);
+        if let Some(Scheduled { attempts, .. }) = stream.handed.get(&place) {
+            return Whereabouts::HandedOut { attempts: *attempts };
+        }
+        let mut found = None;
+        for lane in LANES {
+            let queue = schedule::queue(id.connection, lane);
+            let looked = self.state.schedule.look(Some(queue), Some(id.segment), |one, _| {
+                if Place::from(one.id) == place {
+                    found = Some(*one);
+                }
+            });
+            self.readable(looked);
+        }
+        if let Some(Scheduled { due, attempts, lane, .. }) = found {
+            return Whereabouts::Scheduled { due, attempts, lane };
+        }
+        let came_back = stream.returned.iter().any(|delivery| Place::from(delivery.id) == place);
+        if !came_back && (id.segment, id.slot) < stream.cursor {
+            Whereabouts::HandedOut { attempts: 0 }
+        } else {
+            Whereabouts::Waiting
+        }
     }
 
     /// Sends a delivery that is over on a new run. Whether it was over and its record is there.

@@ -209,6 +209,9 @@ impl Writer {
             Command::Standings { ids, reply } => {
                 let _ = reply.send(ids.into_iter().map(|id| self.standing(id)).collect());
             }
+            Command::Whereabouts { id, reply } => {
+                let _ = reply.send(self.whereabouts(id));
+            }
             Command::ReplayOver { delivery, reply } => {
                 let replayed = self.replay_over(delivery);
                 let _ = reply.send((replayed, self.synced()));
