@@ -4,7 +4,7 @@
 //! never with `NO_COLOR`; a reader that closes our stdout ends the command quietly. Exit codes: 0, 1 failed, 2 usage,
 //! 74 the store cannot be opened or is locked, 78 configuration or an unknown store version.
 //!
-//! All but `run`, `check`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
+//! All but `run`, `check`, `export`, `import`, `demo`, `listen`, `filter`, `transform`, `schema`, `man` and `completions` talk to a running daemon, over
 //! its sockets only: nothing here touches the
 //! store's files.
 
@@ -21,9 +21,11 @@ mod dead;
 mod demo;
 mod events;
 mod explain;
+mod export;
 mod filter;
 mod hold;
 mod http;
+mod import;
 mod jobs;
 mod listen;
 mod listing;
@@ -104,6 +106,8 @@ enum Command {
     Plan(plan::Arguments),
     Reload(reload::Arguments),
     Connections(connections::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
     Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
@@ -160,6 +164,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Listen(arguments) => listen::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Connections(arguments) => connections::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Audit(arguments) => plan::audit(arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Man(arguments) => schema::man(&arguments, Arguments::command()),
@@ -222,7 +228,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 50);
+        assert_eq!(checked, 52);
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.

@@ -33,6 +33,7 @@ mod source;
 pub mod summary;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 mod tree;
 mod value;
 mod variables;
@@ -374,14 +375,14 @@ pub fn load(root_file: &Path, options: &LoadOptions) -> Result<Loaded, Box<Refus
     load_files(root_file, options, files::Files::default())
 }
 
-/// The same as if one file were written already: what an edit would lead to.
+/// The same as if these files were written already: what an edit would lead to.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_with(
     root_file: &Path,
     options: &LoadOptions,
-    pending: Pending,
+    pending: Vec<Pending>,
 ) -> Result<Loaded, Box<Refused>> {
     load_files(root_file, options, files::Files::with(pending))
 }

@@ -21,6 +21,7 @@ mod reload;
 mod rename;
 mod signals;
 mod suspensions;
+mod transfer;
 mod trial;
 mod watchdog;
 
@@ -364,7 +365,7 @@ impl Daemon {
             metrics.recovered.increment(queue.live.load(std::sync::atomic::Ordering::Relaxed));
         }
         let suspension = self.kept_suspension(&connection, id).await;
-        self.dispatcher.attach(id, prepared).await;
+        self.dispatcher.attach(id, prepared, Arc::clone(&queue.waits)).await;
         if suspension.is_some() {
             self.dispatcher.suspend(id, true).await;
         }
@@ -380,6 +381,7 @@ impl Daemon {
             let runtimes = self.config.daemon.runtime.egress_threads;
             self.store.attach(live.id, Dispatcher::runtime_of(&live.connection.name, runtimes));
         } else {
+            live.queue.waits.set_held(live.held_for());
             self.store.detach(live.id);
         }
     }

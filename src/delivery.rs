@@ -49,6 +49,7 @@ use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::metrics::Metrics;
 use crate::store::feed::Feed;
+use crate::store::waits::Waits;
 use crate::store::{ConnectionId, DeliveryId};
 use request::Template;
 use runtime::Command;
@@ -172,10 +173,11 @@ impl Dispatcher {
         usize::try_from(hash % runtimes.max(1) as u64).unwrap_or(0)
     }
 
-    /// Starts delivering for a connection. Its limiter starts with one token and its concurrency with one.
-    pub async fn attach(&self, id: ConnectionId, prepared: Prepared) {
+    /// Starts delivering for a connection. Its limiter starts with one token and its concurrency with one. `waits`: where
+    /// the time is charged that its deliveries wait.
+    pub async fn attach(&self, id: ConnectionId, prepared: Prepared, waits: Arc<Waits>) {
         let name = &prepared.connection.name;
-        let status = Arc::new(Status::default());
+        let status = Arc::new(Status::new(waits));
         let attached = Attached {
             runtime: Dispatcher::runtime_of(name, self.runtimes.len()),
             status: Arc::clone(&status),

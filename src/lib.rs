@@ -15,6 +15,7 @@
 //! | [`source`] | one way in, and pure checks of who posts |
 //! | [`config`] | files into plain values; differences; watching |
 //! | [`daemon`] | puts it all together and holds it: start, reload, stop |
+//! | [`import`] | what other systems export, converted; pure |
 //! | [`cli`] | one file per subcommand |
 //! | [`systemd`], [`process`], [`logging`] | the surroundings |
 //! | [`clock`], [`listener`], [`metrics`], [`problem`], [`secret`], [`units`] | leaves |
@@ -35,6 +36,7 @@ pub mod event;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod import;
 pub mod ingress;
 pub mod listener;
 pub mod logging;

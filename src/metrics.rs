@@ -322,6 +322,7 @@ const HELP: &[(Kind, &str, Option<Unit>, &str)] = &[
     (G, "posthaste_retry_after_hold_seconds", None, "How long a Retry-After goes on holding the connection; 0 when none does."),
     (C, "posthaste_breaker_opened_total", None, "Times that the breaker of a connection opened, failed probes included."),
     (G, "posthaste_breaker_state", None, "1 for the state that the breaker is in: closed, half_open or open."),
+    (C, "posthaste_event_wait_seconds_total", None, "Seconds that deliveries have waited, those of all of them together, by what they waited for."),
     (G, "posthaste_held_events", None, "Deliveries that are held, by cause."),
     (G, "posthaste_connection_suspended", None, "1 for a connection that the daemon or an operator holds although its settings do not, by cause."),
     (C, "posthaste_unordered_events_total", None, "Events that went out in no order, because they have no ordering key."),

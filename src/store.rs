@@ -101,6 +101,7 @@ mod state;
 pub mod suspension;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod waits;
 mod writer;
 
 /// Appends that fill a batch: the writer commits at once when so many wait.

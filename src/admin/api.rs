@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 pub mod connections;
 pub mod explain;
 pub mod jobs;
+pub mod transfer;
 pub mod trial;
 
 /// `GET /v1/status`.

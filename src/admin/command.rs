@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 use super::api::connections::{AuditPage, ConnectionsPage, Document, Object, Plan};
 use super::api::explain::Explanation;
 use super::api::jobs::{DeadPlan, Job, JobAction, Selection};
+use super::api::transfer::Imported;
 use super::api::trial::TestReport;
 use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
-use super::manage::{Edit, EditRefused, Edited, Filter, Listing};
+use super::manage::{Edit, EditRefused, Edited, Filter, Import, Listing};
 use crate::event::{Cause, Event, EventId};
 
 /// The way back for an answer. Whoever asked may be gone: a failed send is no error.
@@ -136,6 +137,20 @@ pub enum Command {
         edit: Edit,
         /// The connection since.
         reply: Reply<Result<Edited, EditRefused>>,
+    },
+    /// One connection as a ZIP file.
+    Export {
+        /// Which.
+        name: String,
+        /// The file's name and the file.
+        reply: Reply<Result<(String, bytes::Bytes), EditRefused>>,
+    },
+    /// Puts connections of a ZIP file into the files, and that in force.
+    Import {
+        /// What to do.
+        import: Import,
+        /// What was done.
+        reply: Reply<Result<Imported, EditRefused>>,
     },
     /// Begins a test of a connection.
     Test {

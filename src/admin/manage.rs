@@ -49,6 +49,34 @@ pub struct Edit {
     pub by: String,
 }
 
+/// One import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The ZIP file.
+    pub bytes: bytes::Bytes,
+    /// Whether nothing is to be done.
+    pub dry_run: bool,
+    /// What becomes of a name that is taken.
+    pub on_conflict: OnConflict,
+    /// Whether connections that lack something are left out; else nothing is imported.
+    pub skip: bool,
+    /// Whether it is put in force at once; `None`: as the configuration's `reload` says.
+    pub reload: Option<bool>,
+    /// Who wants it.
+    pub by: String,
+}
+
+/// What becomes of a name that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Nothing is imported.
+    Fail,
+    /// The new one takes its place.
+    Overwrite,
+    /// The new one gets another name.
+    Rename,
+}
+
 /// What to do with a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {

@@ -118,6 +118,32 @@ pub(super) fn states() -> Object {
     one_of(&["active", "paused", "disabled", "archived"])
 }
 
+/// Stands for a ZIP file.
+pub(super) struct ZipFile;
+
+impl PartialSchema for ZipFile {
+    fn schema() -> RefOr<Schema> {
+        let binary = utoipa::openapi::SchemaFormat::Custom("binary".to_owned());
+        ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).format(Some(binary)).into()
+    }
+}
+
+impl ToSchema for ZipFile {
+    fn name() -> Cow<'static, str> {
+        "ZipFile".into()
+    }
+}
+
+/// Of the parameter `on_conflict`.
+pub(super) fn conflicts() -> Object {
+    one_of(&["fail", "overwrite", "rename"])
+}
+
+/// Of the parameter `missing`.
+pub(super) fn missings() -> Object {
+    one_of(&["fail", "skip"])
+}
+
 /// Of the parameter `order_by`.
 pub(super) fn orders() -> Object {
     one_of(&["name", "state", "host"])

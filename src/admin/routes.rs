@@ -4,6 +4,7 @@ mod configuration;
 mod connections;
 mod history;
 mod jobs;
+mod transfer;
 mod trial;
 
 use std::time::Duration;
@@ -111,6 +112,7 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(connections::connections_count))
         .routes(routes!(connections::connection_show))
         .routes(routes!(connections::connection_status))
+        .routes(routes!(transfer::connection_export))
         .routes(routes!(configuration::config_plan))
         .routes(routes!(configuration::audit))
 }
@@ -137,6 +139,7 @@ fn administering() -> OpenApiRouter<Context> {
         .routes(routes!(connections::connection_replace))
         .routes(routes!(connections::connection_patch))
         .routes(routes!(connections::connection_delete))
+        .routes(routes!(transfer::import))
 }
 
 fn scoped(mut routes: OpenApiRouter<Context>, scope: Scope) -> OpenApiRouter<Context> {

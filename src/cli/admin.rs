@@ -30,6 +30,13 @@ pub(super) struct Which {
     config: Option<PathBuf>,
 }
 
+impl Which {
+    /// The daemon that listens there.
+    pub(super) fn socket(path: PathBuf) -> Which {
+        Which { admin: Some(path), config: None }
+    }
+}
+
 /// Whom to ask, and how to print the answer.
 #[derive(Debug, Args)]
 pub(super) struct Asked {

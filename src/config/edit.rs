@@ -24,7 +24,7 @@ use super::files::{FILE_BYTES_MAX, connection_files, read_bounded};
 use super::read;
 use crate::units::quoted;
 
-mod document;
+pub(super) mod document;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -214,7 +214,7 @@ pub fn prepare(
 }
 
 /// Whether the file is a symbolic link, which is never replaced.
-fn refuse_link(path: &Path) -> Result<(), EditError> {
+pub(super) fn refuse_link(path: &Path) -> Result<(), EditError> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => Err(EditError::Link(shown(path))),
         _ => Ok(()),
@@ -256,6 +256,35 @@ impl Prepared {
     }
 }
 
+/// Brings a file from one text to another, unless somebody else has written it meanwhile. A new one gets this mode.
+pub(super) fn put(
+    path: &Path,
+    before: Option<&str>,
+    after: Option<&str>,
+    mode: u32,
+) -> Result<(), EditError> {
+    place::put_with_mode(path, before.map(str::as_bytes), after.map(str::as_bytes), mode)
+}
+
+/// The names of a file's connections.
+pub(super) fn names(tree: &DocumentMut) -> Vec<String> {
+    tables(tree).filter_map(name_of).map(str::to_owned).collect()
+}
+
+/// Whether a connection may be called so.
+pub(super) fn legal_name(name: &str) -> Result<(), EditError> {
+    let legal = read::legal_name(name).map(drop);
+    legal.map_err(|message| EditError::Document(format!("name: {message}")))
+}
+
+/// A file's text without one connection; `None` when nothing is left.
+pub(super) fn without(path: &Path, text: &str, name: &str) -> Result<Option<String>, EditError> {
+    let tree = parse(text, path)?;
+    let Some(index) = index_of(&tree, name) else { return Ok(Some(text.to_owned())) };
+    let opened = Opened { path: path.to_owned(), text: text.to_owned(), tree, index };
+    Ok(opened.delete(name)?.after)
+}
+
 /// A file that has the connection.
 struct Opened {
     path: PathBuf,
@@ -270,7 +299,7 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn read_text(path: &Path) -> Result<String, EditError> {
+pub(super) fn read_text(path: &Path) -> Result<String, EditError> {
     let failed = |reason| EditError::Failed { path: shown(path), reason };
     let content = read_bounded(path).map_err(failed)?;
     String::from_utf8(content).map_err(|_| EditError::Broken(shown(path)))
@@ -310,7 +339,7 @@ fn open_file(path: &Path, name: &str) -> Result<Option<Opened>, EditError> {
 }
 
 /// Parses a file. `connection = [{ … }]` becomes `[[connection]]` tables.
-fn parse(text: &str, path: &Path) -> Result<DocumentMut, EditError> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<DocumentMut, EditError> {
     let broken = || EditError::Broken(shown(path));
     let mut tree: DocumentMut = text.parse().map_err(|_| broken())?;
     if let Some(item) = tree.get_mut(CONNECTION)

@@ -82,27 +82,29 @@ pub struct Pending {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     read: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
-    pending: Option<Pending>,
+    pending: Vec<Pending>,
 }
 
 impl Files {
-    /// The files as if this one were written.
-    pub(super) fn with(pending: Pending) -> Files {
+    /// The files as if these were written.
+    pub(super) fn with(pending: Vec<Pending>) -> Files {
         let mut files = Files::default();
-        if let Some(content) = &pending.content {
-            files.read.insert(pending.file.clone(), Ok(content.clone().into_bytes()));
+        for one in &pending {
+            if let Some(content) = &one.content {
+                files.read.insert(one.file.clone(), Ok(content.clone().into_bytes()));
+            }
         }
-        Files { pending: Some(pending), ..files }
+        Files { pending, ..files }
     }
 
     /// The connection files of a directory, sorted.
     pub(super) fn connection_files(&self, directory: &Path) -> Result<Vec<PathBuf>, String> {
         let mut files = connection_files(directory)?;
-        if let Some(pending) = &self.pending
-            && pending.file.parent() == Some(directory)
-        {
+        for pending in self.pending.iter().filter(|one| one.file.parent() == Some(directory)) {
             files.retain(|file| *file != pending.file);
             files.extend(pending.content.as_ref().map(|_| pending.file.clone()));
+        }
+        if !self.pending.is_empty() {
             files.sort();
         }
         Ok(files)

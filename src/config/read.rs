@@ -20,7 +20,7 @@ use crate::connection::status::{Purpose, StatusSet};
 use crate::units::{ByteSize, HumanDuration, quoted};
 
 mod headers;
-pub(super) use headers::{header_name, header_value, names_secret};
+pub(super) use crate::connection::headers::{header_name, header_value, names_secret};
 mod scalar;
 pub(super) use scalar::{METHODS, name as legal_name};
 mod secrets;

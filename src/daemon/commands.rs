@@ -71,6 +71,12 @@ impl Daemon {
             Command::Edit { edit, reply } => {
                 let _ = reply.send(self.edit(edit).await);
             }
+            Command::Export { name, reply } => {
+                let _ = reply.send(self.export(name).await);
+            }
+            Command::Import { import, reply } => {
+                let _ = reply.send(self.import(import).await);
+            }
             Command::Test { test, reply } => {
                 let _ = reply.send(self.test(test).await);
             }

@@ -42,7 +42,7 @@ impl Daemon {
             return Ok(Edited { document, created: false });
         }
         let pending = Pending { file: prepared.file.clone(), content: prepared.after.clone() };
-        let plan = self.plan_reload(Some(pending)).await.map_err(EditRefused::Invalid)?;
+        let plan = self.plan_reload(vec![pending]).await.map_err(EditRefused::Invalid)?;
         if plan.connections_dir() != self.connections_dir {
             let message =
                 "the directory of connection files was changed in posthaste.toml; reload first";
@@ -185,11 +185,11 @@ async fn write(prepared: Prepared) -> Result<Prepared, EditRefused> {
     written.map_err(|error| EditRefused::Cannot(why(&error), error.to_string()))
 }
 
-fn cannot(why: Why, message: &str) -> EditRefused {
+pub(super) fn cannot(why: Why, message: &str) -> EditRefused {
     EditRefused::Cannot(why, message.to_owned())
 }
 
-fn why(error: &EditError) -> Why {
+pub(super) fn why(error: &EditError) -> Why {
     match error {
         EditError::Unknown(_) => Why::Unknown,
         EditError::Taken { .. } => Why::Taken,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::Gauge;
+use metrics::{Counter, Gauge};
 
 use super::Live;
 use crate::clock::{Age, Clock, millis};
 use crate::connection::State;
 use crate::connection::breaker::Phase;
 use crate::delivery::{Dispatcher, Status};
+use crate::event::Wait;
 use crate::ingress::{Idempotency, MemoryBudget};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::store::ConnectionId;
@@ -50,6 +51,8 @@ struct OfConnection {
     suspended: Option<&'static str>,
     /// By cause, as far as anything was ever held for it.
     held_by: BTreeMap<&'static str, Gauge>,
+    /// By cause, as far as anything ever waited for it.
+    waited: BTreeMap<Wait, Counter>,
 }
 
 /// Deliveries of one connection that are not over, by state.
@@ -174,6 +177,7 @@ impl OfConnection {
             metrics: Arc::clone(&live.metrics),
             suspended: live.suspension.map(|suspension| suspension.kind.as_str()),
             held_by: BTreeMap::new(),
+            waited: BTreeMap::new(),
         }
     }
 
@@ -190,6 +194,7 @@ impl OfConnection {
             gauge.set(*ends);
         }
         self.refresh_held(states.held, now_ms);
+        self.refresh_waits();
         if let Some(status) = &self.status {
             self.open.set(f64::from(status.open.load(Ordering::Relaxed)));
             self.idle.set(f64::from(status.idle.load(Ordering::Relaxed)));
@@ -219,6 +224,23 @@ impl OfConnection {
         }
         if let Some(cause) = self.suspended {
             self.suspended_gauge(cause).set(1.0);
+        }
+    }
+
+    /// Shows what its deliveries have waited, in whole seconds. A series begins at zero, so that the first seconds count for
+    /// who asks for a rate.
+    fn refresh_waits(&mut self) {
+        for wait in Wait::ALL {
+            let seconds = self.queue.waits.ms(wait) / 1000;
+            match self.waited.get(&wait) {
+                Some(counter) => counter.absolute(seconds),
+                None if seconds > 0 => {
+                    let label = Some(("cause", wait.as_str()));
+                    let counter = self.metrics.counter("posthaste_event_wait_seconds_total", label);
+                    self.waited.insert(wait, counter);
+                }
+                None => {}
+            }
         }
     }
 

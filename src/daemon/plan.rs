@@ -11,7 +11,7 @@ use crate::connection::{Connection, OnRemove, State};
 impl Daemon {
     /// Reads the files and compares. Neither the configuration nor what is watched changes.
     pub(super) async fn plan(&self) -> Result<Plan, ReloadRefused> {
-        let loaded = self.load(None).await.map_err(|not_loaded| not_loaded.refused)?;
+        let loaded = self.load(Vec::new()).await.map_err(|not_loaded| not_loaded.refused)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let diff = diff(&self.config, &loaded.config);
         let names = |keys: &[&'static str]| keys.iter().map(|key| (*key).to_owned()).collect();

@@ -13,6 +13,7 @@ use crate::config::diff::{ConfigDiff, diff};
 use crate::config::{self, Config, ContentHash, LoadOptions, Loaded, Pending, Watched};
 use crate::connection::{Connection, OnRemove, State};
 use crate::delivery::{self, Prepared};
+use crate::event::Wait;
 use crate::store::ConnectionId;
 
 /// What a reload will do: nothing of it can fail any more.
@@ -49,7 +50,7 @@ impl Daemon {
     /// Reads the files again and puts them in force, or changes nothing and says why. `by` is who wants it.
     pub(super) async fn reload(&mut self, by: &str) -> Result<Reloaded, ReloadRefused> {
         self.notifier.reloading(&self.clock);
-        let result = match self.plan_reload(None).await {
+        let result = match self.plan_reload(Vec::new()).await {
             Ok(plan) => {
                 let (old, new) = (self.content_hash, plan.content_hash);
                 let reloaded = self.put_in_force(plan).await;
@@ -71,14 +72,12 @@ impl Daemon {
         self.note_reload(&Ok(reloaded));
     }
 
-    /// Reads the files, one of them perhaps as it is to become. Changes nothing.
-    pub(super) async fn load(&self, pending: Option<Pending>) -> Result<Loaded, NotLoaded> {
+    /// Reads the files, some of them perhaps as they are to become. Changes nothing.
+    pub(super) async fn load(&self, pending: Vec<Pending>) -> Result<Loaded, NotLoaded> {
         let options = LoadOptions::of_process(&self.root);
         let path = self.root.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || match pending {
-            None => config::load(&path, &options),
-            Some(pending) => config::load_with(&path, &options, pending),
-        });
+        let loaded =
+            tokio::task::spawn_blocking(move || config::load_with(&path, &options, pending));
         match loaded.await {
             Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(errors)) => Err(NotLoaded {
@@ -96,9 +95,9 @@ impl Daemon {
     /// written.
     pub(super) async fn plan_reload(
         &mut self,
-        pending: Option<Pending>,
+        pending: Vec<Pending>,
     ) -> Result<Plan, ReloadRefused> {
-        let of_disk = pending.is_none();
+        let of_disk = pending.is_empty();
         let loaded = match self.load(pending).await {
             Ok(loaded) => loaded,
             Err(NotLoaded { refused, seen }) => {
@@ -224,7 +223,8 @@ impl Daemon {
 
     /// Stops delivering for a connection that is gone. Its queue stays, unless it says otherwise.
     async fn retire(&mut self, live: Live) {
-        let Live { connection, id, metrics, .. } = live;
+        let Live { connection, id, queue, metrics, .. } = live;
+        queue.waits.set_held(Wait::Orphaned);
         self.store.detach(id);
         self.dispatcher.detach(id).await;
         if connection.on_remove == OnRemove::Discard {

@@ -11,6 +11,7 @@ use super::{Daemon, Live};
 use crate::admin::{Refusal, api};
 use crate::connection::{Connection, State};
 use crate::delivery::Notice;
+use crate::event::Wait;
 use crate::store::ConnectionId;
 use crate::store::suspension::{Suspension, SuspensionKind};
 
@@ -27,6 +28,11 @@ impl Live {
             (State::Paused, _) | (_, State::Paused) => State::Paused,
             (State::Active, State::Active) => State::Active,
         }
+    }
+
+    /// What its deliveries wait for while it is not active.
+    pub(super) fn held_for(&self) -> Wait {
+        if self.state() == State::Disabled { Wait::Disabled } else { Wait::Paused }
     }
 
     /// The connection with the state that it is treated as.
@@ -155,6 +161,7 @@ impl Daemon {
         live.suspension = Some(suspension);
         let id = live.id;
         self.suspensions.insert(id, suspension);
+        live.queue.waits.set_held(live.held_for());
         // What the egress gives back is not to be handed out again.
         self.store.detach(id);
         // Before the egress says which delivery halted it: no crash may leave a dead one and no halt.

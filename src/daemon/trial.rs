@@ -77,7 +77,7 @@ impl Daemon {
         let prepared = prepared.await.map_err(|error| cannot(Why::Failed, error.to_string()))?;
         let prepared = prepared.map_err(|error| self.refusal(error))?;
         let pending = Pending { file: prepared.file, content: prepared.after };
-        let loaded = self.load(Some(pending)).await;
+        let loaded = self.load(vec![pending]).await;
         let loaded = loaded.map_err(|error| EditRefused::Invalid(error.refused))?;
         let mut connections = loaded.config.connections.into_iter();
         connections.find(|connection| connection.name == name).ok_or_else(|| {

@@ -9,6 +9,7 @@ mod health;
 mod look;
 mod memory;
 mod ordered;
+mod waits;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -39,6 +40,7 @@ use crate::connection::{Connection, State};
 use crate::event::Wait;
 use crate::metrics::ConnectionMetrics;
 use crate::store::feed::{Delivery, Settlement};
+use crate::store::waits::Meter;
 use crate::store::{ConnectionId, DeliveryId};
 pub(super) use ending::Ended;
 use health::{Health, Pass};
@@ -141,6 +143,12 @@ struct Inner {
     warned_at: Option<Instant>,
     /// What the gates said to the last delivery that asked.
     blocked: Blocked,
+    /// Charges what waits here.
+    meter: Meter,
+    /// Up to when that was done.
+    metered_at: Instant,
+    /// What the store was told that the connection waits for.
+    gate: Wait,
 }
 
 impl Outbox {
@@ -171,6 +179,9 @@ impl Outbox {
             exhaustion_check: false,
             warned_at: None,
             blocked: Blocked::NOT,
+            meter: Meter::default(),
+            metered_at: Instant::now(),
+            gate: status.waits.gate(),
         };
         let settings = Settings::new(prepared, shared.feed.history().generation());
         show_verification(&metrics, &settings.connection);
@@ -267,6 +278,7 @@ impl Outbox {
         self.give_bytes(loading);
         self.release_waiting(&mut inner);
         inner.idle.drain(..).for_each(|slot| slot.dismiss());
+        self.meter_end(&mut inner);
         drop(inner);
         self.alarm.ring();
         self.show();
@@ -310,6 +322,7 @@ impl Outbox {
                 }
             }
         }
+        self.meter(&mut inner, now);
         drop(inner);
         self.show();
     }
@@ -319,9 +332,10 @@ impl Outbox {
         let settings = self.settings();
         let mut inner = self.inner.borrow_mut();
         inner.busy = inner.busy.saturating_sub(1);
+        let now = Instant::now();
         let next = if inner.closed || inner.workers > settings.connection.max_in_flight {
             Next::Exit
-        } else if let Some(job) = self.take(&mut inner, &settings.connection, Instant::now()) {
+        } else if let Some(job) = self.take(&mut inner, &settings.connection, now) {
             Next::Job(job)
         } else if connected {
             inner.idle.push(Rc::clone(slot));
@@ -340,6 +354,7 @@ impl Outbox {
                 Phase::HalfOpen | Phase::Open => Blocked::by(Wait::Breaker),
             };
         }
+        self.meter(&mut inner, now);
         drop(inner);
         if more {
             self.pump();
@@ -374,6 +389,7 @@ impl Outbox {
         now: Instant,
     ) -> Option<Job> {
         if inner.closed || !inner.has_work() {
+            inner.blocked = Blocked::NOT;
             return None;
         }
         let most = match self.most_in_flight(inner, connection, now) {

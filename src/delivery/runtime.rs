@@ -169,7 +169,11 @@ pub(super) async fn run(parts: Parts) -> Option<oneshot::Sender<()>> {
                     return None;
                 }
             },
-            _ = heartbeat.tick() => drop(ticks.fetch_add(1, Ordering::Relaxed)),
+            _ = heartbeat.tick() => {
+                ticks.fetch_add(1, Ordering::Relaxed);
+                let now = Instant::now();
+                runtime.outboxes.values().for_each(|outbox| outbox.meter_now(now));
+            }
             outboxes = shared.revisits.next() => {
                 outboxes.iter().filter_map(std::rc::Weak::upgrade).for_each(|outbox| outbox.revisit());
             }

@@ -1,10 +1,12 @@
 //! What one connection is doing, readable from any thread. Written by its runtime alone; figures that belong together
 //! may be one step apart.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::connection::breaker::Phase;
 use crate::event::Cause;
+use crate::store::waits::Waits;
 
 /// Gauges of one connection.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub struct Status {
     pub waiting: AtomicU32,
     /// Until when a `Retry-After` holds it, in milliseconds of [`crate::clock::Clock::monotonic`]; 0 when none does.
     pub hold_until_ms: AtomicU64,
+    /// What its deliveries have waited for; shared with the store.
+    pub waits: Arc<Waits>,
     /// The number of the breaker's [`Phase`].
     breaker: AtomicU8,
     /// Wall clock of the last failure in milliseconds; 0 when there was none.
@@ -39,6 +43,10 @@ pub struct LastFailure {
 }
 
 impl Status {
+    pub(super) fn new(waits: Arc<Waits>) -> Status {
+        Status { waits, ..Status::default() }
+    }
+
     /// The last attempt that failed, if one has.
     pub fn last_failure(&self) -> Option<LastFailure> {
         let failure = self.failure.load(Ordering::Relaxed);

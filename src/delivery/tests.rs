@@ -15,6 +15,7 @@ mod politeness;
 mod signatures;
 mod targets;
 mod trial;
+mod waits;
 
 use std::collections::BTreeSet;
 use std::future::Future;

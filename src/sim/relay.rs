@@ -203,7 +203,7 @@ impl Relay {
         }
         let connection = Arc::new(connection);
         let prepared = delivery::prepare(&connection).map_err(|error| error.to_string())?;
-        self.dispatcher.attach(id, prepared).await;
+        self.dispatcher.attach(id, prepared, Arc::clone(&queue.waits)).await;
         let live = Live { connection, id, queue, metrics };
         feed(&store, &live);
         self.live.borrow_mut().insert(number, live);

@@ -1,7 +1,10 @@
 //! The counters of one connection's queue, shared by ingress (which reserves room), the store (which gives it back) and
 //! the metrics.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::waits::Waits;
 
 /// How much of one connection is in the store. All figures are of deliveries that are not over, unless said otherwise.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub struct QueueCounters {
     pub handed_out: AtomicU64,
     /// Dead letters kept (these are over).
     pub dead: AtomicU64,
+    /// What its deliveries have waited for.
+    pub waits: Arc<Waits>,
 }
 
 impl QueueCounters {

@@ -31,8 +31,10 @@ use super::schedule::{self, LANES, Scheduled};
 use super::segment_index::{Entry, IndexFile, SegmentIndex};
 use super::shelf::Shelf;
 use super::suspension::Suspension;
+use super::waits::Meter;
 use super::{ConnectionId, DeliveryId};
 use crate::clock::Age;
+use crate::event::Wait;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -143,6 +145,14 @@ pub struct Stream {
     pub returned: VecDeque<Delivery>,
     /// Whether its deliveries are handed out so that an order can be kept.
     pub order: Ordered,
+    /// Charges what waits here; see [`super::waits`].
+    pub meter: Meter,
+    /// Up to when that was done.
+    pub metered: Age,
+    /// Whether it is done before the writer's turn ends.
+    pub to_meter: bool,
+    /// Why it is held, while it is.
+    pub held: Wait,
 }
 
 /// What stands for the name of a connection that has none: no configured name begins like this.
@@ -208,6 +218,20 @@ impl State {
         {
             part.over.remove(place.slot);
             *live += 1;
+        }
+    }
+
+    /// Charges what a connection's deliveries have waited here up to now.
+    pub fn meter(&mut self, id: ConnectionId, now: Age) {
+        let split = |lane| {
+            let queue = schedule::queue(id, lane);
+            let ripe = self.schedule.ripe(queue);
+            (self.schedule.count(queue).saturating_sub(ripe), ripe)
+        };
+        let [new, retry, replay] = LANES.map(split);
+        if let Some(stream) = self.streams.get_mut(id.0 as usize) {
+            stream.to_meter = false;
+            stream.meter(now, (new.0 + replay.0, retry.0, new.1 + retry.1 + replay.1));
         }
     }
 
@@ -389,7 +413,22 @@ impl Stream {
             delayed_out: 0,
             returned: VecDeque::new(),
             order: Ordered::No,
+            meter: Meter::default(),
+            metered: Age(0),
+            to_meter: false,
+            held: Wait::Orphaned,
         }
+    }
+
+    /// Charges what waited here up to now for what it waited for, and notes who waits from now on: for their time, with
+    /// `ripe` more whose time has come.
+    pub fn meter(&mut self, now: Age, (delayed, tried, ripe): (u64, u64, u64)) {
+        let behind = self.waiting + self.returned.len() as u64 + ripe;
+        let gate = if self.feed.is_some() { self.counters.waits.gate() } else { self.held };
+        let waiting = [(behind, gate), (delayed, Wait::Delay), (tried, Wait::Backoff)];
+        let elapsed = now.since(self.metered);
+        self.metered = now;
+        self.meter.turn(elapsed, waiting, &self.counters.waits);
     }
 
     /// How many more deliveries of a lane may be handed out: each lane has a window of its own, so that none starves.

@@ -32,6 +32,7 @@ mod relaxed;
 mod renaming;
 mod suspensions;
 mod sweep;
+mod waits;
 mod whereabouts;
 mod world;
 

@@ -110,6 +110,8 @@ pub(super) struct Writer {
     pub(super) handed_out: usize,
     /// Streams to look at before this turn ends.
     pub(super) touched: Vec<ConnectionId>,
+    /// Connections of which more or fewer wait than when the turn began, or for something else.
+    pub(super) to_meter: Vec<ConnectionId>,
     /// What goes to each egress runtime at the end of this turn.
     pub(super) outbox: Vec<Vec<FeedItem>>,
     pub(super) times: Times,
@@ -278,6 +280,7 @@ impl Writer {
             kept: Kept::default(),
             handed_out: 0,
             touched: Vec::new(),
+            to_meter: Vec::new(),
             outbox,
             times: Times::default(),
             buffers: Buffers::default(),
@@ -288,6 +291,7 @@ impl Writer {
     }
 
     fn start(&mut self, log_number: u32) -> Result<(), OpenError> {
+        self.meter_all();
         self.times.next_expiry = Some(Duration::ZERO);
         // What a full disk keeps in memory is tried again later.
         self.spill(Duration::ZERO);
@@ -323,8 +327,9 @@ impl Writer {
         if self.commit_is_due(now) {
             self.commit(now);
         }
-        self.take_due();
+        let age = self.take_due();
         self.serve_touched();
+        self.meter_changed(age);
         self.keep_house(now);
         for (port, items) in self.feeds.iter().zip(&mut self.outbox) {
             port.send(items);
@@ -416,6 +421,28 @@ impl Writer {
         {
             self.touched.push(id);
         }
+    }
+
+    /// Has what a connection's deliveries wait for charged at the end of the turn.
+    pub(super) fn meter_later(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.state.stream(id)
+            && !std::mem::replace(&mut stream.to_meter, true)
+        {
+            self.to_meter.push(id);
+        }
+    }
+
+    fn meter_changed(&mut self, now: Age) {
+        for id in self.to_meter.drain(..) {
+            self.state.meter(id, now);
+        }
+    }
+
+    /// Charges what all deliveries have waited here up to now.
+    pub(super) fn meter_all(&mut self) {
+        let now = self.clock.age();
+        let ids: Vec<_> = self.state.streams.iter().map(|stream| stream.id).collect();
+        ids.into_iter().for_each(|id| self.state.meter(id, now));
     }
 
     pub(super) fn time_stamp(&self) -> TimeStamp {

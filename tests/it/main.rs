@@ -43,6 +43,8 @@ mod limits;
 #[cfg(test)]
 mod manage;
 #[cfg(test)]
+mod migration;
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod ordering;

@@ -33,7 +33,37 @@ fn with_traffic(site: &Site) -> (Daemon<'_>, Receiver) {
     eventually("one connection is suspended", SOON, || {
         daemon.metrics().sum("posthaste_connection_suspended", &[("connection", "gone")]) == 1.0
     });
+    // What fails waits for its next attempt; the first second counts.
+    eventually("waits are charged", SOON, || {
+        daemon.metrics().sum("posthaste_event_wait_seconds_total", &[("cause", "backoff")]) >= 1.0
+    });
     (daemon, receiver)
+}
+
+/// What a paused connection holds has waited for the pause alone, once for each delivery.
+#[test]
+fn waiting_is_charged_to_its_cause() {
+    let receiver = Receiver::start(Behaviour::ok());
+    let site = Site::new();
+    site.connection("crm", &receiver.url("crm"), "state = \"paused\"");
+    let mut daemon = Daemon::start(&site);
+    for _ in 0..50 {
+        assert_eq!(site.producer().post("/v1/events", &[], b"{}").unwrap().status, 202);
+    }
+    let waited = |daemon: &Daemon<'_>, cause: Option<&str>| {
+        let labels: Vec<_> = [("connection", "crm")]
+            .into_iter()
+            .chain(cause.map(|cause| ("cause", cause)))
+            .collect();
+        daemon.metrics().sum("posthaste_event_wait_seconds_total", &labels)
+    };
+    eventually("the pause is charged", SOON, || waited(&daemon, Some("paused")) >= 50.0);
+    // Other causes have had no more than the moment before the connection was told to wait.
+    let metrics = daemon.metrics();
+    let all = metrics.sum("posthaste_event_wait_seconds_total", &[("connection", "crm")]);
+    let labels = [("connection", "crm"), ("cause", "paused")];
+    assert_eq!(metrics.sum("posthaste_event_wait_seconds_total", &labels), all);
+    daemon.stop();
 }
 
 fn dashboard() -> Value {

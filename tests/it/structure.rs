@@ -6,7 +6,20 @@ use std::path::{Path, PathBuf};
 /// Who may use whom. What is not listed uses leaves alone.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["problem"]),
-    ("cli", &["admin", "client", "config", "connection", "daemon", "logging", "problem", "store"]),
+    (
+        "cli",
+        &[
+            "admin",
+            "client",
+            "config",
+            "connection",
+            "daemon",
+            "import",
+            "logging",
+            "problem",
+            "store",
+        ],
+    ),
     ("client", &["connection"]),
     ("config", &["connection", "secret", "source"]),
     ("connection", &[]),
@@ -27,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("delivery", &["client", "connection", "store"]),
     ("fuzzing", &["config", "connection", "ingress", "store"]),
+    ("import", &["connection"]),
     ("ingress", &["connection", "problem", "source", "store"]),
     // Tests only: the whole relay in one thread.
     ("sim", &["client", "connection", "delivery", "ingress", "store"]),

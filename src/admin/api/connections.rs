@@ -147,7 +147,7 @@ pub struct AuditRecord {
     pub at: String,
     /// Who: `unix uid N`, `token NAME`, `files` or `signal`.
     pub by: String,
-    /// What: `create`, `replace`, `patch`, `delete`, `pause`, `pause_until_restart`, `resume`, `enable`, `disable`, `archive`, `unarchive`, `reload`,
+    /// What: `create`, `replace`, `patch`, `delete`, `pause`, `pause_until_restart`, `resume`, `enable`, `disable`, `archive`, `unarchive`, `import`, `reload`,
     /// or `state` for a state that a reload changed.
     pub action: String,
     /// Which connection; `None` for a reload.

@@ -11,7 +11,7 @@ use crate::secret::Secret;
 
 /// What is known of a value.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shape {
+pub(in crate::config) enum Shape {
     /// The table of these keys.
     Fields(&'static [Field]),
     /// A value of this kind.
@@ -26,7 +26,7 @@ pub(super) enum Shape {
 
 impl Shape {
     /// Of the value behind a key of this one.
-    pub(super) fn child(self, key: &str) -> Shape {
+    pub(in crate::config) fn child(self, key: &str) -> Shape {
         match self {
             Shape::Fields(fields) => {
                 fields::find(fields, key).map_or(Shape::Unknown, |field| Shape::Of(&field.kind))
@@ -46,7 +46,7 @@ impl Shape {
     }
 
     /// Of an entry of this list.
-    pub(super) fn element(self) -> Shape {
+    pub(in crate::config) fn element(self) -> Shape {
         match self {
             Shape::Of(Kind::List(kind, ..)) => Shape::Of(kind),
             Shape::Of(Kind::Statuses(_) | Kind::Tree) | Shape::Plain => Shape::Plain,

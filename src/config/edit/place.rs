@@ -23,7 +23,17 @@ pub(super) fn put(
     before: Option<&[u8]>,
     after: Option<&[u8]>,
 ) -> Result<(), EditError> {
-    let place = Place { path, temporary: temporary(path) };
+    put_with_mode(path, before, after, MODE)
+}
+
+/// The same; a file that was not there gets this mode.
+pub(super) fn put_with_mode(
+    path: &Path,
+    before: Option<&[u8]>,
+    after: Option<&[u8]>,
+    mode: u32,
+) -> Result<(), EditError> {
+    let place = Place { path, temporary: temporary(path), mode };
     let done = match (before, after) {
         (None, Some(after)) => place.create(after),
         (Some(before), Some(after)) => place.replace(before, after),
@@ -48,6 +58,8 @@ fn temporary(path: &Path) -> PathBuf {
 struct Place<'p> {
     path: &'p Path,
     temporary: PathBuf,
+    /// Of a new file.
+    mode: u32,
 }
 
 impl Place<'_> {
@@ -104,7 +116,8 @@ impl Place<'_> {
                 _ => {}
             }
             let mut options = OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(MODE).open(&self.temporary)?;
+            let mut file =
+                options.write(true).create_new(true).mode(self.mode).open(&self.temporary)?;
             if let Some(like) = like {
                 // Only root can give a file away; else it becomes the daemon's.
                 let _ = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));

@@ -256,7 +256,8 @@ fn a_dispatcher_gives_back_attempts_that_outlive_the_drain() {
         let dispatcher =
             Dispatcher::start(options, vec![feed], &Clock::system(), &metrics).unwrap();
         let settings = Arc::new(connection("crm", &peer.url));
-        dispatcher.attach(ConnectionId(1), prepare(&settings).unwrap()).await;
+        let prepared = prepare(&settings).unwrap();
+        dispatcher.attach(ConnectionId(1), prepared, Arc::default()).await;
         let event = testing::event(b"{}");
         let delivery = testing::delivery(1, 1, Lane::New, &event);
         port.send(&mut vec![FeedItem::Due(delivery)]);
@@ -280,7 +281,7 @@ fn a_dispatcher_delivers_on_its_own_threads_and_ends() {
         let dispatcher = Dispatcher::start(options, feeds, &Clock::system(), &metrics).unwrap();
         let settings = Arc::new(connection("crm", &peer.url));
         let id = ConnectionId(1);
-        dispatcher.attach(id, prepare(&settings).unwrap()).await;
+        dispatcher.attach(id, prepare(&settings).unwrap(), Arc::default()).await;
         let port = &ports[Dispatcher::runtime_of("crm", 2)];
         let event = testing::event(b"{}");
         let mut items: Vec<_> = (0..50)

@@ -321,6 +321,7 @@ impl Writer {
         let next = stream.waiting == 0 && stream.returned.is_empty() && stream.room(Lane::New) > 0;
         let Some(feed) = stream.feed.filter(|_| next) else {
             stream.waiting += 1;
+            self.meter_later(route.connection);
             return;
         };
         stream.cursor = (segment, route.slot + 1);

@@ -7,17 +7,18 @@ use super::super::feed::{Delivery, FeedItem, Lane};
 use super::super::schedule::{self, LANES, Scheduled};
 use super::super::{ConnectionId, WINDOW_NEW};
 use super::Writer;
+use crate::clock::Age;
 
 impl Writer {
-    /// Looks for scheduled deliveries whose time has come.
-    pub(super) fn take_due(&mut self) {
+    /// Looks for scheduled deliveries whose time has come. Returns the time.
+    pub(super) fn take_due(&mut self) -> Age {
         let early = if defect!(RetryBeforeDue) { Duration::from_secs(60) } else { Duration::ZERO };
-        let now = self.clock.age().after(early);
+        let now = self.clock.age();
         loop {
-            let ripened = self.state.schedule.ripen(now.0);
+            let ripened = self.state.schedule.ripen(now.after(early).0);
             match self.readable(ripened) {
                 Some(Some(queue)) => self.touch(schedule::connection(queue)),
-                Some(None) => return,
+                Some(None) => return now,
                 None => {}
             }
         }
@@ -30,6 +31,7 @@ impl Writer {
                 stream.touched = false;
             }
             self.serve(id);
+            self.meter_later(id);
         }
     }
 

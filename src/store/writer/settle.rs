@@ -161,7 +161,9 @@ impl Writer {
             Command::Detach { connection } => {
                 if let Some(stream) = self.state.stream(connection) {
                     stream.feed = None;
+                    stream.held = stream.counters.waits.held();
                 }
+                self.meter_later(connection);
             }
             Command::Discard { connection, reply } => {
                 let answer = match self.discard(connection) {
@@ -189,6 +191,7 @@ impl Writer {
                 let _ = reply.send((purged, self.synced()));
             }
             Command::Status { reply } => {
+                self.meter_all();
                 let _ = reply.send(self.status());
             }
             Command::Oldest { reply } => {
@@ -305,6 +308,7 @@ impl Writer {
             self.state.schedule.clear(schedule::queue(connection, lane));
         }
         self.watched.cancel(connection);
+        self.meter_later(connection);
         let stream = self.state.stream(connection)?;
         stream.waiting = 0;
         stream.returned.clear();
