@@ -26,6 +26,7 @@ mod filter;
 mod hold;
 mod http;
 mod import;
+mod jobs;
 mod listen;
 mod listing;
 mod output;
@@ -48,6 +49,9 @@ enum Failure {
     /// It failed: exit 1.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+    /// It was not asked for rightly: exit 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
     /// The store cannot be opened or is locked: exit 74 (`EX_IOERR`).
     #[error("{0:#}")]
     Store(anyhow::Error),
@@ -63,6 +67,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
             Failure::Store(_) => 74,
             Failure::Config(_) => 78,
             Failure::StdoutClosed => 0,
@@ -108,6 +113,7 @@ enum Command {
     Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
+    Jobs(jobs::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(events::ReplayArguments),
@@ -146,6 +152,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
+        Command::Jobs(arguments) => jobs::run(arguments),
         Command::Events(arguments) => events::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
@@ -225,7 +232,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 47);
+        assert_eq!(checked, 53);
     }
 
     /// What is read can be read by a program: all but these, which print no data of a daemon or a configuration.

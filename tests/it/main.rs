@@ -17,6 +17,7 @@ mod cli;
 mod crash;
 #[cfg(test)]
 mod damage;
+mod dead;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
