@@ -5,12 +5,15 @@
 //! in between waits for one [`Event`] at a time and has no other state than [`Daemon`].
 
 mod audit;
+mod cancel;
 mod commands;
 mod connections;
+mod dead;
 mod edit;
 mod explain;
 mod gauges;
 mod history;
+mod jobs;
 mod options;
 mod plan;
 mod recall;
@@ -51,6 +54,7 @@ use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
 use audit::Audit;
 use gauges::Gauges;
+use jobs::Jobs;
 use options::{
     apply_logging, bind, key_limits, open_store, prepare_all, say_warnings, start_dispatcher,
     store_advice, tokens,
@@ -180,6 +184,7 @@ enum Event {
     Command(Box<Command>),
     Notice(Notice),
     Upkeep,
+    Job,
     Watchdog,
     Shutdown,
 }
@@ -209,6 +214,7 @@ struct Daemon {
     /// The file of each connection, by name.
     origins: BTreeMap<String, PathBuf>,
     audit: Audit,
+    jobs: Jobs,
     /// Connections whose state the last reload changed, for the audit log.
     states_changed: Vec<(String, State)>,
     /// Who may use the API over TCP.
@@ -286,6 +292,7 @@ impl Daemon {
         let mut daemon = Daemon {
             started: clock.monotonic(),
             audit: Audit::open(&config.daemon.store.path, clock.clone()),
+            jobs: Jobs::open(&config.daemon.store.path),
             states_changed: Vec::new(),
             tokens,
             content_hash,
@@ -446,6 +453,7 @@ impl Daemon {
                 Event::Command(command) => self.answer(*command).await,
                 Event::Notice(notice) => self.heed(notice).await,
                 Event::Upkeep => self.upkeep().await?,
+                Event::Job => self.turn_jobs().await,
                 Event::Watchdog => self.feed_watchdog(),
             }
         }
@@ -480,6 +488,8 @@ impl Daemon {
             Some(notice) = self.notices.recv() => Event::Notice(notice),
             hash = self.watch.changed(), if automatic => Event::FilesChanged(hash),
             _ = upkeep.tick() => Event::Upkeep,
+            // Last: everything else goes before.
+            () = self.jobs.wait() => Event::Job,
         }
     }
 
@@ -526,6 +536,7 @@ impl Daemon {
             admin_stop,
             store,
             live,
+            jobs,
             ..
         } = self;
         let within = config.daemon.drain_timeout;
@@ -546,6 +557,7 @@ impl Daemon {
         admin_stop.cancel();
         // A panic in it was reported where it happened.
         let _ = admin.await;
+        jobs.close().await;
         store.close().await;
         tracing::info!("Stopped");
     }
