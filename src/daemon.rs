@@ -495,6 +495,7 @@ impl Daemon {
 
     async fn upkeep(&mut self) -> Result<(), RunError> {
         self.metrics.run_upkeep();
+        crate::logging::say_repeats();
         if self.store.has_failed() {
             return Err(RunError::Failed("a thread of the store"));
         }

@@ -1,22 +1,31 @@
 //! Logs: one line per event on stderr, text for people or JSON for machines, and a level that a reload may change.
 //!
 //! Promises: control characters in anything foreign are escaped, so that a hostile name or answer can neither forge a
-//! line nor drive a terminal; nothing but logs goes to stderr from the daemon. It does not write files, rotate or ship:
+//! line nor drive a terminal; nothing but logs goes to stderr from the daemon; what repeats is written a few times and then
+//! counted ([`say_repeats`]). Under systemd each line of JSON has its priority before it, as sd-daemon(3) has it, so that
+//! `journalctl -p err` finds errors; the journal takes it off. It does not write files, rotate or ship:
 //! the service manager does.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{self, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::clock::Clock;
+use repeats::Repeats;
+
+mod repeats;
 
 /// What `[log]` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +93,9 @@ static SWITCH: OnceLock<Switch> = OnceLock::new();
 /// # Errors
 /// When logging has been started before.
 pub fn init(settings: Settings) -> Result<(), TryInitError> {
-    let (subscriber, switch) = subscriber(io::stderr, io::stderr().is_terminal());
+    let repeats = Repeats::new(Clock::system());
+    let (terminal, journal) = (io::stderr().is_terminal(), to_journal());
+    let (subscriber, switch) = subscriber(io::stderr, terminal, journal, repeats);
     switch.apply(settings);
     subscriber.try_init()?;
     // `try_init` lets one caller through, so the cell is empty.
@@ -97,6 +108,20 @@ pub fn apply(settings: Settings) {
     if let Some(switch) = SWITCH.get() {
         switch.apply(settings);
     }
+}
+
+/// Says how often was not written what repeated. The daemon calls it now and then.
+pub fn say_repeats() {
+    if let Some(switch) = SWITCH.get() {
+        switch.repeats.say();
+    }
+}
+
+/// Whether stderr is the journal's: systemd says of which socket it is, as device and inode.
+fn to_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let ours = std::fs::metadata("/proc/self/fd/2");
+    ours.is_ok_and(|ours| said == format!("{}:{}", ours.dev(), ours.ino()))
 }
 
 /// Whether colours may be used on a stream: it is a terminal, `NO_COLOR` is unset or empty, and `TERM` is not `dumb`.
@@ -134,6 +159,7 @@ struct Switch {
     terminal: bool,
     text: reload::Handle<LevelFilter, Registry>,
     json: reload::Handle<LevelFilter, Registry>,
+    repeats: Repeats,
 }
 
 impl Switch {
@@ -152,7 +178,12 @@ impl Switch {
     }
 }
 
-fn subscriber<W>(writer: W, terminal: bool) -> (impl Subscriber + Send + Sync, Switch)
+fn subscriber<W>(
+    writer: W,
+    terminal: bool,
+    journal: bool,
+    repeats: Repeats,
+) -> (impl Subscriber + Send + Sync, Switch)
 where
     W: for<'w> MakeWriter<'w> + Clone + Send + Sync + 'static,
 {
@@ -163,14 +194,14 @@ where
         .with_ansi(colours(terminal))
         .with_target(false)
         .fmt_fields(escaped_fields())
-        .with_filter(text_level);
+        .with_filter(text_level.and(repeats.clone()));
     let json = tracing_subscriber::fmt::layer()
-        .with_writer(EscapeJson(writer))
+        .with_writer(EscapeJson { writer, journal })
         .json()
         .flatten_event(true)
         .with_span_list(false)
-        .with_filter(json_level);
-    let switch = Switch { terminal, text: text_handle, json: json_handle };
+        .with_filter(json_level.and(repeats.clone()));
+    let switch = Switch { terminal, text: text_handle, json: json_handle, repeats };
     let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![text.boxed(), json.boxed()];
     (tracing_subscriber::registry().with(layers), switch)
 }
@@ -202,34 +233,61 @@ impl<W: fmt::Write> fmt::Write for Escape<W> {
     }
 }
 
-/// Makes writers that put lines of JSON through [`escape_json`].
+/// Makes writers that put lines of JSON through [`escape_json`], for the journal with their priority before them.
 #[derive(Clone)]
-struct EscapeJson<W>(W);
+struct EscapeJson<W> {
+    writer: W,
+    journal: bool,
+}
 
 impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for EscapeJson<W> {
     type Writer = EscapeLine<W::Writer>;
 
     fn make_writer(&'w self) -> Self::Writer {
-        EscapeLine(self.0.make_writer())
+        EscapeLine { writer: self.writer.make_writer(), priority: "" }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Self::Writer {
+        let priority = if self.journal { priority(*metadata.level()) } else { "" };
+        EscapeLine { writer: self.writer.make_writer_for(metadata), priority }
     }
 }
 
-struct EscapeLine<W>(W);
+/// The journal's priority of a level, as the start of a line says it.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        _ => "<7>",
+    }
+}
+
+struct EscapeLine<W> {
+    writer: W,
+    priority: &'static str,
+}
 
 impl<W: io::Write> io::Write for EscapeLine<W> {
     /// The layer writes a whole line at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(line) {
+        let escaped = match std::str::from_utf8(line) {
             Ok(text) if text.contains(|c| must_be_escaped(c) && c != '\n') => {
-                self.0.write_all(escape_json(text).as_bytes())?;
+                escape_json(text).into_bytes()
             }
-            _ => self.0.write_all(line)?,
-        }
+            _ if self.priority.is_empty() => {
+                self.writer.write_all(line)?;
+                return Ok(line.len());
+            }
+            _ => line.to_vec(),
+        };
+        // In one piece: what other threads write must not come between.
+        self.writer.write_all(&[self.priority.as_bytes(), &escaped].concat())?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.writer.flush()
     }
 }
 
@@ -260,9 +318,14 @@ mod tests {
     }
 
     fn logged(steps: impl FnOnce(&Switch)) -> String {
+        logged_to(false, Clock::system(), steps)
+    }
+
+    fn logged_to(journal: bool, clock: Clock, steps: impl FnOnce(&Switch)) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let (subscriber, switch) = subscriber(move || writer.clone(), false);
+        let repeats = Repeats::new(clock);
+        let (subscriber, switch) = subscriber(move || writer.clone(), false, journal, repeats);
         tracing::subscriber::with_default(subscriber, || steps(&switch));
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -326,6 +389,63 @@ mod tests {
         assert!(!text.contains("first"), "{text}");
         assert!(text.lines().next().unwrap().ends_with("second"), "{text}");
         assert!(text.lines().nth(1).unwrap().starts_with('{'), "{text}");
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority_of_each_line() {
+        let text = logged_to(true, Clock::system(), |switch| {
+            switch.apply(settings(LevelFilter::TRACE, Format::Auto));
+            tracing::error!("a");
+            tracing::warn!("\u{1b}");
+            tracing::info!("a");
+            tracing::debug!("a");
+        });
+        let starts: Vec<&str> = text.lines().map(|line| &line[..4]).collect();
+        assert_eq!(starts, ["<3>{", "<4>{", "<6>{", "<7>{"], "{text}");
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(&line[3..]).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_repeats_is_written_a_few_times_then_counted_and_the_count_is_said() {
+        let clock = Clock::manual(0);
+        let dead = |connection: &str| tracing::warn!(connection, "It is dead");
+        let text = logged_to(false, clock.clone(), |switch| {
+            switch.apply(settings(LevelFilter::INFO, Format::Json));
+            let many = repeats::BURST + 300;
+            (0..many).for_each(|_| dead("crm"));
+            // Another connection, another place, another level: each for itself.
+            dead("shop");
+            tracing::error!(connection = "crm", "It is something else");
+            (0..many).for_each(|_| tracing::info!("An operator did it"));
+            switch.repeats.say();
+            clock.advance(repeats::WINDOW);
+            // Until it is said, it is counted on.
+            dead("crm");
+            switch.repeats.say();
+            dead("crm");
+            clock.advance(repeats::WINDOW);
+            switch.repeats.say();
+        });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let count = |message: &str, connection: &str| {
+            let is = |line: &&serde_json::Value| {
+                line["message"] == message && (line["connection"] == connection)
+            };
+            lines.iter().filter(is).count()
+        };
+        assert_eq!(count("It is dead", "crm"), repeats::BURST as usize + 1);
+        assert_eq!(count("It is dead", "shop"), 1);
+        assert_eq!(count("It is something else", "crm"), 1);
+        let all = lines.iter().filter(|line| line["message"] == "An operator did it").count();
+        assert_eq!(all, repeats::BURST as usize + 300);
+        let said: Vec<_> = lines.iter().filter(|line| !line["suppressed"].is_null()).collect();
+        assert_eq!(said.len(), 1, "{text}");
+        assert_eq!(said[0]["suppressed"], 301);
+        assert_eq!(said[0]["connection"], "crm");
+        assert_eq!(said[0]["repeated"], "It is dead");
     }
 
     #[test]
