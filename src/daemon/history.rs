@@ -52,7 +52,7 @@ impl Daemon {
         }
     }
 
-    async fn find_event(&self, event: EventId) -> Result<store::FoundEvent, Refusal> {
+    pub(super) async fn find_event(&self, event: EventId) -> Result<store::FoundEvent, Refusal> {
         let found = self.store.find_event(event).await.map_err(closed)?;
         found.ok_or(Refusal::NoSuchEvent(event))
     }

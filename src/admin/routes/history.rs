@@ -1,22 +1,25 @@
 //! Single events and the attempts that were recorded: looked up, listed, sent again.
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::jobs::by;
 use super::{
     Answer, Refused, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id,
 };
 use crate::admin::Context;
 use crate::admin::api::explain::Explanation;
 use crate::admin::api::{
-    Attempt, DeliveryState, EventDetail, Page, Replayed, parse_rfc3339, rfc3339,
+    Attempt, DeliveryState, EventActed, EventAction, EventDetail, Page, Replayed, parse_rfc3339,
+    rfc3339,
 };
 use crate::admin::command::{AttemptsQuery, Command, FoundEvent};
+use crate::admin::manage::Caller;
 use crate::admin::problem::Problem;
 use crate::clock::{Clock, millis};
 use crate::event::Cause;
@@ -81,6 +84,58 @@ pub(super) async fn event_replay(
     let Query(ReplayQuery { connection }) = query.map_err(bad_query)?;
     ask(&context, |reply| Command::EventReplay { event, connection, reply }).await??;
     Ok(Json(Replayed { replayed: 1 }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ActQuery {
+    /// Only the delivery to this connection; without it, to all.
+    connection: Option<String>,
+}
+
+/// Try at once the deliveries of an event that wait for a time
+///
+/// A retry's, or a delay's. Attempts go on counting; what holds the connection (a breaker, a pause) goes on holding it.
+#[utoipa::path(post, path = "/v1/events/{event}/retry", tag = "events",
+    params(("event" = String, Path, description = "the event's id"), ActQuery),
+    responses((status = 200, description = "what came of it", body = EventActed), Refused))]
+pub(super) async fn event_retry(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    act(context, EventAction::Retry, &event, query, caller).await
+}
+
+/// Cancel the deliveries of an event that wait
+///
+/// Each becomes a dead letter with the cause `cancelled`. An attempt under way cannot be cancelled.
+#[utoipa::path(post, path = "/v1/events/{event}/cancel", tag = "events",
+    params(("event" = String, Path, description = "the event's id"), ActQuery),
+    responses((status = 200, description = "what came of it", body = EventActed), Refused))]
+pub(super) async fn event_cancel(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    act(context, EventAction::Cancel, &event, query, caller).await
+}
+
+async fn act(
+    context: Context,
+    action: EventAction,
+    event: &str,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    let event = parse_id(event)?;
+    let Query(ActQuery { connection }) = query.map_err(bad_query)?;
+    let by = by(caller.as_ref().map(|Extension(caller)| caller));
+    let acted = ask(&context, |reply| Command::EventAct { action, event, connection, by, reply });
+    Ok(Json(acted.await??))
 }
 
 #[derive(Deserialize, IntoParams)]
