@@ -271,6 +271,10 @@ pub struct AttemptsQuery {
     pub code: Option<Option<Cause>>,
     /// Only those that ended at this wall clock or later, in milliseconds.
     pub since_ms: u64,
+    /// Only those that ended before this wall clock, if it is said.
+    pub until_ms: Option<u64>,
+    /// Only those whose response had one of these statuses, in order.
+    pub statuses: Option<Vec<u16>>,
     /// Where the last page ended, as its `next` said.
     pub before: Option<u64>,
     /// At most so many; 1 to 255.

@@ -71,6 +71,8 @@ impl Daemon {
             event: query.event,
             code: query.code,
             since_ms: query.since_ms,
+            until_ms: query.until_ms,
+            statuses: query.statuses,
             before: query.before,
             limit: limit as usize,
         };

@@ -22,11 +22,14 @@ use crate::admin::command::{AttemptsQuery, Command, FoundEvent};
 use crate::admin::manage::Caller;
 use crate::admin::problem::Problem;
 use crate::clock::{Clock, millis};
+use crate::connection::status::{Purpose, StatusSet};
 use crate::event::Cause;
 use crate::units::HumanDuration;
 
 /// What `code` is for an attempt that succeeded.
 const OK: &str = "ok";
+/// The highest status that there is.
+const LAST_STATUS: u16 = 599;
 
 /// Show an event that is still in the store
 #[utoipa::path(get, path = "/v1/events/{event}", tag = "events",
@@ -148,8 +151,12 @@ pub(super) struct ListQuery {
     event: Option<String>,
     /// Only those with this error code, or `ok`.
     code: Option<String>,
+    /// Only those whose response had one of these statuses: `503`, `5xx`, `400-499,!404`.
+    status: Option<String>,
     /// Only those that ended since: a time (RFC 3339), or a duration.
     since: Option<String>,
+    /// Only those that ended before: a time (RFC 3339), or a duration.
+    until: Option<String>,
     /// Attempts on the page; 100 if it is not said.
     #[param(minimum = 1, maximum = 255)]
     limit: Option<u32>,
@@ -166,12 +173,14 @@ pub(super) async fn attempts(
 ) -> Answer<Page<Attempt>> {
     let Query(query) = query.map_err(bad_query)?;
     let limit = checked_limit(query.limit)?;
-    let since = query.since.as_deref().map(|since| parse_since(since, &context.clock));
+    let time = |text: Option<&str>| text.map(|text| parse_since(text, &context.clock)).transpose();
     let query = AttemptsQuery {
         connection: query.connection,
         event: query.event.as_deref().map(parse_id).transpose()?,
         code: query.code.as_deref().map(parse_code).transpose()?,
-        since_ms: since.transpose()?.unwrap_or(0),
+        since_ms: time(query.since.as_deref())?.unwrap_or(0),
+        until_ms: time(query.until.as_deref())?,
+        statuses: query.status.as_deref().map(parse_statuses).transpose()?,
         before: query.next.as_deref().map(parse_next).transpose()?,
         limit,
     };
@@ -186,6 +195,15 @@ fn parse_code(text: &str) -> Result<Option<Cause>, Problem> {
     cause.map(Some).ok_or_else(|| {
         Problem::malformed(format!("code is \"{OK}\" or an error code, such as connect_refused"))
     })
+}
+
+/// Each status that is meant.
+fn parse_statuses(text: &str) -> Result<Vec<u16>, Problem> {
+    let entries: Vec<&str> = text.split(',').map(str::trim).collect();
+    // Any status may be looked for, as any may be a success.
+    let set = StatusSet::parse(&entries, Purpose::Success)
+        .map_err(|error| Problem::malformed(format!("status: {error}")))?;
+    Ok((0..=LAST_STATUS).filter(|status| set.contains(*status)).collect())
 }
 
 /// A time, or how long ago it was.
