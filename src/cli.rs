@@ -39,6 +39,7 @@ mod schema;
 mod send;
 mod settings;
 mod status;
+mod top;
 mod transform;
 mod trial;
 
@@ -85,6 +86,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste top                       watch it live
   posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
@@ -117,6 +119,7 @@ enum Command {
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
     Test(trial::Arguments),
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
@@ -155,6 +158,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Test(arguments) => trial::run(arguments),
         Command::Enable(arguments) => hold::enable(arguments),
         Command::Resume(arguments) => hold::resume(arguments),
@@ -228,7 +232,24 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 54);
+        assert_eq!(checked, 55);
+    }
+
+    /// What is read can be read by a program: all but these, which print no data of a daemon or a configuration.
+    #[test]
+    fn every_command_that_prints_data_has_json() {
+        let without = ["run", "top", "demo", "schema", "man", "completions"];
+        let mut open = vec![Arguments::command()];
+        let mut checked = 0;
+        while let Some(command) = open.pop() {
+            let leaf = command.get_subcommands().next().is_none();
+            let json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            let exempt = without.contains(&command.get_name());
+            assert_eq!(json, leaf && !exempt, "{}", command.get_name());
+            checked += usize::from(json);
+            open.extend(command.get_subcommands().cloned());
+        }
+        assert!(checked >= 30, "{checked}");
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.

@@ -72,6 +72,8 @@ mod structure;
 #[cfg(test)]
 mod syscalls;
 #[cfg(test)]
+mod top;
+#[cfg(test)]
 mod trial;
 #[cfg(test)]
 mod units;
