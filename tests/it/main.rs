@@ -21,6 +21,8 @@ mod dead;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod full_disk;
