@@ -7,7 +7,8 @@
 //! `-- --only backlog --events 1000000` measures a backlog instead (see `support/backlog.rs`), in both forms or in one
 //! (`backlog-paused`, `backlog-refusing`, `backlog-held`).
 //! `-- --only isolation` runs a hundred connections with and without five bad ones, `-- --only outage` an endpoint that is
-//! down for 20 s at 1,000 events a second.
+//! down for 20 s at 1,000 events a second, `-- --only replay` the replay of 100,000 dead letters (or `--events N`) beside live
+//! traffic.
 //! It fails when something was lost or nothing went through, never because of a time.
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
@@ -29,6 +30,8 @@ mod load;
 mod outage;
 #[path = "support/relay.rs"]
 mod relay;
+#[path = "support/replay.rs"]
+mod replay;
 #[path = "support/sink.rs"]
 mod sink;
 #[path = "support/wire.rs"]
@@ -56,8 +59,8 @@ struct Options {
     rounds: usize,
     connections: Vec<usize>,
     only: Option<Part>,
-    /// Of a backlog.
-    events: u64,
+    /// Of a backlog or a replay, if it is said.
+    events: Option<u64>,
     full: bool,
 }
 
@@ -69,6 +72,7 @@ enum Part {
     Backlog(Option<Form>),
     Isolation,
     Outage,
+    Replay,
 }
 
 impl Part {
@@ -82,6 +86,7 @@ impl Part {
             "backlog-held" => Part::Backlog(Some(Form::Held)),
             "isolation" => Part::Isolation,
             "outage" => Part::Outage,
+            "replay" => Part::Replay,
             other => bail!("--only does not know {other}"),
         })
     }
@@ -111,6 +116,7 @@ fn main() -> anyhow::Result<()> {
         Some(Part::Backlog(form)) => return backlogs(&options, place, form),
         Some(Part::Isolation) => return isolated(&options, place),
         Some(Part::Outage) => return outages(&options, place),
+        Some(Part::Replay) => return replays(&options, place),
         _ => {}
     }
     let sink = Sink::start().context("start the receiver")?;
@@ -162,13 +168,12 @@ fn options() -> anyhow::Result<Options> {
             "--only" => only = Some(Part::named(&words.next().context("--only what?")?)?),
             other => bail!(
                 "unknown argument {other}; known are --quick, --bin PATH, --connections N, --events N, \
-                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing|backlog-held|isolation|outage"
+                --only saturated|open-loop|backlog|backlog-paused|backlog-refusing|backlog-held|isolation|outage|replay"
             ),
         }
     }
     let full = bench && !quick;
     let (length_ns, rounds) = if full { (8_000_000_000, 3) } else { (2_000_000_000, 1) };
-    let events = events.unwrap_or(if full { 1_000_000 } else { 20_000 });
     let few = matches!(only, Some(Part::Backlog(_))) && !full;
     let connections = connections.unwrap_or_else(|| if few { vec![1] } else { vec![1, 8] });
     Ok(Options { binary, length_ns, rounds, connections, only, events, full })
@@ -182,12 +187,13 @@ impl Options {
 
 /// Each form of the backlog for each number of connections, line by line.
 fn backlogs(options: &Options, place: &Path, only: Option<Form>) -> anyhow::Result<()> {
+    let events = options.events.unwrap_or(if options.full { 1_000_000 } else { 20_000 });
     for form in [Form::Paused, Form::Refusing, Form::Held] {
         if only.is_some_and(|only| only != form) {
             continue;
         }
         for connections in &options.connections {
-            let (binary, events, connections) = (&options.binary, options.events, *connections);
+            let (binary, connections) = (&options.binary, *connections);
             println!(
                 "backlog {form:?}: {events} events of {BODY_BYTES} B, {connections} connection(s)"
             );
@@ -229,6 +235,35 @@ fn outages(options: &Options, place: &Path) -> anyhow::Result<()> {
     for (name, value) in outage.run(&options.binary, place)? {
         println!("  {name:<28}{value:>14.2}");
     }
+    Ok(())
+}
+
+/// Pairs of runs, each with its figures, and what they come to.
+fn replays(options: &Options, place: &Path) -> anyhow::Result<()> {
+    let (pairs, length_ns) = if options.full { (5, 8_000_000_000) } else { (1, 1_000_000_000) };
+    let events = options.events.unwrap_or(if options.full { 100_000 } else { 5_000 });
+    println!(
+        "replay of {events} dead letters beside 1,000 live events a second; live p99 ms without and with it, live events that \
+        the second is of, replayed/s"
+    );
+    let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..pairs {
+        let pair = replay::pair(&options.binary, place, events, length_ns)?;
+        let ratio = pair.with_p99_ms / pair.without_p99_ms;
+        println!(
+            "  {:>8.2} {:>8.2} {:>8} {:>10.0}",
+            pair.without_p99_ms, pair.with_p99_ms, pair.beside, pair.replayed
+        );
+        without.push(pair.without_p99_ms);
+        with.push(pair.with_p99_ms);
+        ratios.push(ratio);
+    }
+    println!(
+        "  medians: live p99 without {:.2} ms, with {:.2} ms, with/without {:.2}",
+        median(&without),
+        median(&with),
+        median(&ratios)
+    );
     Ok(())
 }
 

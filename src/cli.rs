@@ -237,7 +237,7 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 54);
+        assert_eq!(checked, 56);
     }
 
     /// What is read can be read by a program: all but these, which print no data of a daemon or a configuration.

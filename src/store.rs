@@ -22,7 +22,7 @@ use crossbeam::channel::Sender;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 
-pub use command::{DeadPage, Renamed, StoreStatus};
+pub use command::{Acted, DeadPage, Renamed, StoreStatus};
 pub use dead_letter::{DeadCursor, DeadLetter};
 pub use lookup::{FoundDelivery, FoundEvent, Standing, Whereabouts};
 pub use reader::LoadError;

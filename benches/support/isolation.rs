@@ -75,7 +75,7 @@ fn run(
     };
     let relay = Relay::start_with(binary, place, &setup)?;
     for (number, address) in (HEALTHY..).zip(bad) {
-        relay.add_connection(&format!("c{number}"), *address)?;
+        relay.add_connection(&format!("c{number}"), *address, "")?;
     }
     let all = HEALTHY + bad.len() as u64;
     relay.reload()?;

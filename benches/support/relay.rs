@@ -4,12 +4,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -82,10 +83,16 @@ impl Relay {
         configure_connections(self.dir.path(), setup)
     }
 
-    /// Writes the file of one more connection.
-    pub(crate) fn add_connection(&self, name: &str, endpoint: SocketAddr) -> anyhow::Result<()> {
-        let text =
-            format!("[[connection]]\nname = \"{name}\"\nurl = \"http://{endpoint}/{name}\"\n");
+    /// Writes the file of one more connection, with these lines beside its name and URL.
+    pub(crate) fn add_connection(
+        &self,
+        name: &str,
+        endpoint: SocketAddr,
+        lines: &str,
+    ) -> anyhow::Result<()> {
+        let text = format!(
+            "[[connection]]\nname = \"{name}\"\nurl = \"http://{endpoint}/{name}\"\n{lines}"
+        );
         Ok(fs::write(self.dir.path().join(format!("connections.d/{name}.toml")), text)?)
     }
 
@@ -141,6 +148,19 @@ impl Relay {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
+    }
+
+    /// Asks the admin API for something to be done, over its Unix socket, whose owner may do all.
+    pub(crate) fn post(&self, path: &str) -> anyhow::Result<()> {
+        let mut stream = UnixStream::connect(self.dir.path().join("admin.sock"))?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 2"), "POST {path}: {answer}");
+        Ok(())
     }
 
     /// CPU time so far, user and system.

@@ -301,6 +301,69 @@ pub struct Cancelled {
     pub cancelled: u64,
 }
 
+/// What can be done with the deliveries of an event that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventAction {
+    /// Try at once what waits for a time.
+    Retry,
+    /// Make dead letters of what waits.
+    Cancel,
+}
+
+impl EventAction {
+    /// Its name in paths and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventAction::Retry => "retry",
+            EventAction::Cancel => "cancel",
+        }
+    }
+}
+
+/// The answer to a retry or a cancel of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventActed {
+    /// The event's id.
+    pub event: String,
+    /// Its deliveries that were not over, by connection.
+    pub deliveries: Vec<EventResult>,
+}
+
+/// What came of it for one delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventResult {
+    /// The connection.
+    pub connection: String,
+    /// What came of it.
+    pub result: ResultOf,
+}
+
+/// What came of a retry or a cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultOf {
+    /// It waits for a time no more.
+    Retried,
+    /// It is a dead letter with the cause `cancelled`.
+    Cancelled,
+    /// Nothing: an attempt is under way, and ends as it ends.
+    InFlight,
+    /// Nothing: its time has come already, and it waits for its connection.
+    Due,
+}
+
+impl ResultOf {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ResultOf::Retried => "retried",
+            ResultOf::Cancelled => "cancelled",
+            ResultOf::InFlight => "in_flight",
+            ResultOf::Due => "due",
+        }
+    }
+}
+
 /// The answer to a reload that was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {

@@ -12,7 +12,9 @@ use super::api::explain::Explanation;
 use super::api::jobs::{DeadPlan, Job, JobAction, Selection};
 use super::api::transfer::Imported;
 use super::api::trial::TestReport;
-use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
+use super::api::{
+    Attempt, ConfigProblem, Connection, DeadLetter, EventActed, EventAction, Page, Reloaded, Status,
+};
 use super::manage::{Edit, EditRefused, Edited, Filter, Import, Listing};
 use crate::event::{Cause, Event, EventId};
 
@@ -86,6 +88,19 @@ pub enum Command {
         connection: String,
         /// Nothing, when it is queued.
         reply: Reply<Result<(), Refusal>>,
+    },
+    /// Tries at once, or cancels, the deliveries of an event that wait. Durable before the answer.
+    EventAct {
+        /// What to do.
+        action: EventAction,
+        /// The event.
+        event: EventId,
+        /// To this connection only.
+        connection: Option<String>,
+        /// Who wants it.
+        by: String,
+        /// What came of it.
+        reply: Reply<Result<EventActed, Refusal>>,
     },
     /// One page of recorded attempts, the newest first.
     Attempts {
@@ -256,6 +271,10 @@ pub struct AttemptsQuery {
     pub code: Option<Option<Cause>>,
     /// Only those that ended at this wall clock or later, in milliseconds.
     pub since_ms: u64,
+    /// Only those that ended before this wall clock, if it is said.
+    pub until_ms: Option<u64>,
+    /// Only those whose response had one of these statuses, in order.
+    pub statuses: Option<Vec<u16>>,
     /// Where the last page ended, as its `next` said.
     pub before: Option<u64>,
     /// At most so many; 1 to 255.
@@ -343,6 +362,17 @@ pub enum Refusal {
     /// The delivery is not over.
     #[error("{0} is on its way already; only what is over can be replayed")]
     StillLive(EventId),
+    /// It is neither waiting nor with the egress.
+    #[error("no delivery of {0} waits any more; `posthaste events show {0}` says how they stand")]
+    NotWaiting(EventId),
+    /// An attempt is under way.
+    #[error(
+        "an attempt of {0} is under way and ends as it ends; see what came of it, and ask again"
+    )]
+    InFlight(EventId),
+    /// It waits for no time.
+    #[error("the time of {0} has come already; `posthaste explain {0}` says what it waits for")]
+    DueAlready(EventId),
     /// The selection cannot be understood.
     #[error("{0}")]
     BadSelection(String),

@@ -61,6 +61,9 @@ impl From<Refusal> for Problem {
                 (StatusCode::NOT_FOUND, "no_such_delivery", "No such delivery")
             }
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", "Still on its way"),
+            Refusal::NotWaiting(_) => (StatusCode::CONFLICT, "not_waiting", "Not waiting"),
+            Refusal::InFlight(_) => (StatusCode::CONFLICT, "in_flight", "Under way"),
+            Refusal::DueAlready(_) => (StatusCode::CONFLICT, "due_already", "Due already"),
             Refusal::HeldByFile { .. } => {
                 (StatusCode::CONFLICT, "held_by_file", "Held by its file")
             }

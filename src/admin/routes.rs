@@ -126,6 +126,8 @@ fn operating() -> OpenApiRouter<Context> {
         .routes(routes!(jobs::connection_purge))
         .routes(routes!(replay_one))
         .routes(routes!(history::event_replay))
+        .routes(routes!(history::event_retry))
+        .routes(routes!(history::event_cancel))
         .routes(routes!(configuration::reload))
         .routes(routes!(connections::connection_act))
         .routes(routes!(connections::connection_act_put))

@@ -355,6 +355,10 @@ async fn attempts_are_asked_for_as_the_query_says() {
             assert_eq!(query.connection.as_deref(), Some("crm"));
             assert_eq!(query.event, Some(ID.parse().unwrap()));
             assert_eq!((query.before, query.limit), (Some(77), 7));
+            assert_eq!(query.until_ms, Some(1_763_683_260_000));
+            let mut statuses: Vec<u16> = (400..500).collect();
+            statuses.retain(|status| *status != 404);
+            assert_eq!(query.statuses, Some(statuses));
             let code = match query.since_ms {
                 1_763_683_200_000 => None,
                 // A duration counts from now.
@@ -370,7 +374,9 @@ async fn attempts_are_asked_for_as_the_query_says() {
         }
         other => nobody(other),
     });
-    let common = format!("connection=crm&event={ID}&limit=7&next=77");
+    let common = format!(
+        "connection=crm&event={ID}&limit=7&next=77&status=400-499,!404&until=2025-11-21T00:01:00Z"
+    );
     for rest in ["code=ok&since=2025-11-21T00:00:00Z", "code=connect_refused&since=1h"] {
         let (status, _, body) = relay.unix(&format!("GET /v1/attempts?{common}&{rest}")).await;
         assert_eq!(status, 200, "{body}");

@@ -18,6 +18,7 @@ const RESPONSE_CHARS: usize = 60;
 Examples:
   posthaste attempts crm
   posthaste attempts crm --code connect_refused --since 1h
+  posthaste attempts --status 5xx --since 1d --until 1h
   posthaste attempts --event evt_019ab3c4-5d6e-7f80-9123-456789abcdef
   posthaste attempts --json | jq -r '.models[].response'
 ")]
@@ -31,9 +32,15 @@ pub(super) struct Arguments {
     /// Only those that ended so: an error code, or \"ok\"
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
+    /// Only those whose response had one of these statuses, as in 503, 5xx, 400-499,!404
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
     /// Only those that ended since: a duration, as in 1h, or a time in UTC
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Only those that ended before: a duration, as in 1h, or a time in UTC
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     #[command(flatten)]
     page: PageArguments,
     #[command(flatten)]
@@ -46,7 +53,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         ("connection", arguments.connection.as_deref()),
         ("event", event.as_deref()),
         ("code", arguments.code.as_deref()),
+        ("status", arguments.status.as_deref()),
         ("since", arguments.since.as_deref()),
+        ("until", arguments.until.as_deref()),
     ];
     let list =
         List { path: &["attempts"], query, cursor: "next", none: "no attempts are recorded" };

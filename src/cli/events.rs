@@ -1,14 +1,14 @@
-//! `posthaste events` and `posthaste replay`: look up single events and send them again.
+//! `posthaste events` and `posthaste replay`: look up single events, send them again, try them at once, cancel them.
 
 use clap::{Args, Subcommand};
 
 use super::admin::{Asked, target};
-use super::output::{self, Fields};
+use super::output::{self, Fields, Table};
 use super::{Failure, TEMPLATE};
-use crate::admin::api::{EventDetail, Replayed};
+use crate::admin::api::{EventActed, EventAction, EventDetail, Replayed};
 use crate::event::EventId;
 
-/// Look at single events
+/// Look at single events, and change what waits
 #[derive(Debug, Args)]
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -22,6 +22,35 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Show(ShowArguments),
+    /// Try at once the deliveries of an event that wait for a time
+    ///
+    /// A retry's, or a delay's. What holds the connection (a breaker, a pause) goes on holding it.
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste events retry evt_019ab3c4-5d6e-7f80-9123-456789abcdef
+  posthaste events retry evt_019ab3c4-5d6e-7f80-9123-456789abcdef --connection crm
+")]
+    Retry(ActArguments),
+    /// Cancel the deliveries of an event that wait; they become dead letters with the cause \"cancelled\"
+    ///
+    /// An attempt under way cannot be cancelled.
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste events cancel evt_019ab3c4-5d6e-7f80-9123-456789abcdef
+  posthaste events cancel evt_019ab3c4-5d6e-7f80-9123-456789abcdef --connection crm
+")]
+    Cancel(ActArguments),
+}
+
+#[derive(Debug, Args)]
+struct ActArguments {
+    /// The event's id
+    event: EventId,
+    /// Only the delivery to this connection
+    #[arg(long, value_name = "NAME")]
+    connection: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 /// Show one event that is still in the store: it is on its way, dead, or kept by keep_delivered
@@ -60,12 +89,35 @@ pub(super) struct ReplayArguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Action::Show(arguments) = arguments.action;
+    match arguments.action {
+        Action::Show(arguments) => show(arguments),
+        Action::Retry(arguments) => act(EventAction::Retry, arguments),
+        Action::Cancel(arguments) => act(EventAction::Cancel, arguments),
+    }
+}
+
+fn show(arguments: ShowArguments) -> Result<(), Failure> {
     let event = arguments.event.to_string();
     if arguments.body {
         return arguments.asked.show_bytes(&target(&["events", &event, "body"], &[])?);
     }
     arguments.asked.show(&target(&["events", &event], &[])?, describe)
+}
+
+fn act(action: EventAction, arguments: ActArguments) -> Result<(), Failure> {
+    let event = arguments.event.to_string();
+    let connection = arguments.connection.as_deref().map(|name| ("connection", name));
+    let target = target(&["events", &event, action.as_str()], connection.as_slice())?;
+    let json = arguments.asked.json;
+    let acted: EventActed = arguments.asked.post(&target)?;
+    if json {
+        return output::json(&acted);
+    }
+    let mut table = Table::new(&["CONNECTION", "RESULT"]);
+    for delivery in acted.deliveries {
+        table.row([delivery.connection, delivery.result.as_str().to_owned()]);
+    }
+    output::write(table.render().as_bytes())
 }
 
 pub(super) fn replay(arguments: ReplayArguments) -> Result<(), Failure> {

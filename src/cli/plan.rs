@@ -87,6 +87,7 @@ fn audit_table(records: &[AuditRecord]) -> String {
         };
         let parts = [
             record.connection.clone(),
+            record.job.clone(),
             part(&record.added, "added"),
             part(&record.changed, "changed"),
             part(&record.removed, "removed"),

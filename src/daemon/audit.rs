@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::admin::Refusal;
 use crate::admin::api::connections::{AuditPage, AuditRecord};
+use crate::admin::api::jobs::JobAction;
 use crate::admin::api::{Pagination, parse_rfc3339, rfc3339};
 use crate::admin::command::AuditQuery;
 use crate::clock::{Clock, millis};
@@ -67,8 +68,8 @@ impl Audit {
         record.at = rfc3339(self.clock.wall_ms());
         self.remember(&record);
         let AuditRecord { by, action, connection, old, new, generation, .. } = &record;
-        if action == super::trial::ACTION {
-            tracing::info!(by, connection, "Sent a test event");
+        if changes_nothing(action) {
+            tracing::info!(by, action, connection, job = record.job, "Noted in the audit log");
         } else {
             tracing::info!(by, action, connection, old, new, generation, "Configuration changed");
         }
@@ -78,8 +79,8 @@ impl Audit {
     }
 
     fn remember(&mut self, record: &AuditRecord) {
-        if record.action == super::trial::ACTION {
-            return; // It changes nothing.
+        if changes_nothing(&record.action) {
+            return;
         }
         let (Some(name), Some(at)) = (&record.connection, parse_rfc3339(&record.at)) else {
             for name in &record.added {
@@ -119,6 +120,12 @@ impl Audit {
     pub(super) fn directory(&self) -> PathBuf {
         self.directory.clone()
     }
+}
+
+/// Whether what was done changed no configuration.
+fn changes_nothing(action: &str) -> bool {
+    let jobs = [JobAction::Replay, JobAction::Purge].map(super::jobs::audited);
+    action == super::trial::ACTION || jobs.contains(&action)
 }
 
 /// One page, the newest first. Reads both files.
@@ -214,11 +221,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::manual(NOW);
         let mut audit = Audit::open(directory.path(), clock.clone());
+        audit.add(AuditRecord { action: "dead_purge".to_owned(), ..record("c", None, None) });
         audit.add(record("a", None, None));
         audit.add(record("b", None, None));
         audit.add(record("b", None, Some("1")));
         for mut audit in [audit, Audit::open(directory.path(), clock.clone())] {
             assert!(audit.is_deleted("a") && !audit.is_deleted("b"));
+            assert!(!audit.is_deleted("c"), "its dead letters were purged");
         }
         clock.advance(DELETED_FOR);
         assert!(!Audit::open(directory.path(), clock).is_deleted("a"));

@@ -40,6 +40,10 @@ impl Daemon {
             Command::EventReplay { event, connection, reply } => {
                 let _ = reply.send(self.replay_event(event, &connection).await);
             }
+            Command::EventAct { action, event, connection, by, reply } => {
+                let acted = self.act_on_event(action, event, connection.as_deref(), &by).await;
+                let _ = reply.send(acted);
+            }
             Command::Attempts { query, reply } => {
                 let _ = reply.send(self.attempts(query).await);
             }

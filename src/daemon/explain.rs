@@ -71,6 +71,8 @@ impl Daemon {
             event: Some(event),
             code: None,
             since_ms: 0,
+            until_ms: None,
+            statuses: None,
             before: None,
             limit: ATTEMPTS_MAX,
         };

@@ -52,7 +52,7 @@ impl Daemon {
         }
     }
 
-    async fn find_event(&self, event: EventId) -> Result<store::FoundEvent, Refusal> {
+    pub(super) async fn find_event(&self, event: EventId) -> Result<store::FoundEvent, Refusal> {
         let found = self.store.find_event(event).await.map_err(closed)?;
         found.ok_or(Refusal::NoSuchEvent(event))
     }
@@ -71,6 +71,8 @@ impl Daemon {
             event: query.event,
             code: query.code,
             since_ms: query.since_ms,
+            until_ms: query.until_ms,
+            statuses: query.statuses,
             before: query.before,
             limit: limit as usize,
         };

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::dead::{Fit, Wanted};
 use super::{COMMAND_MAX, Daemon};
+use crate::admin::api::connections::AuditRecord;
 use crate::admin::api::jobs::{Job, JobAction, JobCounts, JobState, Selection};
 use crate::admin::api::rfc3339;
 use crate::admin::{JobCommand, Refusal};
@@ -46,6 +47,14 @@ const RUNNING_MAX: usize = 16;
 const ENDED_MAX: usize = 100;
 /// How often a step looks for letters whose record was moved since they were listed.
 const STEP_TRIES: usize = 3;
+
+/// What the audit log calls the beginning of a job.
+pub(super) fn audited(action: JobAction) -> &'static str {
+    match action {
+        JobAction::Replay => "dead_replay",
+        JobAction::Purge => "dead_purge",
+    }
+}
 
 /// A job and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,8 +252,14 @@ impl Daemon {
             return Err(Refusal::Store(format!("the job cannot be written down: {error}")));
         }
         self.jobs.plan(Instant::now());
-        let Job { id, by, .. } = &job;
-        tracing::info!(job = id, action = action.as_str(), by, "Job started");
+        self.audit.add(AuditRecord {
+            by: job.by.clone(),
+            action: audited(action).to_owned(),
+            connection: job.selection.connection.clone(),
+            job: Some(job.id.clone()),
+            generation: self.generation,
+            ..AuditRecord::default()
+        });
         Ok(job)
     }
 

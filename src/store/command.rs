@@ -95,6 +95,14 @@ pub(super) enum Command {
         delivery: FoundDelivery,
         reply: oneshot::Sender<(bool, Result<(), DiskTrouble>)>,
     },
+    Cancel {
+        delivery: FoundDelivery,
+        reply: oneshot::Sender<(Acted, Result<(), DiskTrouble>)>,
+    },
+    RetryNow {
+        delivery: FoundDelivery,
+        reply: oneshot::Sender<(Acted, Result<(), DiskTrouble>)>,
+    },
     SetMaxBytes(u64),
     SetKeep(Keep),
     Stop {
@@ -111,6 +119,21 @@ pub enum Renamed {
     Nothing,
     /// The new name has deliveries or dead letters of its own; nothing was changed.
     Occupied,
+}
+
+/// What came of it when one delivery was to be cancelled, or tried at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// It is done.
+    Done,
+    /// It was to be tried at once, and its time has come already: it waits for its connection.
+    Waits,
+    /// The egress has it.
+    HandedOut,
+    /// It is over, or a dead letter, or its record was moved since it was found.
+    NotLive,
+    /// The disk does not say where it is.
+    Unreadable,
 }
 
 /// Some dead letters of a connection, in the order in which they died.

@@ -172,6 +172,10 @@ pub struct AttemptQuery {
     pub code: Option<Option<Cause>>,
     /// Only those that ended at this wall clock or later, in milliseconds.
     pub since_ms: u64,
+    /// Only those that ended before this one, if it is said.
+    pub until_ms: Option<u64>,
+    /// Only those whose response had one of these statuses, in order.
+    pub statuses: Option<Vec<u16>>,
     /// Only those before this one.
     pub before: Option<u64>,
     /// At most so many.
@@ -186,6 +190,11 @@ impl AttemptQuery {
             && self.event.is_none_or(|event| event == attempt.event)
             && self.code.is_none_or(|code| code == attempt.code)
             && attempt.at_ms >= self.since_ms
+            && self.until_ms.is_none_or(|until| attempt.at_ms < until)
+            && self
+                .statuses
+                .as_ref()
+                .is_none_or(|wanted| wanted.binary_search(&attempt.status).is_ok())
     }
 
     fn wants_name(&self, name: &str) -> bool {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::command::Command;
+use super::command::{Acted, Command};
 use super::dead_letter::DeadLetter;
 use super::feed::Lane;
 use super::reader::{Files, ReadRequest};
@@ -165,6 +165,29 @@ impl Store {
         delivery: FoundDelivery,
     ) -> Result<(bool, Result<(), DiskTrouble>), Closed> {
         self.ask(|reply| Command::ReplayOver { delivery, reply }).await
+    }
+
+    /// Cancels a delivery that waits: it becomes a dead letter of that cause. Whoever wants to reach what the egress holds has it
+    /// given back before. Returns what came of it, and whether that is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn cancel(
+        &self,
+        delivery: FoundDelivery,
+    ) -> Result<(Acted, Result<(), DiskTrouble>), Closed> {
+        self.ask(|reply| Command::Cancel { delivery, reply }).await
+    }
+
+    /// Ends the wait of a delivery that waits for a time. Returns what came of it, and whether that is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn retry_now(
+        &self,
+        delivery: FoundDelivery,
+    ) -> Result<(Acted, Result<(), DiskTrouble>), Closed> {
+        self.ask(|reply| Command::RetryNow { delivery, reply }).await
     }
 
     async fn find_in(

@@ -30,6 +30,7 @@ mod order;
 mod recent;
 mod relaxed;
 mod renaming;
+mod single;
 mod suspensions;
 mod sweep;
 mod waits;

@@ -18,6 +18,7 @@ mod keys;
 mod look;
 mod order;
 mod settle;
+mod single;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

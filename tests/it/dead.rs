@@ -97,6 +97,10 @@ fn a_selection_is_planned_and_replayed() {
 
     let listed = daemon.cli_json(&["jobs", "list", "--json"]);
     assert_eq!(listed["models"][0], replayed);
+    let audited = daemon.cli_json(&["audit", "--json"]);
+    let line = ["action", "connection", "job", "by"].map(|name| audited["models"][0][name].clone());
+    let said = ["dead_replay".into(), "crm".into(), replayed["id"].clone(), replayed["by"].clone()];
+    assert_eq!(line, said);
     assert!(replayed["by"].as_str().unwrap().starts_with("unix uid "), "{replayed}");
     let shown = daemon.cli(&["jobs", "show", replayed["id"].as_str().unwrap()]);
     assert!(

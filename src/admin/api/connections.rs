@@ -148,11 +148,14 @@ pub struct AuditRecord {
     /// Who: `unix uid N`, `token NAME`, `files` or `signal`.
     pub by: String,
     /// What: `create`, `replace`, `patch`, `delete`, `pause`, `pause_until_restart`, `resume`, `enable`, `disable`, `archive`, `unarchive`, `import`, `reload`,
-    /// or `state` for a state that a reload changed.
+    /// `state` for a state that a reload changed; `test`, `dead_replay` and `dead_purge` change no configuration.
     pub action: String,
     /// Which connection; `None` for a reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<String>,
+    /// The job that was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// The state that the connection has since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,

@@ -1,29 +1,35 @@
 //! Single events and the attempts that were recorded: looked up, listed, sent again.
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::jobs::by;
 use super::{
     Answer, Refused, ask, bad_query, body_headers, checked_limit, excerpt, header_of, parse_id,
 };
 use crate::admin::Context;
 use crate::admin::api::explain::Explanation;
 use crate::admin::api::{
-    Attempt, DeliveryState, EventDetail, Page, Replayed, parse_rfc3339, rfc3339,
+    Attempt, DeliveryState, EventActed, EventAction, EventDetail, Page, Replayed, parse_rfc3339,
+    rfc3339,
 };
 use crate::admin::command::{AttemptsQuery, Command, FoundEvent};
+use crate::admin::manage::Caller;
 use crate::admin::problem::Problem;
 use crate::clock::{Clock, millis};
+use crate::connection::status::{Purpose, StatusSet};
 use crate::event::Cause;
 use crate::units::HumanDuration;
 
 /// What `code` is for an attempt that succeeded.
 const OK: &str = "ok";
+/// The highest status that there is.
+const LAST_STATUS: u16 = 599;
 
 /// Show an event that is still in the store
 #[utoipa::path(get, path = "/v1/events/{event}", tag = "events",
@@ -86,6 +92,58 @@ pub(super) async fn event_replay(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+pub(super) struct ActQuery {
+    /// Only the delivery to this connection; without it, to all.
+    connection: Option<String>,
+}
+
+/// Try at once the deliveries of an event that wait for a time
+///
+/// A retry's, or a delay's. Attempts go on counting; what holds the connection (a breaker, a pause) goes on holding it.
+#[utoipa::path(post, path = "/v1/events/{event}/retry", tag = "events",
+    params(("event" = String, Path, description = "the event's id"), ActQuery),
+    responses((status = 200, description = "what came of it", body = EventActed), Refused))]
+pub(super) async fn event_retry(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    act(context, EventAction::Retry, &event, query, caller).await
+}
+
+/// Cancel the deliveries of an event that wait
+///
+/// Each becomes a dead letter with the cause `cancelled`. An attempt under way cannot be cancelled.
+#[utoipa::path(post, path = "/v1/events/{event}/cancel", tag = "events",
+    params(("event" = String, Path, description = "the event's id"), ActQuery),
+    responses((status = 200, description = "what came of it", body = EventActed), Refused))]
+pub(super) async fn event_cancel(
+    State(context): State<Context>,
+    Path(event): Path<String>,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    act(context, EventAction::Cancel, &event, query, caller).await
+}
+
+async fn act(
+    context: Context,
+    action: EventAction,
+    event: &str,
+    query: Result<Query<ActQuery>, QueryRejection>,
+    caller: Option<Extension<Caller>>,
+) -> Answer<EventActed> {
+    let event = parse_id(event)?;
+    let Query(ActQuery { connection }) = query.map_err(bad_query)?;
+    let by = by(caller.as_ref().map(|Extension(caller)| caller));
+    let acted = ask(&context, |reply| Command::EventAct { action, event, connection, by, reply });
+    Ok(Json(acted.await??))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only those of this connection.
     connection: Option<String>,
@@ -93,8 +151,12 @@ pub(super) struct ListQuery {
     event: Option<String>,
     /// Only those with this error code, or `ok`.
     code: Option<String>,
+    /// Only those whose response had one of these statuses: `503`, `5xx`, `400-499,!404`.
+    status: Option<String>,
     /// Only those that ended since: a time (RFC 3339), or a duration.
     since: Option<String>,
+    /// Only those that ended before: a time (RFC 3339), or a duration.
+    until: Option<String>,
     /// Attempts on the page; 100 if it is not said.
     #[param(minimum = 1, maximum = 255)]
     limit: Option<u32>,
@@ -111,12 +173,14 @@ pub(super) async fn attempts(
 ) -> Answer<Page<Attempt>> {
     let Query(query) = query.map_err(bad_query)?;
     let limit = checked_limit(query.limit)?;
-    let since = query.since.as_deref().map(|since| parse_since(since, &context.clock));
+    let time = |text: Option<&str>| text.map(|text| parse_since(text, &context.clock)).transpose();
     let query = AttemptsQuery {
         connection: query.connection,
         event: query.event.as_deref().map(parse_id).transpose()?,
         code: query.code.as_deref().map(parse_code).transpose()?,
-        since_ms: since.transpose()?.unwrap_or(0),
+        since_ms: time(query.since.as_deref())?.unwrap_or(0),
+        until_ms: time(query.until.as_deref())?,
+        statuses: query.status.as_deref().map(parse_statuses).transpose()?,
         before: query.next.as_deref().map(parse_next).transpose()?,
         limit,
     };
@@ -131,6 +195,15 @@ fn parse_code(text: &str) -> Result<Option<Cause>, Problem> {
     cause.map(Some).ok_or_else(|| {
         Problem::malformed(format!("code is \"{OK}\" or an error code, such as connect_refused"))
     })
+}
+
+/// Each status that is meant.
+fn parse_statuses(text: &str) -> Result<Vec<u16>, Problem> {
+    let entries: Vec<&str> = text.split(',').map(str::trim).collect();
+    // Any status may be looked for, as any may be a success.
+    let set = StatusSet::parse(&entries, Purpose::Success)
+        .map_err(|error| Problem::malformed(format!("status: {error}")))?;
+    Ok((0..=LAST_STATUS).filter(|status| set.contains(*status)).collect())
 }
 
 /// A time, or how long ago it was.

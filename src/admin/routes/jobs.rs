@@ -132,7 +132,7 @@ impl FromRequestParts<Context> for Wanted {
     }
 }
 
-fn by(caller: Option<&Caller>) -> String {
+pub(super) fn by(caller: Option<&Caller>) -> String {
     caller.map_or_else(|| "nobody".to_owned(), |caller| caller.by.clone())
 }
 

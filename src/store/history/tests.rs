@@ -172,6 +172,11 @@ fn lists_are_filtered_and_come_in_pages() {
         };
         let none = AttemptQuery::default;
         assert_eq!(count(AttemptQuery { since_ms: 1_700_000_290_000, ..none() }), 10);
+        let until_ms = Some(1_700_000_290_000);
+        assert_eq!(count(AttemptQuery { until_ms, ..none() }), 290);
+        let statuses = Some(vec![3, 7, 290, 999]);
+        assert_eq!(count(AttemptQuery { statuses: statuses.clone(), ..none() }), 3);
+        assert_eq!(count(AttemptQuery { statuses, until_ms, ..none() }), 2);
         let event = Some(attempt(&Clock::manual(1_700_000_000_007), "x", 7).event);
         assert_eq!(count(AttemptQuery { event, ..none() }), 0, "of another time");
         let event = Some(attempt(&Clock::manual(1_700_000_007_000), "x", 7).event);

@@ -102,17 +102,7 @@ impl Writer {
         if let Some(Scheduled { attempts, .. }) = stream.handed.get(&place) {
             return Whereabouts::HandedOut { attempts: *attempts };
         }
-        let mut found = None;
-        for lane in LANES {
-            let queue = schedule::queue(id.connection, lane);
-            let looked = self.state.schedule.look(Some(queue), Some(id.segment), |one, _| {
-                if Place::from(one.id) == place {
-                    found = Some(*one);
-                }
-            });
-            self.readable(looked);
-        }
-        if let Some(Scheduled { due, attempts, lane, .. }) = found {
+        if let Some(Scheduled { due, attempts, lane, .. }) = self.scheduled(id) {
             return Whereabouts::Scheduled { due, attempts, lane };
         }
         let came_back = stream.returned.iter().any(|delivery| Place::from(delivery.id) == place);
@@ -123,18 +113,29 @@ impl Writer {
         }
     }
 
+    /// A delivery as it stands on the schedule, if it does.
+    pub(super) fn scheduled(&self, id: DeliveryId) -> Option<Scheduled> {
+        let mut found = None;
+        for lane in LANES {
+            let queue = schedule::queue(id.connection, lane);
+            let looked = self.state.schedule.look(Some(queue), Some(id.segment), |one, _| {
+                if Place::from(one.id) == Place::from(id) {
+                    found = Some(*one);
+                }
+            });
+            self.readable(looked);
+        }
+        found
+    }
+
     /// Sends a delivery that is over on a new run. Whether it was over and its record is there.
     pub(super) fn replay_over(&mut self, delivery: FoundDelivery) -> bool {
         let FoundDelivery { id, size, .. } = delivery;
-        let entry =
-            self.state.segments.get(&id.segment).and_then(|segment| {
-                segment.entries(id.connection, id.slot, 1).ok()?.first().copied()
-            });
+        let there = self.is_there_still(&delivery);
         let place = Place::from(id);
         // One that was cancelled may still be out: what becomes of that attempt must not count for the replay.
         let stream = self.state.streams.get(id.connection.0 as usize);
         let out = stream.is_some_and(|stream| stream.handed.contains_key(&place));
-        let there = entry == Some(Entry { offset: id.offset, size });
         if out || !there || self.standing(id).1 != Standing::Over {
             return false;
         }
@@ -142,6 +143,16 @@ impl Writer {
         self.keep_no_longer(id.segment);
         self.queue_replay(id, size);
         true
+    }
+
+    /// Whether a delivery's record is where it was found.
+    pub(super) fn is_there_still(&self, delivery: &FoundDelivery) -> bool {
+        let FoundDelivery { id, size, .. } = *delivery;
+        let entry =
+            self.state.segments.get(&id.segment).and_then(|segment| {
+                segment.entries(id.connection, id.slot, 1).ok()?.first().copied()
+            });
+        entry == Some(Entry { offset: id.offset, size })
     }
 
     /// Puts a delivery whose record is needed into the replay lane, for its first attempt of a new run.

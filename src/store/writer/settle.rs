@@ -102,7 +102,7 @@ impl Writer {
         self.times.next_expiry.get_or_insert(look_at);
     }
 
-    fn give_back(&mut self, connection: ConnectionId, size: u32) {
+    pub(super) fn give_back(&mut self, connection: ConnectionId, size: u32) {
         if let Some(stream) = self.state.stream(connection) {
             stream.counters.give_back(u64::from(size));
         }
@@ -218,6 +218,14 @@ impl Writer {
             Command::ReplayOver { delivery, reply } => {
                 let replayed = self.replay_over(delivery);
                 let _ = reply.send((replayed, self.synced()));
+            }
+            Command::Cancel { delivery, reply } => {
+                let acted = self.cancel(delivery);
+                let _ = reply.send((acted, self.synced()));
+            }
+            Command::RetryNow { delivery, reply } => {
+                let acted = self.retry_now(delivery);
+                let _ = reply.send((acted, self.synced()));
             }
             Command::SetMaxBytes(bytes) => {
                 self.options.max_bytes = bytes;
