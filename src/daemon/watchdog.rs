@@ -71,9 +71,9 @@ impl Daemon {
 mod tests {
     use super::*;
 
-    /// Looks at three parts every `every` for a minute, of which one stands still from the 20th second to the 40th. The seconds
+    /// Looks at three parts every `every` for a minute, of which one stands still from the 20th second until another. The seconds
     /// in which it was not fed.
-    fn hungry(every: Duration, still: usize) -> Vec<u64> {
+    fn hungry(every: Duration, still: usize, until: u64) -> Vec<u64> {
         let begun = Instant::now();
         let mut pulse = Pulse::default();
         let mut hungry = Vec::new();
@@ -82,7 +82,7 @@ mod tests {
             // They turn once a second.
             let seconds = at.as_secs();
             let mut ticks = [seconds; 3];
-            ticks[still] = if seconds < 40 { seconds.min(20) } else { seconds };
+            ticks[still] = if seconds < until { seconds.min(20) } else { seconds };
             if !pulse.all_turn(&ticks, begun + at) {
                 hungry.push(seconds);
             }
@@ -97,9 +97,10 @@ mod tests {
         for still in 0..3 {
             let expected: Vec<u64> = (23..40).collect();
             // Often, as with WatchdogSec=400ms, each second, and as with the unit's WatchdogSec=30s.
-            assert_eq!(hungry(Duration::from_millis(200), still), expected, "{still}");
-            assert_eq!(hungry(Duration::from_secs(1), still), expected, "{still}");
-            assert_eq!(hungry(Duration::from_secs(15), still), [30], "{still}");
+            assert_eq!(hungry(Duration::from_millis(200), still, 40), expected, "{still}");
+            assert_eq!(hungry(Duration::from_secs(1), still, 40), expected, "{still}");
+            // It had turned between the looks at 15 and at 30.
+            assert_eq!(hungry(Duration::from_secs(15), still, 60), [45], "{still}");
         }
     }
 }
