@@ -116,6 +116,7 @@ impl Daemon {
                 kept_bytes: status.kept_bytes,
                 attempts_bytes: status.attempts_bytes,
             },
+            alerts: self.alerts.describe(),
         })
     }
 

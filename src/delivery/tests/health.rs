@@ -5,7 +5,7 @@ use super::*;
 use crate::clock::Age;
 use crate::connection::State;
 use crate::connection::breaker::{BreakerPolicy, Phase};
-use crate::delivery::notice::Notice;
+use crate::delivery::notice::{Notice, What};
 use crate::delivery::testing::connection;
 use crate::event::EventId;
 use crate::store::suspension::SuspensionKind;
@@ -249,7 +249,7 @@ fn gone_holds_the_connection_and_says_so_once() {
         rig.send(1, 10);
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
         let first = notice(&mut rig).await;
-        assert_eq!((first.id, first.why), (ConnectionId(1), SuspensionKind::Gone));
+        assert_eq!((first.id, first.what), (ConnectionId(1), What::Hold(SuspensionKind::Gone)));
         assert_eq!(*first.connection, connection);
         sleep(Duration::from_secs(60)).await;
         rig.receive();
@@ -264,7 +264,7 @@ fn gone_holds_the_connection_and_says_so_once() {
         assert_eq!(peer.requests(), 1);
         rig.command(Command::Suspend(ConnectionId(1), false)).await;
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
-        assert_eq!(notice(&mut rig).await.why, SuspensionKind::Gone);
+        assert_eq!(notice(&mut rig).await.what, What::Hold(SuspensionKind::Gone));
     });
 }
 
@@ -342,7 +342,7 @@ fn nothing_but_failure_for_long_enough_holds_the_connection() {
         sleep(Duration::from_secs(1)).await;
         rig.send(1, 1);
         rig.settle(1).await;
-        assert_eq!(notice(&mut rig).await.why, SuspensionKind::FailingTooLong);
+        assert_eq!(notice(&mut rig).await.what, What::Hold(SuspensionKind::FailingTooLong));
         rig.send(1, 1);
         sleep(Duration::from_secs(60)).await;
         rig.receive();
