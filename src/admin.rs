@@ -32,7 +32,9 @@ mod problem;
 mod routes;
 mod serve;
 
-pub use command::{AttemptsQuery, Command, DeadEvent, FoundEvent, Refusal, ReloadRefused};
+pub use command::{
+    AttemptsQuery, Command, DeadEvent, FoundEvent, JobCommand, Refusal, ReloadRefused,
+};
 
 /// Commands that may wait for the control loop; past that a request is answered 503.
 pub const COMMANDS_MAX: usize = 32;

@@ -26,6 +26,7 @@ mod filter;
 mod hold;
 mod http;
 mod import;
+mod jobs;
 mod listen;
 mod listing;
 mod output;
@@ -38,6 +39,7 @@ mod schema;
 mod send;
 mod settings;
 mod status;
+mod top;
 mod transform;
 mod trial;
 
@@ -47,6 +49,9 @@ enum Failure {
     /// It failed: exit 1.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+    /// It was not asked for rightly: exit 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
     /// The store cannot be opened or is locked: exit 74 (`EX_IOERR`).
     #[error("{0:#}")]
     Store(anyhow::Error),
@@ -62,6 +67,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
             Failure::Store(_) => 74,
             Failure::Config(_) => 78,
             Failure::StdoutClosed => 0,
@@ -80,6 +86,7 @@ Examples:
   posthaste run                       be the daemon
   posthaste send order.json           post an event
   posthaste status                    see what waits, and why
+  posthaste top                       watch it live
   posthaste test crm                  try a connection, part by part
   posthaste connections pause crm     stop deliveries to one target for a while
   posthaste dead replay crm --all     send dead letters again
@@ -106,11 +113,13 @@ enum Command {
     Audit(plan::AuditArguments),
     Send(send::Arguments),
     Dead(dead::Arguments),
+    Jobs(jobs::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(events::ReplayArguments),
     Attempts(attempts::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
     Test(trial::Arguments),
     Enable(hold::EnableArguments),
     Resume(hold::ResumeArguments),
@@ -143,11 +152,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Dead(arguments) => dead::run(arguments),
+        Command::Jobs(arguments) => jobs::run(arguments),
         Command::Events(arguments) => events::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => events::replay(arguments),
         Command::Attempts(arguments) => attempts::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Test(arguments) => trial::run(arguments),
         Command::Enable(arguments) => hold::enable(arguments),
         Command::Resume(arguments) => hold::resume(arguments),
@@ -221,7 +232,24 @@ mod tests {
             assert!(help.contains("  posthaste "), "{help}");
             checked += 1;
         }
-        assert_eq!(checked, 46);
+        assert_eq!(checked, 53);
+    }
+
+    /// What is read can be read by a program: all but these, which print no data of a daemon or a configuration.
+    #[test]
+    fn every_command_that_prints_data_has_json() {
+        let without = ["run", "top", "demo", "schema", "man", "completions"];
+        let mut open = vec![Arguments::command()];
+        let mut checked = 0;
+        while let Some(command) = open.pop() {
+            let leaf = command.get_subcommands().next().is_none();
+            let json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            let exempt = without.contains(&command.get_name());
+            assert_eq!(json, leaf && !exempt, "{}", command.get_name());
+            checked += usize::from(json);
+            open.extend(command.get_subcommands().cloned());
+        }
+        assert!(checked >= 30, "{checked}");
     }
 
     /// `docs/cli.md` is what `--help` says; `UPDATE=1 cargo test` writes it anew.

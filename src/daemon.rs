@@ -7,12 +7,15 @@
 mod alerting;
 mod alerts;
 mod audit;
+mod cancel;
 mod commands;
 mod connections;
+mod dead;
 mod edit;
 mod explain;
 mod gauges;
 mod history;
+mod jobs;
 mod options;
 mod plan;
 mod recall;
@@ -55,6 +58,7 @@ use crate::store::{self, ConnectionId, OpenError, Opened, Store};
 use crate::systemd::Notifier;
 use audit::Audit;
 use gauges::Gauges;
+use jobs::Jobs;
 use options::{
     apply_logging, bind, key_limits, open_store, prepare_all, say_warnings, start_dispatcher,
     tokens,
@@ -184,6 +188,7 @@ enum Event {
     Command(Box<Command>),
     Notice(Notice),
     Upkeep,
+    Job,
     Watchdog,
     Shutdown,
 }
@@ -213,6 +218,7 @@ struct Daemon {
     /// The file of each connection, by name.
     origins: BTreeMap<String, PathBuf>,
     audit: Audit,
+    jobs: Jobs,
     /// Connections whose state the last reload changed, for the audit log.
     states_changed: Vec<(String, State)>,
     /// Who may use the API over TCP.
@@ -294,6 +300,7 @@ impl Daemon {
         let mut daemon = Daemon {
             started: clock.monotonic(),
             audit: Audit::open(&config.daemon.store.path, clock.clone()),
+            jobs: Jobs::open(&config.daemon.store.path),
             states_changed: Vec::new(),
             tokens,
             content_hash,
@@ -462,6 +469,7 @@ impl Daemon {
                 Event::Command(command) => self.answer(*command).await,
                 Event::Notice(notice) => self.heed(notice).await,
                 Event::Upkeep => self.upkeep().await?,
+                Event::Job => self.turn_jobs().await,
                 Event::Watchdog => self.feed_watchdog(),
             }
         }
@@ -496,6 +504,8 @@ impl Daemon {
             Some(notice) = self.notices.recv() => Event::Notice(notice),
             hash = self.watch.changed(), if automatic => Event::FilesChanged(hash),
             _ = upkeep.tick() => Event::Upkeep,
+            // Last: everything else goes before.
+            () = self.jobs.wait() => Event::Job,
         }
     }
 
@@ -545,6 +555,7 @@ impl Daemon {
             admin_stop,
             store,
             live,
+            jobs,
             ..
         } = self;
         let within = config.daemon.drain_timeout;
@@ -568,6 +579,7 @@ impl Daemon {
         admin_stop.cancel();
         // A panic in it was reported where it happened.
         let _ = admin.await;
+        jobs.close().await;
         store.close().await;
         tracing::info!("Stopped");
     }

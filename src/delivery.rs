@@ -208,6 +208,15 @@ impl Dispatcher {
         self.send_to(id, Command::Suspend(id, suspended)).await;
     }
 
+    /// Gives back to the store what a connection has not started, and returns when that is done. The store must not hand it out
+    /// any more until then. Attempts in flight, and what is being read from the disk for them, go on.
+    pub async fn recall(&self, id: ConnectionId) {
+        let (done, given_back) = oneshot::channel();
+        self.send_to(id, Command::Recall(id, done)).await;
+        // One that is not attached has nothing to give back.
+        let _ = given_back.await;
+    }
+
     /// Tests a connection, attached or not. Whoever drops the answer ends the test. `None` when too many run already.
     pub async fn test(&self, trial: Trial) -> Option<oneshot::Receiver<Report>> {
         let place = Arc::clone(&self.trials).try_acquire_owned().ok()?;

@@ -472,6 +472,18 @@ impl Store {
         self.ask(|reply| Command::Replay { letters, reply }).await
     }
 
+    /// Ends dead letters for good. Returns how many, and whether that is durable: if not, they may be dead letters again after
+    /// a crash. Left out are the same ones as by [`Store::replay`].
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn purge(
+        &self,
+        letters: Vec<DeadLetter>,
+    ) -> Result<(u64, Result<(), DiskTrouble>), Closed> {
+        self.ask(|reply| Command::Purge { letters, reply }).await
+    }
+
     /// The store as a whole.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub mod connections;
 pub mod explain;
+pub mod jobs;
 pub mod transfer;
 pub mod trial;
 
@@ -323,6 +324,13 @@ pub struct Header {
 pub struct Replayed {
     /// Dead letters that are queued again.
     pub replayed: u64,
+}
+
+/// The answer to a cancel or a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cancelled {
+    /// Deliveries that are cancelled.
+    pub cancelled: u64,
 }
 
 /// The answer to a reload that was taken.

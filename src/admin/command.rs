@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::api::connections::{AuditPage, ConnectionsPage, Document, Object, Plan};
 use super::api::explain::Explanation;
+use super::api::jobs::{DeadPlan, Job, JobAction, Selection};
 use super::api::transfer::Imported;
 use super::api::trial::TestReport;
 use super::api::{Attempt, ConfigProblem, Connection, DeadLetter, Page, Reloaded, Status};
@@ -25,8 +26,8 @@ pub enum Command {
     Status(Reply<Status>),
     /// One page of dead letters, in an order that stays the same while pages are read.
     DeadList {
-        /// Only of this connection; of all when `None`.
-        connection: Option<String>,
+        /// Which ones.
+        selection: Selection,
         /// Where the last page ended, as its `next` said; the daemon alone reads it.
         after: Option<String>,
         /// At most so many; 1 to 255.
@@ -52,17 +53,17 @@ pub enum Command {
         /// Nothing, when it is queued.
         reply: Reply<Result<(), Refusal>>,
     },
-    /// Queues up to `limit` dead letters of a connection again, in the order of [`Command::DeadList`].
-    ReplayPage {
-        /// The connection.
+    /// Cancels all deliveries of a connection, or of an orphaned queue, that are not over. Durable before the answer.
+    Purge {
+        /// Its name.
         connection: String,
-        /// Where the last page ended.
-        after: Option<String>,
-        /// At most so many.
-        limit: u32,
-        /// How far it came.
-        reply: Reply<Result<ReplayedPage, Refusal>>,
+        /// Who wants it.
+        by: String,
+        /// How many.
+        reply: Reply<Result<u64, Refusal>>,
     },
+    /// Dead letters in bulk, and jobs.
+    Job(JobCommand),
     /// One event that is still in the store.
     EventShow {
         /// The event.
@@ -261,16 +262,49 @@ pub struct AttemptsQuery {
     pub limit: u32,
 }
 
-/// How far one page of a bulk replay came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplayedPage {
-    /// Dead letters of this page that are queued again.
-    pub replayed: u64,
-    /// Dead letters that the connection had before this page. The first page's figure ends the job, so that letters
-    /// that die again meanwhile do not keep it going for ever.
-    pub dead_before: u64,
-    /// Where to go on; `None` at the end.
-    pub next: Option<String>,
+/// Dead letters in bulk, and the jobs that work through them.
+#[derive(Debug)]
+pub enum JobCommand {
+    /// Counts a part of the dead letters that a selection matches, and adds them to a plan.
+    Plan {
+        /// Which ones.
+        selection: Selection,
+        /// What was counted before.
+        plan: DeadPlan,
+        /// Where the last part ended.
+        after: Option<String>,
+        /// The plan, and where to go on; `None` at the end.
+        reply: Reply<Result<(DeadPlan, Option<String>), Refusal>>,
+    },
+    /// Begins a job. It is on the disk before the answer.
+    Start {
+        /// What to do.
+        action: JobAction,
+        /// With which ones.
+        selection: Selection,
+        /// Who wants it.
+        by: String,
+        /// The job.
+        reply: Reply<Result<Job, Refusal>>,
+    },
+    /// All jobs, the newest first.
+    List(Reply<Vec<Job>>),
+    /// One job.
+    Show {
+        /// Its id.
+        id: String,
+        /// The job.
+        reply: Reply<Result<Job, Refusal>>,
+    },
+    /// Stops a job. What it has done stays.
+    Cancel {
+        /// Its id.
+        id: String,
+        /// Who wants it.
+        by: String,
+        /// The job.
+        reply: Reply<Result<Job, Refusal>>,
+    },
 }
 
 /// Why a command was not done.
@@ -309,6 +343,23 @@ pub enum Refusal {
     /// The delivery is not over.
     #[error("{0} is on its way already; only what is over can be replayed")]
     StillLive(EventId),
+    /// The selection cannot be understood.
+    #[error("{0}")]
+    BadSelection(String),
+    /// No job has this id, or it is forgotten.
+    #[error("there is no job {0:?}; `posthaste jobs list` lists those that are remembered")]
+    NoSuchJob(String),
+    /// Too many jobs run.
+    #[error("{0} jobs run already; wait until one has ended, or cancel one")]
+    TooManyJobs(usize),
+    /// The job has ended.
+    #[error("job {id} is {state} already")]
+    JobEnded {
+        /// The job.
+        id: String,
+        /// How it ended.
+        state: &'static str,
+    },
     /// `after` is not what a page's `next` said.
     #[error("`after` is not a cursor of this list; take it from `pagination.next`")]
     BadCursor,

@@ -65,6 +65,10 @@ impl From<Refusal> for Problem {
                 (StatusCode::CONFLICT, "held_by_file", "Held by its file")
             }
             Refusal::HeldAlready { .. } => (StatusCode::CONFLICT, "held_already", "Held already"),
+            Refusal::BadSelection(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
+            Refusal::NoSuchJob(_) => (StatusCode::NOT_FOUND, "no_such_job", "No such job"),
+            Refusal::TooManyJobs(_) => (StatusCode::CONFLICT, "too_many_jobs", "Too many jobs"),
+            Refusal::JobEnded { .. } => (StatusCode::CONFLICT, "job_ended", "Job ended"),
             Refusal::BadCursor => (StatusCode::BAD_REQUEST, "bad_cursor", "Bad cursor"),
             Refusal::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", "Queue full"),
             Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_failed", "Store failed"),

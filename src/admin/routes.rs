@@ -3,28 +3,27 @@
 mod configuration;
 mod connections;
 mod history;
+mod jobs;
 mod transfer;
 mod trial;
 
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use serde::Deserialize;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
-use utoipa::IntoParams;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::access::require;
-use super::api::{DeadDetail, DeadLetter, Header, Page, Replayed, Status};
+use super::api::{DeadDetail, Header, Replayed, Status};
 use super::command::{Command, DeadEvent, Reply};
 use super::manage::Scope;
 use super::openapi::{self, Refused};
@@ -36,8 +35,6 @@ use crate::event::EventId;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a document may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Dead letters of one page of a bulk replay: the control loop is busy with one page at a time.
-const REPLAY_PAGE: u32 = 256;
 /// Dead letters on a page of a list, unless asked otherwise.
 const LIMIT_DEFAULT: u32 = 100;
 /// The most that can be asked for.
@@ -101,13 +98,16 @@ fn open() -> OpenApiRouter<Context> {
 fn reading() -> OpenApiRouter<Context> {
     OpenApiRouter::new()
         .routes(routes!(status))
-        .routes(routes!(dead_list))
+        .routes(routes!(jobs::dead_list))
+        .routes(routes!(jobs::dead_plan))
         .routes(routes!(dead_show))
         .routes(routes!(dead_body))
         .routes(routes!(history::event_show))
         .routes(routes!(history::event_body))
         .routes(routes!(history::event_explain))
         .routes(routes!(history::attempts))
+        .routes(routes!(jobs::jobs_list))
+        .routes(routes!(jobs::job_show))
         .routes(routes!(connections::connections_list))
         .routes(routes!(connections::connections_count))
         .routes(routes!(connections::connection_show))
@@ -120,7 +120,10 @@ fn reading() -> OpenApiRouter<Context> {
 /// Changes what happens, not what is configured to happen.
 fn operating() -> OpenApiRouter<Context> {
     OpenApiRouter::new()
-        .routes(routes!(replay_many))
+        .routes(routes!(jobs::dead_replay))
+        .routes(routes!(jobs::dead_purge))
+        .routes(routes!(jobs::job_cancel))
+        .routes(routes!(jobs::connection_purge))
         .routes(routes!(replay_one))
         .routes(routes!(history::event_replay))
         .routes(routes!(configuration::reload))
@@ -182,37 +185,6 @@ async fn status(State(context): State<Context>) -> Answer<Status> {
     ask(&context, Command::Status).await.map(Json)
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListQuery {
-    /// Only those of this connection.
-    connection: Option<String>,
-    /// The page after the one whose `pagination.next` this is.
-    after: Option<String>,
-    /// Dead letters on the page; 100 if it is not said.
-    #[param(minimum = 1, maximum = 255)]
-    limit: Option<u32>,
-}
-
-/// List dead letters
-#[utoipa::path(get, path = "/v1/dead", tag = "dead letters", params(ListQuery),
-    responses((status = 200, description = "a page", body = Page<DeadLetter>), Refused))]
-async fn dead_list(
-    State(context): State<Context>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Page<DeadLetter>> {
-    let Query(query) = query.map_err(bad_query)?;
-    let limit = checked_limit(query.limit)?;
-    let page = ask(&context, |reply| Command::DeadList {
-        connection: query.connection,
-        after: query.after,
-        limit,
-        reply,
-    });
-    Ok(Json(page.await??))
-}
-
 /// Show a dead letter and its event
 #[utoipa::path(get, path = "/v1/connections/{name}/dead/{event}", tag = "dead letters",
     params(("name" = String, Path, description = "the connection"), ("event" = String, Path, description = "the event's id")),
@@ -268,44 +240,6 @@ async fn replay_one(
     let event = parse_id(&event)?;
     ask(&context, |reply| Command::Replay { connection, event, reply }).await??;
     Ok(Json(Replayed { replayed: 1 }))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ReplayQuery {
-    /// The connection.
-    connection: String,
-}
-
-/// Send all dead letters of a connection again
-///
-/// Page by page, so that the control loop turns in between; at most as many as were dead when it began.
-#[utoipa::path(post, path = "/v1/dead/replay", tag = "dead letters", params(ReplayQuery),
-    responses((status = 200, description = "how many are queued", body = Replayed), Refused))]
-async fn replay_many(
-    State(context): State<Context>,
-    query: Result<Query<ReplayQuery>, QueryRejection>,
-) -> Answer<Replayed> {
-    let Query(query) = query.map_err(bad_query)?;
-    let (mut replayed, mut dead_at_start, mut after) = (0, None, None);
-    loop {
-        let left =
-            dead_at_start.map_or(REPLAY_PAGE.into(), |dead: u64| dead.saturating_sub(replayed));
-        let page = ask(&context, |reply| Command::ReplayPage {
-            connection: query.connection.clone(),
-            after: after.take(),
-            limit: u32::try_from(left).unwrap_or(REPLAY_PAGE).min(REPLAY_PAGE),
-            reply,
-        });
-        let page = page.await??;
-        replayed += page.replayed;
-        let dead = *dead_at_start.get_or_insert(page.dead_before);
-        after = page.next;
-        if after.is_none() || replayed >= dead {
-            return Ok(Json(Replayed { replayed }));
-        }
-    }
 }
 
 async fn find_dead(
@@ -387,6 +321,7 @@ async fn ask<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::api::{DeadLetter, Page};
 
     #[test]
     fn excerpts_are_text_or_nothing() {

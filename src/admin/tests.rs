@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
+use super::api::jobs::{DeadPlan, Job, JobAction, JobCounts, JobState, Selection};
 use super::api::{
     ConfigProblem, Daemon, DeadDetail, DeadLetter, Page, Pagination, ProblemDocument, Reloaded,
-    Replayed, Status, Store,
+    Status, Store,
 };
-use super::command::ReplayedPage;
 use super::*;
 use crate::clock::Age;
 use crate::event::{ContentBuilder, Event, EventId};
@@ -232,8 +232,8 @@ async fn status_is_what_the_daemon_says() {
 #[tokio::test]
 async fn dead_letters_are_listed_and_shown() {
     let relay = Relay::start(|command| match command {
-        Command::DeadList { connection, after, limit, reply } => {
-            assert_eq!(connection.as_deref(), Some("crm"));
+        Command::DeadList { selection, after, limit, reply } => {
+            assert_eq!(selection.connection.as_deref(), Some("crm"));
             assert_eq!((after.as_deref(), limit), (Some("c1"), 7));
             let page = Page {
                 pagination: Pagination { limit, next: Some("c2".to_owned()) },
@@ -383,29 +383,83 @@ async fn attempts_are_asked_for_as_the_query_says() {
     relay.end().await;
 }
 
-/// Letters that die again while the job runs come back to the list; the job must end all the same.
+fn job(id: &str, selection: Selection) -> Job {
+    Job {
+        id: id.to_owned(),
+        action: JobAction::Replay,
+        state: JobState::Running,
+        by: "unix uid 0".to_owned(),
+        selection,
+        counts: JobCounts { total: 9, ..JobCounts::default() },
+        started_at: "2025-11-21T00:00:00.000Z".to_owned(),
+        ended_at: None,
+        error: None,
+    }
+}
+
 #[tokio::test]
-async fn a_bulk_replay_goes_page_by_page_and_ends() {
-    let mut pages = 0;
-    let relay = Relay::start(move |command| match command {
-        Command::ReplayPage { connection, after, limit, reply } => {
-            assert_eq!(connection, "crm");
-            pages += 1;
-            assert_eq!(after.is_none(), pages == 1);
-            let page = ReplayedPage {
-                replayed: u64::from(limit),
-                dead_before: 600,
-                next: Some(format!("c{pages}")),
-            };
-            reply.send(Ok(page)).unwrap();
+async fn a_job_is_started_as_the_query_says_and_named_in_location() {
+    let relay = Relay::start(|command| match command {
+        Command::Job(JobCommand::Start { action, selection, by, reply }) => {
+            assert!(by.starts_with("unix uid "), "{by}");
+            let all = selection == Selection::default();
+            assert_eq!(action, if all { JobAction::Purge } else { JobAction::Replay });
+            if !all {
+                assert_eq!(selection.connection.as_deref(), Some("crm"));
+                assert_eq!(selection.status.as_deref(), Some("5xx"));
+                assert_eq!(selection.since.as_deref(), Some("2025-11-21T00:00:00.000Z"));
+            }
+            reply.send(Ok(job("job_1", selection))).unwrap();
+        }
+        Command::Job(JobCommand::Show { id, reply }) => {
+            reply.send(Err(Refusal::NoSuchJob(id))).unwrap();
+        }
+        Command::Job(JobCommand::Cancel { id, reply, .. }) => {
+            reply.send(Err(Refusal::JobEnded { id, state: "done" })).unwrap();
         }
         other => nobody(other),
     });
-    let (status, _, body) = relay.unix("POST /v1/dead/replay?connection=crm").await;
+    for request in [
+        "POST /v1/dead/replay?connection=crm&status=5xx&since=2025-11-21T00:00:00Z",
+        "POST /v1/dead/purge?all=true",
+    ] {
+        let (status, head, body) = relay.unix(request).await;
+        assert_eq!(status, 202, "{body}");
+        assert!(head.to_lowercase().contains("location: /v1/jobs/job_1"), "{head}");
+        assert_eq!(serde_json::from_str::<Job>(&body).unwrap().counts.total, 9);
+    }
+    for (request, status, expected) in [
+        ("POST /v1/dead/replay", 400, "malformed"),
+        ("POST /v1/dead/purge", 400, "malformed"),
+        ("POST /v1/dead/purge?connection=crm&since=yesterday", 400, "malformed"),
+        ("POST /v1/dead/purge?connection=crm&plan=true", 400, "malformed"),
+        ("GET /v1/dead/purge", 405, "method_not_allowed"),
+        ("GET /v1/jobs/job_2", 404, "no_such_job"),
+        ("POST /v1/jobs/job_2/cancel", 409, "job_ended"),
+    ] {
+        let (got, _, body) = relay.unix(request).await;
+        assert_eq!((got, code(&body).as_str()), (status, expected), "{request}");
+    }
+    relay.end().await;
+}
+
+/// A plan of many is counted a part at a time.
+#[tokio::test]
+async fn a_plan_goes_on_until_all_is_counted() {
+    let mut parts = 0;
+    let relay = Relay::start(move |command| match command {
+        Command::Job(JobCommand::Plan { mut plan, after, reply, .. }) => {
+            assert_eq!(after.map_or(0, |after| after.parse().unwrap()), parts);
+            parts += 1;
+            plan.matched += 100;
+            let next = (parts < 3).then(|| parts.to_string());
+            reply.send(Ok((plan, next))).unwrap();
+        }
+        other => nobody(other),
+    });
+    let (status, _, body) = relay.unix("GET /v1/dead/plan?connection=crm").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(serde_json::from_str::<Replayed>(&body).unwrap().replayed, 600);
-    let (status, _, body) = relay.unix("POST /v1/dead/replay").await;
-    assert_eq!((status, code(&body).as_str()), (400, "malformed"));
+    assert_eq!(serde_json::from_str::<DeadPlan>(&body).unwrap().matched, 300);
     relay.end().await;
 }
 

@@ -99,6 +99,11 @@ impl Admin {
         parse(&self.ask(Method::POST, target).await?)
     }
 
+    /// What is not JSON.
+    pub(super) async fn text(&self, target: &str) -> Result<String, Failure> {
+        Ok(String::from_utf8_lossy(&self.ask(Method::GET, target).await?).into_owned())
+    }
+
     async fn ask(&self, method: Method, target: &str) -> Result<Bytes, Failure> {
         self.send(method, target, Vec::new(), Bytes::new()).await
     }

@@ -14,6 +14,7 @@ use crate::admin::api::connections::{Count, Document};
 use crate::logging::escape;
 
 pub(super) mod document;
+mod purge;
 mod render;
 use document::{Keys, put};
 use render::{describe, table};
@@ -82,6 +83,7 @@ Examples:
   posthaste connections unarchive crm
 ")]
     Unarchive(NameArguments),
+    Purge(purge::PurgeArguments),
 }
 
 /// Which connections.
@@ -278,6 +280,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         Action::Disable(arguments) => act(arguments, "disable", "disabled"),
         Action::Archive(arguments) => act(arguments, "archive", "archived"),
         Action::Unarchive(arguments) => act(arguments, "unarchive", "unarchived"),
+        Action::Purge(arguments) => purge::run(arguments),
     }
 }
 

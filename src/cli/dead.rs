@@ -1,12 +1,15 @@
-//! `posthaste dead`: list, show and replay dead letters.
+//! `posthaste dead`: list, show, replay and purge dead letters.
+
+mod bulk;
+pub(super) use bulk::confirm;
 
 use clap::{Args, Subcommand};
 
-use super::admin::{Admin, Asked, target};
+use super::admin::{Asked, target};
 use super::listing::{List, PageArguments};
 use super::output::{self, Fields, Table};
-use super::{Failure, TEMPLATE, block_on};
-use crate::admin::api::{DeadDetail, DeadLetter, Replayed, Status};
+use super::{Failure, TEMPLATE};
+use crate::admin::api::{DeadDetail, DeadLetter};
 use crate::event::EventId;
 
 /// Look at deliveries that failed for good, and send them again
@@ -15,7 +18,8 @@ use crate::event::EventId;
 Examples:
   posthaste dead list --connection crm
   posthaste dead show crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
-  posthaste dead replay crm --all
+  posthaste dead replay crm --all --plan
+  posthaste dead replay crm --all --wait
 ")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -26,7 +30,8 @@ pub(super) struct Arguments {
 enum Action {
     List(ListArguments),
     Show(ShowArguments),
-    Replay(ReplayArguments),
+    Replay(bulk::ReplayArguments),
+    Purge(bulk::PurgeArguments),
 }
 
 /// List dead letters, a page at a time
@@ -34,12 +39,15 @@ enum Action {
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   posthaste dead list
+  posthaste dead list --code http_status --status 5xx --since 1d
   posthaste dead list --connection crm --json | jq -r '.models[].id'
 ")]
 struct ListArguments {
     /// Only those of this connection
     #[arg(long, value_name = "NAME")]
     connection: Option<String>,
+    #[command(flatten)]
+    filter: bulk::Filter,
     #[command(flatten)]
     page: PageArguments,
     #[command(flatten)]
@@ -65,40 +73,18 @@ struct ShowArguments {
     asked: Asked,
 }
 
-/// Send dead letters again, as new deliveries of the same events
-#[derive(Debug, Args)]
-#[command(help_template = TEMPLATE, before_help = "\
-Examples:
-  posthaste dead replay crm evt_019ab3c4-5d6e-7f80-9123-456789abcdef
-  posthaste dead replay crm --all --dry-run
-  posthaste dead replay crm --all
-")]
-struct ReplayArguments {
-    /// The connection
-    connection: String,
-    /// The events' ids
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    events: Vec<EventId>,
-    /// All dead letters of the connection
-    #[arg(long)]
-    all: bool,
-    /// Say how many it would be and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    asked: Asked,
-}
-
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.action {
         Action::List(arguments) => list(arguments),
         Action::Show(arguments) => show(arguments),
-        Action::Replay(arguments) => replay(arguments),
+        Action::Replay(arguments) => bulk::replay(arguments),
+        Action::Purge(arguments) => bulk::purge(arguments),
     }
 }
 
 fn list(arguments: ListArguments) -> Result<(), Failure> {
-    let query = vec![("connection", arguments.connection.as_deref())];
+    let mut query = vec![("connection", arguments.connection.as_deref())];
+    query.extend(arguments.filter.query().into_iter().map(|(name, value)| (name, Some(value))));
     let list = List { path: &["dead"], query, cursor: "after", none: "no dead letters" };
     list.print(&arguments.page, arguments.asked, table)
 }
@@ -147,57 +133,6 @@ fn describe(detail: &DeadDetail) -> String {
     }
     fields.line("body", &output::bytes(detail.body_bytes));
     fields.text() + &output::excerpt(detail.body_excerpt.as_deref())
-}
-
-fn replay(arguments: ReplayArguments) -> Result<(), Failure> {
-    let Asked { json, which } = arguments.asked;
-    let admin = Admin::new(which);
-    let name = arguments.connection.as_str();
-    let replayed = block_on(async {
-        match (arguments.all, arguments.dry_run) {
-            (true, true) => dead_count(&admin, name).await,
-            (false, true) => Ok(arguments.events.len() as u64),
-            (true, false) => {
-                let target = target(&["dead", "replay"], &[("connection", name)])?;
-                Ok(admin.post::<Replayed>(&target).await?.replayed)
-            }
-            (false, false) => replay_each(&admin, name, &arguments.events).await,
-        }
-    })?;
-    if json {
-        return output::json(&Replayed { replayed });
-    }
-    let verb = if arguments.dry_run { "would be queued" } else { "queued" };
-    output::line(&format!("{} {verb} again for {name}", output::plural(replayed, "dead letter")))
-}
-
-/// One after the other; what was replayed before a refusal stays so, and is said.
-async fn replay_each(admin: &Admin, name: &str, events: &[EventId]) -> Result<u64, Failure> {
-    let mut replayed = 0;
-    for event in events {
-        let event = event.to_string();
-        let target = target(&["connections", name, "dead", &event, "replay"], &[])?;
-        match admin.post::<Replayed>(&target).await {
-            Ok(one) => replayed += one.replayed,
-            Err(failure) => {
-                if replayed > 0 {
-                    let done = output::plural(replayed, "dead letter");
-                    output::say(&format!("{done} queued before this one failed"));
-                }
-                return Err(failure);
-            }
-        }
-    }
-    Ok(replayed)
-}
-
-async fn dead_count(admin: &Admin, name: &str) -> Result<u64, Failure> {
-    let status: Status = admin.get("/v1/status").await?;
-    let connections = status.connections.iter().map(|found| (&found.name, found.dead));
-    let orphaned = status.orphaned.iter().map(|found| (&found.name, found.dead));
-    connections.chain(orphaned).find(|(found, _)| *found == name).map(|(_, dead)| dead).ok_or_else(
-        || anyhow::anyhow!("there is no connection {name:?}; `posthaste status` lists them").into(),
-    )
 }
 
 #[cfg(test)]

@@ -55,12 +55,13 @@ impl List<'_> {
         if json {
             return output::json(&found);
         }
-        if found.models.is_empty() {
+        let next = found.pagination.get("next").and_then(Json::as_str);
+        if found.models.is_empty() && next.is_none() {
             output::say(self.none);
             return Ok(());
         }
         output::write(table(&found.models).as_bytes())?;
-        if let Some(next) = found.pagination.get("next").and_then(Json::as_str) {
+        if let Some(next) = next {
             output::say(&format!("there are more: --next {}", escape(next)));
         }
         Ok(())

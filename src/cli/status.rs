@@ -124,7 +124,7 @@ pub(super) fn state(connection: &Connection) -> String {
     }
 }
 
-fn last_error(connection: &Connection) -> String {
+pub(super) fn last_error(connection: &Connection) -> String {
     match &connection.last_error {
         None => "-".to_owned(),
         Some(error) => match error.status {

@@ -4,12 +4,10 @@ use std::sync::atomic::Ordering;
 
 use super::gauges::States;
 use super::{Daemon, Live};
-use crate::admin::api::{self, Page, Pagination, rfc3339};
-use crate::admin::command::ReplayedPage;
-use crate::admin::{Command, DeadEvent, Readiness, Refusal};
-use crate::event::{Event, EventId};
+use crate::admin::api::{self, rfc3339};
+use crate::admin::{Command, Readiness, Refusal};
 use crate::store::suspension::Suspension;
-use crate::store::{self, ConnectionId, DeadCursor, DeadLetter, StoreStatus};
+use crate::store::{self, StoreStatus};
 
 impl Daemon {
     /// Does what is asked. An asker that went away does not want its answer.
@@ -20,23 +18,19 @@ impl Daemon {
                     let _ = reply.send(status);
                 }
             }
-            Command::DeadList { connection, after, limit, reply } => {
-                let _ = reply.send(self.dead_list(connection, after, limit).await);
+            Command::DeadList { selection, after, limit, reply } => {
+                let _ = reply.send(self.dead_list(&selection, after, limit).await);
             }
             Command::DeadShow { connection, event, reply } => {
-                let shown =
-                    self.dead_event(&connection, event).await.map(|(dead, event)| DeadEvent {
-                        dead_letter: describe(&connection, &dead, &event),
-                        event: event.into(),
-                    });
-                let _ = reply.send(shown);
+                let _ = reply.send(self.dead_show(&connection, event).await);
             }
             Command::Replay { connection, event, reply } => {
                 let _ = reply.send(self.replay(&connection, event).await);
             }
-            Command::ReplayPage { connection, after, limit, reply } => {
-                let _ = reply.send(self.replay_page(&connection, after, limit).await);
+            Command::Purge { connection, by, reply } => {
+                let _ = reply.send(self.purge(&connection, &by).await);
             }
+            Command::Job(command) => self.run_job_command(command).await,
             Command::EventShow { event, reply } => {
                 let _ = reply.send(self.show_event(event).await);
             }
@@ -176,156 +170,6 @@ impl Daemon {
         });
         orphaned.filter(|orphaned| orphaned.held + orphaned.dead > 0).collect()
     }
-
-    /// The names whose dead letters can be asked for, with their numbers: configured connections and orphaned queues.
-    async fn known(&self) -> Result<Vec<(String, ConnectionId)>, Refusal> {
-        let status = self.store.status().await.map_err(closed)?;
-        let ids = (0..).map(ConnectionId);
-        let mut known: Vec<_> =
-            status.queues.into_iter().zip(ids).map(|((name, _), id)| (name, id)).collect();
-        let orphaned = |name: &str| self.live.iter().all(|live| live.connection.name != name);
-        known.retain(|(name, _)| !name.starts_with('\0') || !orphaned(name));
-        known.sort();
-        Ok(known)
-    }
-
-    async fn id_of(&self, connection: &str) -> Result<ConnectionId, Refusal> {
-        let known = self.known().await?;
-        let found = known.into_iter().find(|(name, _)| name == connection);
-        found.map(|(_, id)| id).ok_or_else(|| Refusal::UnknownConnection(connection.to_owned()))
-    }
-
-    async fn dead_list(
-        &self,
-        connection: Option<String>,
-        after: Option<String>,
-        limit: u32,
-    ) -> Result<Page<api::DeadLetter>, Refusal> {
-        let after = after.as_deref().map(cursor).transpose()?;
-        let mut names = self.known().await?;
-        if let Some(wanted) = connection {
-            names.retain(|(name, _)| *name == wanted);
-            if names.is_empty() {
-                return Err(Refusal::UnknownConnection(wanted));
-            }
-        }
-        let start = after
-            .and_then(|after| names.iter().position(|(_, id)| *id == after.connection))
-            .unwrap_or(0);
-        let mut models = Vec::new();
-        let mut last = None;
-        let mut more = false;
-        for (name, id) in names.into_iter().skip(start) {
-            let room = (limit as usize).saturating_sub(models.len());
-            let from = after.filter(|after| after.connection == id);
-            let page = self.store.dead(id, from, room).await.map_err(closed)?;
-            for letter in &page.letters {
-                models.push(self.describe_letter(&name, letter).await?);
-                last = Some(letter.cursor());
-            }
-            if page.more {
-                more = true;
-                break;
-            }
-        }
-        let next = last.filter(|_| more).map(DeadCursor::to_text);
-        Ok(Page { pagination: Pagination { limit, next }, count: models.len(), models })
-    }
-
-    /// A dead letter with its event's id, for which its record must be read.
-    async fn describe_letter(
-        &self,
-        name: &str,
-        letter: &DeadLetter,
-    ) -> Result<api::DeadLetter, Refusal> {
-        let loaded = self.store.load(letter.id, letter.size).await.map_err(closed)?;
-        Ok(match loaded {
-            Ok(event) => describe(name, letter, &event),
-            Err(error) => {
-                let mut damaged = describe_without_event(name, letter);
-                damaged.id = format!("unreadable: {error}");
-                damaged
-            }
-        })
-    }
-
-    async fn dead_event(
-        &self,
-        connection: &str,
-        event: EventId,
-    ) -> Result<(DeadLetter, Event), Refusal> {
-        let id = self.id_of(connection).await?;
-        let found = self.store.find_dead(id, event).await.map_err(closed)?;
-        found.ok_or_else(|| Refusal::NoSuchDeadLetter { connection: connection.to_owned(), event })
-    }
-
-    pub(super) async fn replay(&self, connection: &str, event: EventId) -> Result<(), Refusal> {
-        // Its record may be moved, or somebody else may replay it, between the two steps.
-        for _ in 0..REPLAY_TRIES {
-            let (letter, _) = match self.dead_event(connection, event).await {
-                Err(Refusal::NoSuchDeadLetter { .. })
-                    if self.is_live(connection, event).await? =>
-                {
-                    return Err(Refusal::StillLive(event));
-                }
-                found => found?,
-            };
-            if self.replay_letters(connection, vec![letter]).await? == 1 {
-                return Ok(());
-            }
-        }
-        Err(Refusal::StillLive(event))
-    }
-
-    async fn is_live(&self, connection: &str, event: EventId) -> Result<bool, Refusal> {
-        let id = self.id_of(connection).await?;
-        self.store.is_live(id, event).await.map_err(closed)
-    }
-
-    async fn replay_page(
-        &self,
-        connection: &str,
-        after: Option<String>,
-        limit: u32,
-    ) -> Result<ReplayedPage, Refusal> {
-        let after = after.as_deref().map(cursor).transpose()?;
-        let id = self.id_of(connection).await?;
-        let mut page = self.store.dead(id, after, limit as usize).await.map_err(closed)?;
-        let dead_before = page.total;
-        let next =
-            page.letters.last().filter(|_| page.more).map(|letter| letter.cursor().to_text());
-        let mut replayed = 0;
-        for _ in 0..REPLAY_TRIES {
-            let wanted = page.letters.len() as u64;
-            let done = self.replay_letters(connection, std::mem::take(&mut page.letters)).await?;
-            replayed += done;
-            if done == wanted {
-                break;
-            }
-            // Records of the others were moved after they were listed: they are listed anew.
-            let left = usize::try_from(wanted - done).unwrap_or(0);
-            page = self.store.dead(id, after, left).await.map_err(closed)?;
-        }
-        Ok(ReplayedPage { replayed, dead_before, next })
-    }
-
-    async fn replay_letters(
-        &self,
-        connection: &str,
-        letters: Vec<DeadLetter>,
-    ) -> Result<u64, Refusal> {
-        let (replayed, durable) = self.store.replay(letters).await.map_err(closed)?;
-        let replayed = replayed.len() as u64;
-        self.count_replayed(connection, replayed);
-        durable.map_err(|error| Refusal::Store(error.to_string()))?;
-        Ok(replayed)
-    }
-
-    pub(super) fn count_replayed(&self, connection: &str, replayed: u64) {
-        if let Some(live) = self.live.iter().find(|live| live.connection.name == connection) {
-            live.metrics.replayed.increment(replayed);
-        }
-    }
 }
 
 /// Why the daemon holds a connection.
@@ -333,34 +177,6 @@ pub(super) fn suspended(suspension: Suspension) -> api::Suspended {
     api::Suspended { cause: suspension.kind.as_str().to_owned(), since: rfc3339(suspension.at_ms) }
 }
 
-/// How often a replay is tried of what was found, and not there any more a moment later.
-const REPLAY_TRIES: usize = 3;
-
-fn cursor(text: &str) -> Result<DeadCursor, Refusal> {
-    DeadCursor::from_text(text).ok_or(Refusal::BadCursor)
-}
-
 pub(super) fn closed(error: store::Closed) -> Refusal {
     Refusal::Store(error.to_string())
-}
-
-fn describe(connection: &str, letter: &DeadLetter, event: &Event) -> api::DeadLetter {
-    api::DeadLetter {
-        id: event.id.to_string(),
-        accepted_at: rfc3339(event.accepted_ms),
-        ..describe_without_event(connection, letter)
-    }
-}
-
-fn describe_without_event(connection: &str, letter: &DeadLetter) -> api::DeadLetter {
-    api::DeadLetter {
-        id: String::new(),
-        connection: connection.to_owned(),
-        cause: letter.cause.as_str().to_owned(),
-        status: (letter.status > 0).then_some(letter.status),
-        attempts: letter.attempts,
-        accepted_at: String::new(),
-        died_at: Some(rfc3339(letter.died_ms)),
-        bytes: u64::from(letter.size),
-    }
 }

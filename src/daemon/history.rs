@@ -46,7 +46,7 @@ impl Daemon {
                     let (gone_now, live) = (Refusal::NoSuchEvent(event), Refusal::StillLive(event));
                     return Err(if gone { gone_now } else { live });
                 }
-                self.count_replayed(connection, 1);
+                self.count_replayed(delivery.id.connection, 1);
                 durable.map_err(|error| Refusal::Store(error.to_string()))
             }
         }

@@ -284,6 +284,12 @@ impl Outbox {
         self.show();
     }
 
+    /// Gives back to the store what was not started, because some of it may be cancelled; an order is asked for anew.
+    pub(super) fn recall(self: &Rc<Outbox>) {
+        self.release_waiting(&mut self.inner.borrow_mut());
+        self.pump();
+    }
+
     /// Gives back to the store what was not started: it keeps its place there, and takes no memory here.
     fn release_waiting(&self, inner: &mut Inner) {
         let unloaded = inner.lanes.unload();

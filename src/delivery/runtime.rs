@@ -39,6 +39,8 @@ pub(super) enum Command {
     Detach(ConnectionId),
     /// Hold it whatever its settings say, or let it go on.
     Suspend(ConnectionId, bool),
+    /// Give back what was not started, then say so.
+    Recall(ConnectionId, oneshot::Sender<()>),
     /// Test a connection, attached or not.
     Test(Box<Errand>),
     /// Say how a delivery stands; nothing is said where its connection is not attached.
@@ -207,6 +209,13 @@ impl Runtime {
                 if let Some(outbox) = self.outboxes.get(&id) {
                     outbox.set_suspended(suspended);
                 }
+            }
+            Command::Recall(id, done) => {
+                if let Some(outbox) = self.outboxes.get(&id) {
+                    outbox.recall();
+                }
+                // Whoever asked may be gone.
+                let _ = done.send(());
             }
             Command::Detach(id) => {
                 if let Some(outbox) = self.outboxes.remove(&id) {

@@ -54,6 +54,10 @@ pub(super) enum Command {
         letters: Vec<DeadLetter>,
         reply: oneshot::Sender<(Vec<DeliveryId>, Result<(), DiskTrouble>)>,
     },
+    Purge {
+        letters: Vec<DeadLetter>,
+        reply: oneshot::Sender<(u64, Result<(), DiskTrouble>)>,
+    },
     Status {
         reply: oneshot::Sender<StoreStatus>,
     },
@@ -118,6 +122,8 @@ pub struct DeadPage {
     pub more: bool,
     /// How many the connection has.
     pub total: u64,
+    /// How many replays of the connection are not over.
+    pub replaying: u64,
 }
 
 /// The store as a whole.

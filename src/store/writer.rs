@@ -9,6 +9,7 @@
 
 mod commit;
 mod compact;
+mod dead;
 mod expire;
 mod hand_out;
 mod keep;

@@ -19,6 +19,7 @@ mod cli;
 mod crash;
 #[cfg(test)]
 mod damage;
+mod dead;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
@@ -70,6 +71,8 @@ mod states;
 mod structure;
 #[cfg(test)]
 mod syscalls;
+#[cfg(test)]
+mod top;
 #[cfg(test)]
 mod trial;
 #[cfg(test)]

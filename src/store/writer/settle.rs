@@ -2,13 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use super::super::command::{Command, DeadPage, Renamed, StoreStatus};
-use super::super::dead_letter::{DeadCursor, DeadLetter};
+use super::super::command::{Command, Renamed, StoreStatus};
+use super::super::dead_letter::DeadLetter;
 use super::super::feed::{Delivery, Lane, Settlement};
 use super::super::marks::{Mark, Place};
 use super::super::outcomes::Ended;
 use super::super::schedule::{self, LANES, Scheduled};
-use super::super::shelf::Item;
 use super::super::state::{NotOver, Segment};
 use super::super::suspension::Suspension;
 use super::super::{ConnectionId, DeliveryId, DiskTrouble};
@@ -187,6 +186,10 @@ impl Writer {
                 let synced = if defect!(ReplayNotSynced) { Ok(()) } else { self.synced() };
                 let _ = reply.send((replayed, synced));
             }
+            Command::Purge { letters, reply } => {
+                let purged = self.purge(&letters);
+                let _ = reply.send((purged, self.synced()));
+            }
             Command::Status { reply } => {
                 self.meter_all();
                 let _ = reply.send(self.status());
@@ -275,20 +278,6 @@ impl Writer {
         streams.filter_map(|stream| Some((stream.id, stream.suspension?))).collect()
     }
 
-    fn dead_page(
-        &mut self,
-        connection: ConnectionId,
-        after: Option<DeadCursor>,
-        limit: usize,
-    ) -> DeadPage {
-        let after = after.map(|cursor| cursor.key);
-        let page = self.state.dead.page(connection.0, after, limit.saturating_add(1));
-        let mut letters = self.readable(page).unwrap_or_default();
-        let more = letters.len() > limit;
-        letters.truncate(limit);
-        DeadPage { more, letters, total: self.state.dead.count(connection.0) }
-    }
-
     /// What a shelf gave; says so when the disk does not give it.
     pub(super) fn readable<T>(&self, read: std::io::Result<T>) -> Option<T> {
         if let Err(error) = &read {
@@ -296,23 +285,6 @@ impl Writer {
             tracing::error!(%error, "Could not read scheduled or dead deliveries; it is tried again.");
         }
         read.ok()
-    }
-
-    /// Sends dead letters on a new run, up to the first that cannot be read just now; which of them.
-    fn replay(&mut self, letters: &[DeadLetter]) -> Vec<DeliveryId> {
-        let mut replayed = Vec::new();
-        for letter in letters {
-            let removed = self.state.dead.remove(letter.id.connection.0, letter.key());
-            match self.readable(removed) {
-                Some(Some(dead)) => {
-                    self.queue_replay(dead.id, dead.size);
-                    replayed.push(dead.id);
-                }
-                Some(None) => {}
-                None => break,
-            }
-        }
-        replayed
     }
 
     /// Cancels all deliveries of a connection that are not over. Those in flight end as they may; what becomes of them is
@@ -392,21 +364,8 @@ impl Writer {
         }
     }
 
-    /// Dead letters of a connection whose event may have been accepted at this time, by their segments' times.
-    fn dead_at(&self, connection: ConnectionId, unix_ms: u64) -> Vec<DeadLetter> {
-        let mut found = Vec::new();
-        for segment in self.segments_of(unix_ms) {
-            let looked = self
-                .state
-                .dead
-                .look(Some(connection.0), Some(segment), |dead, _| found.push(*dead));
-            self.readable(looked);
-        }
-        found
-    }
-
     /// Segments that may hold events accepted at this time.
-    fn segments_of(&self, unix_ms: u64) -> Vec<u32> {
+    pub(super) fn segments_of(&self, unix_ms: u64) -> Vec<u32> {
         let holds = |segment: &Segment| {
             segment.times.is_some_and(|(first, last)| (first..=last).contains(&unix_ms))
         };
