@@ -12,8 +12,8 @@ use crate::store::suspension::SuspensionKind;
 /// Notices that may wait for the control loop. A connection whose hold finds no room holds itself and asks again.
 pub(super) const NOTICES: usize = 256;
 
-/// Places that are left to holds: what only alerts want to know is dropped, and counted, when there are no more than these.
-pub(super) const NOTICES_FOR_HOLDS: usize = 64;
+/// One in so many places is left to holds: what only alerts want to know is dropped, and counted, when no others are free.
+pub(super) const SHARE_OF_HOLDS: usize = 4;
 
 /// What happened to a connection.
 #[derive(Clone, Debug)]

@@ -45,6 +45,13 @@ fn post(site: &Site, path: &str, count: usize) {
     }
 }
 
+/// Replaces the daemon's file in one step: it is watched.
+fn put(site: &Site, text: &str) {
+    let temporary = site.path().join("posthaste.tmp");
+    fs::write(&temporary, text).unwrap();
+    fs::rename(temporary, site.config()).unwrap();
+}
+
 fn counter(daemon: &Daemon<'_>, name: &str, alert: &str) -> f64 {
     daemon.metrics().sum(name, &[("alert", alert)])
 }
@@ -91,7 +98,7 @@ fn what_fails_is_told_once_and_its_repeats_are_counted() {
     let about = |kind: &str| told.iter().find(|(is, ..)| is == kind).unwrap().2.clone();
     assert_eq!(
         about("posthaste.delivery.dead"),
-        "A delivery became a dead letter at crm: http_5xx, status 500"
+        "A delivery became a dead letter at crm: http_status, status 500"
     );
     assert!(about("posthaste.breaker.opened").contains("crm"));
     let status = daemon.cli_json(&["status", "--json"]);
@@ -131,7 +138,7 @@ fn what_the_daemon_does_by_itself_is_told() {
     eventually("the 410 is told", SOON, || kinds("posthaste.connection.disabled") == 1);
     eventually("the backlog is told", SOON, || kinds("posthaste.backlog.old") == 1);
     let good = fs::read_to_string(site.config()).unwrap();
-    fs::write(site.config(), format!("nonsense = 1\n{good}")).unwrap();
+    put(&site, &format!("nonsense = 1\n{good}"));
     daemon.signal(Signal::HUP);
     eventually("the broken file is told", SOON, || kinds("posthaste.config.rejected") == 1);
     let told = told(&receiver);
@@ -144,7 +151,7 @@ fn what_the_daemon_does_by_itself_is_told() {
     let before = receiver.count();
     configure("");
     assert_eq!(daemon.cli_json(&["status", "--json"])["alerts"], serde_json::json!([]));
-    fs::write(site.config(), "nonsense = 1\n").unwrap();
+    put(&site, &format!("nonsense = 1\n{good}"));
     daemon.signal(Signal::HUP);
     eventually("it is refused", SOON, || {
         daemon.metrics().sum("posthaste_config_last_reload_successful", &[]) == 0.0

@@ -100,8 +100,8 @@ impl Build<'_> {
             self.look_at_receiver(written, &path, &names, connections);
             for pattern in written.list("connections") {
                 let text = pattern.as_text().unwrap_or_default();
-                let looks = |name: &&String| glob(text, name) && !to.contains(&name.as_str());
-                if names.iter().find(looks).is_some() {
+                let looks = |name: &String| glob(text, name) && !to.contains(&name.as_str());
+                if names.iter().any(looks) {
                     continue;
                 }
                 let message = if names.iter().any(|name| glob(text, name)) {

@@ -10,7 +10,7 @@ use super::{Ended, Inner, Outbox, WARN_EVERY};
 use crate::connection::Connection;
 use crate::connection::breaker::{Breaker, Change, Gate, Phase, Ticket, Verdict};
 use crate::delivery::lanes::Candidate;
-use crate::delivery::notice::{Failure, NOTICES_FOR_HOLDS, Notice, What};
+use crate::delivery::notice::{Failure, Notice, SHARE_OF_HOLDS, What};
 use crate::delivery::order::End;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition};
@@ -240,7 +240,8 @@ impl Outbox {
     pub(super) fn report(&self, connection: &Arc<Connection>, what: What) {
         let notices = &self.shared.notices;
         let notice = Notice { id: self.id, connection: Arc::clone(connection), what };
-        if notices.capacity() <= NOTICES_FOR_HOLDS || notices.try_send(notice).is_err() {
+        let full = notices.capacity() <= notices.max_capacity() / SHARE_OF_HOLDS;
+        if full || notices.try_send(notice).is_err() {
             self.status.note_untold();
         }
     }
