@@ -228,7 +228,7 @@ impl Alerts {
                 }
                 None => 0,
             };
-            raised.push(rule.raise(&mut self.rng, &key, trouble, before + 1, now, now.wall_ms));
+            raised.push(rule.raise(&mut self.rng, &key, trouble, (before + 1, now.wall_ms), now));
             self.intervals.insert(key, Interval::begin(&rule.alert, trouble, now));
         }
         raised
@@ -249,7 +249,7 @@ impl Alerts {
                 return false;
             }
             let Interval { count, latest, latest_ms, .. } = interval;
-            raised.push(rule.raise(rng, key, latest, *count, now, *latest_ms));
+            raised.push(rule.raise(rng, key, latest, (*count, *latest_ms), now));
             *interval = Interval::begin(&rule.alert, latest, now);
             true
         });
@@ -299,9 +299,8 @@ impl Rule {
         rng: &mut fastrand::Rng,
         key: &Key,
         trouble: &Trouble,
-        count: u64,
+        (count, at_ms): (u64, u64),
         now: Now,
-        at_ms: u64,
     ) -> Raised {
         let event = EventId::new(now.wall_ms, rng);
         self.raised += 1;

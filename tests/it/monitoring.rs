@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::harness::{
     Behaviour, Daemon, Producer, Receiver, SOON, Site, eventually, free_address, has_program,
 };
+use crate::peers;
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
@@ -145,13 +146,24 @@ fn expressions() -> Vec<String> {
 /// A renamed metric or label is noticed here, not on the day when an alert does not fire.
 #[test]
 fn every_alert_and_every_panel_asks_for_what_is_there() {
+    if !has_program("nginx", "-v") {
+        return;
+    }
     let site = Site::new();
+    let (_nginx, url, tls) = peers::tls_target(&site);
+    let signed = "[connection.sign.standard_webhooks]\nsecrets = [{ file = \"../secret\", until = 2099-01-01T00:00:00Z }]\n";
+    fs::write(site.path().join("secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    site.connection("certified", &url, &format!("{tls}{signed}"));
     let (mut daemon, _receiver) = with_traffic(&site);
+    eventually("a certificate is seen", SOON, || {
+        let name = "posthaste_peer_certificate_expiry_timestamp_seconds";
+        daemon.metrics().sum(name, &[("connection", "certified")]) > 0.0
+    });
     let text = daemon.metrics().text;
     daemon.stop();
     let mut asked = BTreeSet::new();
     let rules = expressions();
-    assert!(rules.len() >= 12, "{rules:?}");
+    assert!(rules.len() >= 16, "{rules:?}");
     let panels = queries(&dashboard()).into_iter().map(|(_, query)| query);
     for query in rules.into_iter().chain(panels) {
         for (name, labels) in selectors(&query) {
@@ -168,6 +180,28 @@ fn every_alert_and_every_panel_asks_for_what_is_there() {
         }
     }
     assert!(asked.len() > 25, "{asked:?}");
+}
+
+/// The alerts that issue 6 lists.
+#[test]
+fn there_is_an_alert_for_each_thing_that_wakes_somebody() {
+    let text = fs::read_to_string(shipped("prometheus/posthaste.rules.yml")).unwrap();
+    for (name, metric) in [
+        ("EndpointFailing", "posthaste_delivery_attempts_total"),
+        ("BacklogOld", "posthaste_queue_oldest_event_age_seconds"),
+        ("BreakerOpen", "posthaste_breaker_state"),
+        ("DeadLetters", "posthaste_deliveries_total{outcome=\"dead\"}"),
+        ("ReloadFailed", "posthaste_config_last_reload_successful"),
+        ("StoreNearlyFull", "posthaste_store_free_bytes"),
+        ("CertificateExpiring", "posthaste_peer_certificate_expiry_timestamp_seconds"),
+        ("SigningSecretExpiring", "posthaste_signing_secret_expiry_timestamp_seconds"),
+        ("StoreCorrupt", "posthaste_store_corrupt_records_total"),
+    ] {
+        let rule =
+            text.split("- alert: Posthaste").find(|rule| rule.starts_with(&format!("{name}\n")));
+        let rule = rule.unwrap_or_else(|| panic!("no alert {name}"));
+        assert!(rule.contains(metric), "{name} does not ask for {metric}");
+    }
 }
 
 fn run(command: &mut Command, input: &str) {

@@ -17,7 +17,7 @@ use crate::harness::{
 const QUICK: &str = "retry = { interval = \"50ms\", max_interval = \"50ms\", jitter = \"none\" }\n";
 
 /// A program that runs as long as this.
-struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Program {
     /// Starts it and waits until it listens.
@@ -117,6 +117,15 @@ fn log(directory: &Path) -> Vec<Vec<String>> {
     text.lines().map(words).collect()
 }
 
+/// An nginx with TLS for this site, its URL, and what a connection to it says.
+pub(crate) fn tls_target(site: &Site) -> (Program, String, &'static str) {
+    Certificates::new(site.path());
+    let address = free_address();
+    let program = nginx(site.path(), address, &format!("listen {address} ssl http2;"));
+    let url = format!("https://localhost:{}/hook", address.port());
+    (program, url, "[connection.tls]\nca_file = \"../ca.pem\"\n")
+}
+
 /// Posts one event and waits until nginx has it; its line.
 #[track_caller]
 fn arrive(site: &Site) -> Vec<String> {
@@ -136,11 +145,7 @@ fn nginx_receives_over_http2_and_over_http1() {
         return;
     }
     let site = Site::new();
-    Certificates::new(site.path());
-    let address = free_address();
-    let _nginx = nginx(site.path(), address, &format!("listen {address} ssl http2;"));
-    let url = format!("https://localhost:{}/hook", address.port());
-    let tls = "[connection.tls]\nca_file = \"../ca.pem\"\n";
+    let (_nginx, url, tls) = tls_target(&site);
     site.connection("crm", &url, &format!("host_header = \"crm.internal\"\n{tls}"));
     let mut daemon = Daemon::start(&site);
     let mut producer = site.producer();
