@@ -51,7 +51,7 @@ pub(crate) fn pair(
     let endpoint = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     relay.add_connection(DEAD, endpoint, DEAD_LINES)?;
     relay.reload()?;
-    relay.wait_for("posthaste_breaker_state", (LIVE + 1) as f64)?;
+    relay.wait_for("posthaste_config_generation", 2.0)?;
     let path = format!("/v1/connections/{DEAD}/events");
     let fill = Plan {
         to: relay.ingress,
