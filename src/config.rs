@@ -19,6 +19,7 @@ use crate::connection::Connection;
 use crate::connection::egress::EgressPolicy;
 use crate::source::Source;
 
+mod alert;
 mod build;
 pub mod diff;
 pub mod edit;
@@ -39,6 +40,7 @@ mod value;
 mod variables;
 pub mod watch;
 
+pub use alert::{Alert, On, Which};
 pub use error::{ConfigError, ConfigWarning, Position, Snippet};
 pub use files::{ContentHash, FILE_BYTES_MAX, FILES_MAX, Pending, Watched};
 pub use places::{FILE_NAME, Places, RootFile};
@@ -79,6 +81,8 @@ pub struct Daemon {
     pub runtime: Runtime,
     /// The sources that have a table of their own, in the file's order.
     pub sources: Vec<Source>,
+    /// What is told to connections as events, in the file's order.
+    pub alerts: Vec<Alert>,
 }
 
 /// When the files are read again.

@@ -14,6 +14,7 @@ pub mod breaker;
 pub mod dedupe;
 pub mod egress;
 pub mod filter;
+pub mod glob;
 pub mod headers;
 pub mod json;
 pub mod keeps;

@@ -4,6 +4,8 @@
 //! order: ingress (every open request is answered), egress (attempts end), store (marks and a snapshot), exit. The loop
 //! in between waits for one [`Event`] at a time and has no other state than [`Daemon`].
 
+mod alerting;
+mod alerts;
 mod audit;
 mod cancel;
 mod commands;
@@ -44,7 +46,9 @@ use crate::config::watch::Watch;
 use crate::config::{self, Config, ContentHash, Loaded, Places, ReloadMode, RootFile};
 use crate::connection::{Connection, State};
 use crate::delivery::{Dispatcher, Notice, Prepared};
-use crate::ingress::{Idempotency, Ingress, IngressParts, RoutingTable, RunningIngress, Sources};
+use crate::ingress::{
+    Idempotency, Ingress, IngressParts, OwnEvents, RoutingTable, RunningIngress, Sources,
+};
 use crate::listener::{BindError, Inherited};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::process;
@@ -234,6 +238,10 @@ struct Daemon {
     suspensions: HashMap<ConnectionId, Suspension>,
     /// From the egress.
     notices: mpsc::Receiver<Notice>,
+    /// What is told to connections as events.
+    alerts: alerts::Alerts,
+    /// Stores alerts; once the doors are open.
+    alarm: Option<alerting::Alarm>,
     gauges: Arc<Gauges>,
     watch: Watch,
     readiness: watch::Sender<Readiness>,
@@ -312,6 +320,8 @@ impl Daemon {
             recovered: HashSet::new(),
             suspensions,
             notices,
+            alerts: alerts::Alerts::new(&config.daemon.alerts, fastrand::u64(..)),
+            alarm: None,
             gauges,
             readiness,
             commands,
@@ -389,9 +399,14 @@ impl Daemon {
     fn open_doors(
         &mut self,
         ingress: Ingress,
-        intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
+        mut intakes: Vec<(store::intake::Intake, Arc<store::intake::AckLane>)>,
         found: store::keys::Keys,
     ) -> Result<(), RunError> {
+        // One more than ingress has threads.
+        if let Some(own) = intakes.pop() {
+            self.alarm =
+                Some(alerting::Alarm::start(OwnEvents::new(own, Arc::clone(&self.routing)), self));
+        }
         let limits = key_limits(&self.config);
         let keys = Idempotency::new(limits, found, self.clock.clone(), &self.metrics);
         let keys = Arc::new(keys);
@@ -423,6 +438,7 @@ impl Daemon {
         let table = RoutingTable::after(&self.routing.load(), &entries, &self.sources);
         self.routing.store(Arc::new(table));
         self.gauges.watch(&self.live, &self.dispatcher);
+        self.want_troubles();
     }
 
     fn status_line(&self) -> String {
@@ -507,11 +523,13 @@ impl Daemon {
         // A disk that hangs must not hold the loop.
         if let Ok(Ok(ages)) = timeout(OLDEST_MAX, self.store.oldest()).await {
             self.gauges.set_oldest(&ages, self.clock.age());
+            self.raise_for_ages(&ages);
         }
         if let Ok(status) = self.store.status().await {
             let held = self.orphaned(&status).iter().map(|queue| queue.held).sum();
             self.gauges.set_orphaned(held);
         }
+        self.tend_alerts();
         self.notifier.status(&self.status_line());
         Ok(())
     }
@@ -532,6 +550,7 @@ impl Daemon {
             readiness,
             ingress,
             dispatcher,
+            alarm,
             admin,
             admin_stop,
             store,
@@ -548,6 +567,9 @@ impl Daemon {
             ingress.begin_stop(INGRESS_GRACE.min(within));
             // The threads end when the open requests are answered.
             let _ = tokio::task::spawn_blocking(move || ingress.join()).await;
+        }
+        if let Some(alarm) = alarm {
+            alarm.stop().await;
         }
         // What the egress gives back is not to be handed out again.
         for live in &live {

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use notice::Notice;
+pub use notice::{Failure, Notice, Wanted, What};
 pub use outbox::{Gate, Look, Place};
 pub use status::{LastFailure, Status};
 

@@ -22,6 +22,7 @@
 //! | `ingress/accept.rs`, `ingress/accept_batch.rs` | storing one event, or several together |
 //! | `ingress/answers.rs` | what a producer is told |
 //! | `ingress/idempotency.rs` | the same key makes one event |
+//! | `ingress/own.rs` | events that the daemon makes itself |
 //! | `ingress/routing.rs` | where an event goes |
 //! | `ingress/rules.rs` | which connections want it: filters, dedupe |
 //! | `ingress/memory.rs` | the budget for bodies |
@@ -60,6 +61,7 @@ pub(crate) mod fuzzing;
 mod guard;
 mod idempotency;
 pub mod memory;
+mod own;
 mod post;
 mod receive;
 mod refusal;
@@ -77,6 +79,7 @@ mod timing;
 
 pub use idempotency::Idempotency;
 pub use memory::MemoryBudget;
+pub use own::OwnEvents;
 pub use refusal::Refusal;
 pub use routing::{Entry, RoutingTable};
 pub use rules::Ignored;

@@ -23,6 +23,38 @@ pub struct Status {
     pub orphaned: Vec<Orphaned>,
     /// The store.
     pub store: Store,
+    /// Alerts, in the order of the configuration.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
+}
+
+/// One `[[alert]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Alert {
+    /// Its name.
+    pub name: String,
+    /// The connection that delivers it.
+    pub to: String,
+    /// How many were raised since the start.
+    pub raised: u64,
+    /// How many were folded into one of these.
+    pub suppressed: u64,
+    /// The last one, if there was one since the start.
+    pub last: Option<LastAlert>,
+}
+
+/// An alert that was raised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastAlert {
+    /// The id of its event.
+    pub event: String,
+    /// Its event's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The connection that it is about; `None` where it is about none.
+    pub connection: Option<String>,
+    /// When.
+    pub at: String,
 }
 
 /// The process.

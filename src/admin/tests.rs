@@ -216,6 +216,7 @@ async fn status_is_what_the_daemon_says() {
             kept_bytes: 4,
             attempts_bytes: 5,
         },
+        alerts: Vec::new(),
     };
     let answer = expected.clone();
     let relay = Relay::start(move |command| match command {

@@ -5,7 +5,7 @@ use clap::Args;
 use super::admin::Asked;
 use super::output::{self, Paint, Table};
 use super::{Failure, TEMPLATE};
-use crate::admin::api::{Connection, Status};
+use crate::admin::api::{Alert, Connection, Status};
 
 /// Show the daemon, its queues and its store
 #[derive(Debug, Args)]
@@ -54,7 +54,21 @@ fn render(status: &Status, paint: Paint) -> String {
     if store.attempts_bytes > 0 {
         text += &format!("  and {} of failed attempts\n", output::bytes(store.attempts_bytes));
     }
+    for alert in &status.alerts {
+        text += &format!("alert {}: {}\n", alert.name, last_alert(alert));
+    }
     text + "\n" + &connections(status)
+}
+
+fn last_alert(alert: &Alert) -> String {
+    let Some(last) = &alert.last else {
+        return format!("none for {}", alert.to);
+    };
+    let about = last.connection.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+    format!(
+        "{} for {}, and {} folded into them; last {}{about} at {}",
+        alert.raised, alert.to, alert.suppressed, last.kind, last.at
+    )
 }
 
 fn connections(status: &Status) -> String {
@@ -123,7 +137,9 @@ pub(super) fn last_error(connection: &Connection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{Daemon, LastError, LastReload, Orphaned, Queue, Store, Suspended};
+    use crate::admin::api::{
+        Daemon, LastAlert, LastError, LastReload, Orphaned, Queue, Store, Suspended,
+    };
 
     #[test]
     fn a_state_says_what_made_it_so() {
@@ -189,6 +205,27 @@ mod tests {
                 kept_bytes: 1 << 20,
                 attempts_bytes: 2048,
             },
+            alerts: vec![
+                Alert {
+                    name: "ops".to_owned(),
+                    to: "pager".to_owned(),
+                    raised: 2,
+                    suppressed: 7,
+                    last: Some(LastAlert {
+                        event: "evt_1".to_owned(),
+                        kind: "posthaste.breaker.opened".to_owned(),
+                        connection: Some("crm".to_owned()),
+                        at: "2025-11-21T00:00:02.000Z".to_owned(),
+                    }),
+                },
+                Alert {
+                    name: "files".to_owned(),
+                    to: "pager".to_owned(),
+                    raised: 0,
+                    suppressed: 0,
+                    last: None,
+                },
+            ],
         };
         let text = render(&status, Paint::plain());
         let expected = "\
@@ -197,6 +234,8 @@ last reload refused at 2025-11-21T00:00:00.000Z: crm.toml:3:1: unknown key
 store /var/lib/posthaste: 128.0 MiB of 10.0 GiB in 2 segments
   1.0 MiB of it keeps delivered events
   and 2.0 KiB of failed attempts
+alert ops: 2 for pager, and 7 folded into them; last posthaste.breaker.opened of crm at 2025-11-21T00:00:02.000Z
+alert files: none for pager
 
 CONNECTION  STATE     QUEUED  SCHEDULED  HELD  IN FLIGHT  DEAD  OLDEST  LAST ERROR
 crm         active    1       22         0     4          5     1m 1s   http_status 503 at 2025-11-21T00:00:01.000Z

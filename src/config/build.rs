@@ -12,6 +12,7 @@ use super::value::{Item, Value};
 use super::{Config, LoadOptions, Report, Secrets};
 use crate::secret::{Secret, SecretRef};
 
+mod alerts;
 mod auth;
 mod breaker;
 mod connection;
@@ -43,6 +44,7 @@ impl Build<'_> {
             connections.extend(self.connection(draft, &daemon).map(Arc::new));
         }
         self.look_at_sources(&drafts, &daemon, &connections);
+        self.look_at_alerts(&drafts, &daemon, &connections);
         Config { daemon, connections }
     }
 

@@ -127,6 +127,7 @@ fn daemon_changes(old: &Daemon, new: &Daemon) -> (Vec<&'static str>, Vec<&'stati
         ("store.keep_dead", old.store.keep.dead == new.store.keep.dead),
         ("store.keep_attempts", old.store.keep.attempts == new.store.keep.attempts),
         ("source", old.sources == new.sources),
+        ("alert", old.alerts == new.alerts),
         ("limits.max_body", old.limits.max_body == new.limits.max_body),
         ("security", old.security == new.security),
         ("log.level", old.log.level == new.log.level),

@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::connection::path::PATH_BYTES_MAX;
 use crate::connection::status::Purpose;
 
+mod alert;
 mod auth;
 pub(super) mod payload;
+pub(super) use alert::ALERT;
 
 /// One key.
 #[derive(Debug)]
@@ -150,6 +152,7 @@ pub static ROOT: &[Field] = &[
     field("log", Table(LOG), Toml("{}"), "What goes to standard error."),
     field("runtime", Table(RUNTIME), Toml("{}"), "Threads."),
     field("source", List(&Table(SOURCE), 0, 1000), Standard::None("[{ name = \"shop\", durability = \"relaxed\" }]"), "[[source]]: how posts to one source are treated. See docs/ingress.md."),
+    field("alert", List(&Table(ALERT), 0, alert::ALERTS_MAX), Standard::None("[{ name = \"ops\", on = [\"disabled\"], to = \"pager\" }]"), "[[alert]]: what is told to a connection of posthaste itself, as an event. See docs/alerts.md."),
     field("defaults", Defaults, Toml("{}"), "Any connection field but name, renamed_from and env: what connections use that do not say otherwise."),
 ];
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Config, Daemon, Keep, KeepLimit, Loaded, ReloadMode};
+use super::{Alert, Config, Daemon, Keep, KeepLimit, Loaded, ReloadMode};
 use crate::connection::dedupe::KEYS_MAX;
 use crate::connection::{Connection, State, json};
 use crate::units::{ByteSize, HumanDuration};
@@ -54,8 +54,21 @@ pub struct Summary {
     pub keep: [KeepSummary; 3],
     /// The public halves of the keys that connections sign with.
     pub public_keys: Vec<PublicKeys>,
+    /// What is told as events, and to whom.
+    pub alerts: Vec<AlertSummary>,
     /// How many warnings there are.
     pub warnings: usize,
+}
+
+/// One alert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AlertSummary {
+    /// Its name.
+    pub name: String,
+    /// What it is about.
+    pub on: Vec<&'static str>,
+    /// The connection that delivers it.
+    pub to: String,
 }
 
 /// What the receivers of one connection verify with.
@@ -158,8 +171,14 @@ pub fn check_report(loaded: &Loaded) -> Summary {
         store_max_bytes: config.daemon.store.max_bytes,
         keep: keep(config.daemon.store.keep),
         public_keys: config.connections.iter().filter_map(|one| public_keys(one)).collect(),
+        alerts: config.daemon.alerts.iter().map(alert).collect(),
         warnings: loaded.warnings.len(),
     }
+}
+
+fn alert(alert: &Alert) -> AlertSummary {
+    let on = alert.on.iter().map(|on| on.as_str()).collect();
+    AlertSummary { name: alert.name.clone(), on, to: alert.to.clone() }
 }
 
 fn public_keys(connection: &Connection) -> Option<PublicKeys> {
@@ -243,6 +262,9 @@ impl fmt::Display for Summary {
         writeln!(f, "reload: {}", if self.watched { "auto" } else { "manual" })?;
         for PublicKeys { connection, keys } in &self.public_keys {
             writeln!(f, "{connection} is verified with {}", keys.join(", "))?;
+        }
+        for AlertSummary { name, on, to } in &self.alerts {
+            writeln!(f, "alert {name} tells {to} of {}", on.join(", "))?;
         }
         for listener in &self.listeners {
             writeln!(f, "listens for {listener}")?;

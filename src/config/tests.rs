@@ -6,6 +6,7 @@ use std::fs;
 use super::*;
 use crate::secret::Env;
 
+mod alerts;
 mod auth;
 mod docs;
 mod golden;

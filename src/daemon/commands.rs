@@ -114,6 +114,7 @@ impl Daemon {
                 kept_bytes: status.kept_bytes,
                 attempts_bytes: status.attempts_bytes,
             },
+            alerts: self.alerts.describe(),
         })
     }
 

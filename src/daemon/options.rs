@@ -40,7 +40,8 @@ pub(super) async fn open_store(
         segment_bytes: daemon.store.segment_bytes,
         max_bytes: daemon.store.max_bytes,
         hot_bytes: daemon.limits.memory / 8,
-        lanes: daemon.runtime.ingress_threads,
+        // One for the daemon's own events.
+        lanes: daemon.runtime.ingress_threads + 1,
         feeds: daemon.runtime.egress_threads,
         keys: key_limits(config),
         keep: keep(config),

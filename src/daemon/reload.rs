@@ -62,6 +62,9 @@ impl Daemon {
             Err(refused) => Err(refused),
         };
         self.note_reload(&result);
+        if let Err(refused) = &result {
+            self.raise_for_refusal(refused);
+        }
         result
     }
 
@@ -170,6 +173,8 @@ impl Daemon {
                 (None, None) => {}
             }
         }
+        self.alerts.change_to(&self.config.daemon.alerts);
+        self.show_alerts();
         self.sources = self.sources.changed_to(&self.config.daemon.sources, &self.clock);
         self.publish_live();
         for (live, ready) in replaced {

@@ -7,10 +7,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::alerts::Trouble;
 use super::{Daemon, Live};
 use crate::admin::{Refusal, api};
 use crate::connection::{Connection, State};
-use crate::delivery::Notice;
+use crate::delivery::{Notice, What};
 use crate::event::Wait;
 use crate::store::ConnectionId;
 use crate::store::suspension::{Suspension, SuspensionKind};
@@ -45,18 +46,28 @@ impl Live {
 }
 
 impl Daemon {
-    /// Delivery found out that a connection must be held.
+    /// Delivery found something out.
     pub(super) async fn heed(&mut self, notice: Notice) {
         let same = |live: &Live| live.id == notice.id && live.connection == notice.connection;
         let Some(at) = self.live.iter().position(same) else {
             // Edited or removed meanwhile: its new settings have ended the hold.
             return;
         };
-        let Some(live) = self.hold(at, notice.why).await else {
+        let kind = match notice.what {
+            What::Hold(kind) => kind,
+            What::Failed(failure) => {
+                return self.raise(Some(&notice.connection.name), Trouble::Failed(failure));
+            }
+            What::BreakerOpened { open_for, code } => {
+                let trouble = Trouble::BreakerOpened { open_for, code };
+                return self.raise(Some(&notice.connection.name), trouble);
+            }
+        };
+        let Some(live) = self.hold(at, kind).await else {
             return;
         };
         let name = &live.connection.name;
-        match notice.why {
+        match kind {
             SuspensionKind::Gone => tracing::error!(
                 connection = name,
                 "The target answered 410 (gone): the connection is disabled and its queue is held; correct its url, or `posthaste enable` it"
@@ -72,6 +83,7 @@ impl Daemon {
             ),
             SuspensionKind::PausedUntilRestart => {}
         }
+        self.raise(Some(&notice.connection.name), Trouble::Disabled(kind));
     }
 
     /// Ends what holds a connection, and keeps that before it answers.

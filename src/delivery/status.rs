@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::notice::Wanted;
 use crate::connection::breaker::Phase;
 use crate::event::Cause;
 use crate::store::waits::Waits;
@@ -29,6 +30,10 @@ pub struct Status {
     failed_ms: AtomicU64,
     /// Its cause's number and its status, `cause << 16 | status`.
     failure: AtomicU32,
+    /// What the control loop wants to be told of it, as [`Wanted::to_bits`].
+    wanted: AtomicU8,
+    /// What it was not told, for want of room.
+    untold: AtomicU64,
 }
 
 /// The last attempt that failed.
@@ -63,6 +68,24 @@ impl Status {
         Phase::ALL.get(number).copied().unwrap_or_default()
     }
 
+    /// From now on the control loop is told this of the connection.
+    pub fn want(&self, wanted: Wanted) {
+        self.wanted.store(wanted.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted::from_bits(self.wanted.load(Ordering::Relaxed))
+    }
+
+    /// How many notices found no room since this was asked last.
+    pub fn take_untold(&self) -> u64 {
+        self.untold.swap(0, Ordering::Relaxed)
+    }
+
+    pub(super) fn note_untold(&self) {
+        self.untold.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn set_breaker(&self, phase: Phase) {
         self.breaker.store(phase as u8, Ordering::Relaxed);
     }
@@ -85,6 +108,17 @@ mod tests {
         for phase in Phase::ALL {
             status.set_breaker(phase);
             assert_eq!(status.breaker(), phase);
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_reads_back() {
+        let status = Status::default();
+        assert_eq!(status.wanted(), Wanted::default());
+        for bits in 0..8 {
+            let wanted = Wanted::from_bits(bits);
+            status.want(wanted);
+            assert_eq!((status.wanted(), wanted.to_bits()), (wanted, bits));
         }
     }
 

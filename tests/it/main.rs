@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod activation;
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod capacity;

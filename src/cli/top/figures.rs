@@ -183,6 +183,7 @@ pub(super) mod tests {
                 kept_bytes: 0,
                 attempts_bytes: 0,
             },
+            alerts: Vec::new(),
         }
     }
 

@@ -44,6 +44,7 @@ impl Build<'_> {
             log: log(&table.table("log")),
             runtime: self.runtime(&table.table("runtime")),
             sources: self.sources(table.list("source")),
+            alerts: self.alerts(table.list("alert")),
         }
     }
 

@@ -27,7 +27,8 @@ fn key_pair() -> (String, String) {
 fn load_block(block: &str) -> Result<Loaded, Box<Refused>> {
     let in_connections =
         block.starts_with("[[connection]]") || block.starts_with("# connections.d/");
-    let connection = "[[connection]]\nname = \"one\"\nurl = \"http://example.com/\"\n";
+    let connection = "[[connection]]\nname = \"one\"\nurl = \"http://example.com/\"\n\
+        [[connection]]\nname = \"pager\"\nurl = \"http://example.com/\"\n";
     let files = match in_connections {
         true => [("posthaste.toml", ""), ("connections.d/a.toml", block)],
         false => [("posthaste.toml", block), ("connections.d/a.toml", connection)],

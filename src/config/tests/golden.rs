@@ -3,7 +3,7 @@
 use super::*;
 
 /// The cases on the day this was written; there are only ever more.
-const CASES: usize = 41;
+const CASES: usize = 42;
 
 /// What none of the texts may hold; the cases have it as secrets in many places.
 const SECRET: &str = "hunter2";

@@ -1,6 +1,7 @@
 //! What happens when an attempt has ended: decide, settle, count, and slow down if the target asks for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::Outbox;
 use crate::clock::millis;
 use crate::connection::Connection;
 use crate::connection::retry::{Facts, cause_of_status};
+use crate::delivery::notice::{Failure, What};
 use crate::delivery::status::LastFailure;
 #[cfg(test)]
 use crate::delivery::testing;
@@ -68,6 +70,9 @@ impl Outbox {
         if failed.is_some() || attempts > 1 {
             self.record(job, ended, failed);
         }
+        if failed.is_some() {
+            self.report_failure(connection, job, ended, disposition);
+        }
         match disposition {
             Disposition::Delivered => {
                 let latency = now.since(job.event().accepted_age);
@@ -117,6 +122,25 @@ impl Outbox {
         });
     }
 
+    /// Tells the control loop of a failure, if an alert is about it.
+    fn report_failure(
+        &self,
+        connection: &Arc<Connection>,
+        job: &Job,
+        ended: &Ended,
+        disposition: Disposition,
+    ) {
+        let wanted = self.status.wanted();
+        let (first, dead) = (job.attempt() == 1, matches!(disposition, Disposition::Dead { .. }));
+        if !(wanted.first_failures && first || wanted.dead && dead) {
+            return;
+        }
+        let (cause, status) = cause_and_status(ended);
+        let (event, attempts) = (Some(job.event().id), job.attempt());
+        let failure = Failure { event, first, last: dead, attempts, cause, status };
+        self.report(connection, What::Failed(failure));
+    }
+
     fn warn_of_dead_letter(&self, connection: &Connection, cause: Cause, status: u16) {
         if self.inner.borrow_mut().may_warn(Instant::now()) {
             Outbox::say_dead(connection, cause, status);
@@ -133,10 +157,7 @@ impl Outbox {
     }
 
     fn note_failure(&self, ended: &Ended) {
-        let (cause, status) = match ended.outcome {
-            Outcome::Response { status, .. } => (cause_of_status(status), status),
-            Outcome::Failed(cause) => (cause, 0),
-        };
+        let (cause, status) = cause_and_status(ended);
         self.status.note_failure(LastFailure { at_ms: self.shared.clock.wall_ms(), cause, status });
     }
 
@@ -161,5 +182,13 @@ impl Outbox {
             "A queued event could not be read back from the store; its delivery became a dead letter"
         );
         self.settle_untried(&mut self.inner.borrow_mut(), delivery, Cause::Internal);
+    }
+}
+
+/// Why an attempt failed, and the response's status, 0 where there was none.
+fn cause_and_status(ended: &Ended) -> (Cause, u16) {
+    match ended.outcome {
+        Outcome::Response { status, .. } => (cause_of_status(status), status),
+        Outcome::Failed(cause) => (cause, 0),
     }
 }

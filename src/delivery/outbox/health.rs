@@ -10,7 +10,7 @@ use super::{Ended, Inner, Outbox, WARN_EVERY};
 use crate::connection::Connection;
 use crate::connection::breaker::{Breaker, Change, Gate, Phase, Ticket, Verdict};
 use crate::delivery::lanes::Candidate;
-use crate::delivery::notice::Notice;
+use crate::delivery::notice::{Failure, Notice, SHARE_OF_HOLDS, What};
 use crate::delivery::order::End;
 use crate::delivery::worker::Job;
 use crate::event::{Cause, Disposition};
@@ -156,7 +156,7 @@ impl Outbox {
     fn note_breaker(
         &self,
         inner: &mut Inner,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         job: &Job,
         ended: &Ended,
         verdict: Verdict,
@@ -172,6 +172,9 @@ impl Outbox {
             Some(Change::Opened(open_for)) => {
                 self.metrics.breaker_opened.increment(1);
                 self.alarm.arm(ended.at + open_for);
+                if self.status.wanted().breaker {
+                    self.report(connection, What::BreakerOpened { open_for, code: ended.code });
+                }
                 if health.said_at.is_none_or(|at| ended.at >= at + WARN_EVERY) {
                     (health.said, health.said_at) = (true, Some(ended.at));
                     tracing::warn!(
@@ -216,7 +219,8 @@ impl Outbox {
         why: SuspensionKind,
     ) {
         if !std::mem::replace(&mut inner.health.suspended, true) {
-            let notice = Notice { id: self.id, connection: Arc::clone(connection), why };
+            let (connection, what) = (Arc::clone(connection), What::Hold(why));
+            let notice = Notice { id: self.id, connection, what };
             self.tell(inner, notice);
         }
     }
@@ -229,6 +233,16 @@ impl Outbox {
                 inner.health.untold = Some(notice);
                 self.alarm.arm(Instant::now() + NOTICE_AGAIN);
             }
+        }
+    }
+
+    /// Tells the control loop what an alert wants to know. When there is no room that is counted, and not told.
+    pub(super) fn report(&self, connection: &Arc<Connection>, what: What) {
+        let notices = &self.shared.notices;
+        let notice = Notice { id: self.id, connection: Arc::clone(connection), what };
+        let full = notices.capacity() <= notices.max_capacity() / SHARE_OF_HOLDS;
+        if full || notices.try_send(notice).is_err() {
+            self.status.note_untold();
         }
     }
 
@@ -273,6 +287,17 @@ impl Outbox {
 
     /// Ends a delivery without an attempt.
     pub(super) fn settle_untried(&self, inner: &mut Inner, delivery: &Delivery, cause: Cause) {
+        if self.status.wanted().dead {
+            let failure = Failure {
+                event: delivery.hot.upgrade().map(|event| event.id),
+                first: false,
+                last: true,
+                attempts: delivery.attempts,
+                cause,
+                status: 0,
+            };
+            self.report(&self.settings().connection, What::Failed(failure));
+        }
         let settlement = Settlement {
             id: delivery.id,
             size: delivery.size,

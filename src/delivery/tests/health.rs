@@ -5,7 +5,7 @@ use super::*;
 use crate::clock::Age;
 use crate::connection::State;
 use crate::connection::breaker::{BreakerPolicy, Phase};
-use crate::delivery::notice::Notice;
+use crate::delivery::notice::{Notice, Wanted, What};
 use crate::delivery::testing::connection;
 use crate::event::EventId;
 use crate::store::suspension::SuspensionKind;
@@ -249,7 +249,7 @@ fn gone_holds_the_connection_and_says_so_once() {
         rig.send(1, 10);
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
         let first = notice(&mut rig).await;
-        assert_eq!((first.id, first.why), (ConnectionId(1), SuspensionKind::Gone));
+        assert_eq!((first.id, first.what), (ConnectionId(1), What::Hold(SuspensionKind::Gone)));
         assert_eq!(*first.connection, connection);
         sleep(Duration::from_secs(60)).await;
         rig.receive();
@@ -264,7 +264,40 @@ fn gone_holds_the_connection_and_says_so_once() {
         assert_eq!(peer.requests(), 1);
         rig.command(Command::Suspend(ConnectionId(1), false)).await;
         assert_eq!(rig.disposition().await, dead(Cause::Gone, 410));
-        assert_eq!(notice(&mut rig).await.why, SuspensionKind::Gone);
+        assert_eq!(notice(&mut rig).await.what, What::Hold(SuspensionKind::Gone));
+    });
+}
+
+#[test]
+fn what_alerts_want_is_told_and_counted_when_there_is_no_room() {
+    paused(async {
+        let peer = answering(BROKEN, Duration::ZERO).await;
+        let mut rig = Rig::new(1 << 20);
+        let status = rig.attach(1, guarded(&peer.url)).await;
+        // Nobody wants to know of the first four.
+        send_each(&mut rig, 1, 4);
+        rig.settle(4).await;
+        assert!(rig.notices.try_recv().is_err());
+        status.want(Wanted { breaker: true, ..Wanted::default() });
+        send_each(&mut rig, 1, 1);
+        rig.settle(1).await;
+        let opened =
+            What::BreakerOpened { open_for: Duration::from_secs(30), code: Cause::HttpStatus };
+        assert_eq!(notice(&mut rig).await.what, opened);
+        let gone = answering(GONE, Duration::ZERO).await;
+        let status = rig.attach(2, connection("gone", &gone.url)).await;
+        status.want(Wanted { dead: true, ..Wanted::default() });
+        send_each(&mut rig, 2, 3);
+        rig.settle(3).await;
+        // There is room for two.
+        for _ in 0..2 {
+            let told = notice(&mut rig).await;
+            let What::Failed(failure) = told.what else { panic!("{told:?}") };
+            assert_eq!((told.id, failure.first, failure.last), (ConnectionId(2), true, true));
+            assert_eq!((failure.attempts, failure.cause, failure.status), (1, Cause::Gone, 410));
+        }
+        assert!(rig.notices.try_recv().is_err());
+        assert_eq!((status.take_untold(), status.take_untold()), (1, 0));
     });
 }
 
@@ -342,7 +375,7 @@ fn nothing_but_failure_for_long_enough_holds_the_connection() {
         sleep(Duration::from_secs(1)).await;
         rig.send(1, 1);
         rig.settle(1).await;
-        assert_eq!(notice(&mut rig).await.why, SuspensionKind::FailingTooLong);
+        assert_eq!(notice(&mut rig).await.what, What::Hold(SuspensionKind::FailingTooLong));
         rig.send(1, 1);
         sleep(Duration::from_secs(60)).await;
         rig.receive();

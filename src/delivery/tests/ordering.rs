@@ -7,7 +7,7 @@ use super::*;
 use crate::connection::State;
 use crate::connection::ordering::{By, OnDead, Ordering};
 use crate::connection::path::Path;
-use crate::delivery::Place;
+use crate::delivery::{Place, What};
 use crate::event::EventId;
 use crate::store::order::Parked;
 use crate::store::suspension::SuspensionKind;
@@ -358,7 +358,7 @@ fn a_dead_one_halts_the_connection_and_is_dead_when_that_is_kept() {
         let mut rig = Rig::ordered(halting(&peer.url)).await;
         rig.send_bodies(&[BAD, A, B]);
         let notice = rig.notices.recv().await.unwrap();
-        assert_eq!((notice.id, notice.why), (ConnectionId(1), SuspensionKind::Halted));
+        assert_eq!((notice.id, notice.what), (ConnectionId(1), What::Hold(SuspensionKind::Halted)));
         rig.rest().await;
         assert_eq!(
             (bodies(&peer), rig.settled.len()),
