@@ -217,6 +217,10 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -238,6 +242,49 @@ mod tests {
             checked += 1;
         }
         assert_eq!(checked, 56);
+    }
+
+    /// What the documents tell people to type is accepted, as far as it is said: in prose some is left out.
+    #[test]
+    fn the_commands_of_the_documents_are_accepted() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let documents = std::fs::read_dir(root.join("docs")).unwrap();
+        let pages = documents.map(|page| page.unwrap().path()).chain([root.join("README.md")]);
+        let mut checked = 0;
+        for page in pages.filter(|page| page.extension().is_some_and(|ending| ending == "md")) {
+            let text = std::fs::read_to_string(&page).unwrap();
+            let mut language = "";
+            let typed = text.lines().filter_map(|line| {
+                if let Some(fence) = line.trim_start().strip_prefix("```") {
+                    language = fence;
+                }
+                let line = match language {
+                    "console" => line.strip_prefix("$ ").or_else(|| line.strip_prefix("# "))?,
+                    "sh" => line,
+                    _ => return None,
+                };
+                line.starts_with("posthaste ").then_some((line, true))
+            });
+            let spans =
+                text.split('`').skip(1).step_by(2).filter(|span| span.starts_with("posthaste "));
+            for (command, whole) in typed.chain(spans.map(|span| (span, false))) {
+                let command = command.split([';', '|', '>']).next().unwrap();
+                let command = command.split("&&").next().unwrap();
+                let words = shlex::split(command).expect(command);
+                let Err(error) = Arguments::try_parse_from(words) else {
+                    checked += 1;
+                    continue;
+                };
+                let short = matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
+                assert!(short && !whole, "{}: {command}\n{error}", page.display());
+            }
+        }
+        assert!(checked >= 40, "{checked}");
     }
 
     /// What is read can be read by a program: all but these, which print no data of a daemon or a configuration.

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use crate::harness::binary;
 
 /// The settings of a unit's section, comments left out.
 fn settings(file: &str, section: &str) -> Vec<String> {
@@ -53,4 +56,23 @@ fn the_sockets_are_named_after_the_parts_that_take_them() {
             assert!(!path.starts_with("run/posthaste/"), "{path}");
         }
     }
+}
+
+/// The daemon in the container: its own file is legal, and user and store are those of the image.
+#[test]
+fn the_container_has_a_configuration_and_a_user() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
+    let check = Command::new(binary())
+        .args(["check", "--config"])
+        .arg(config.join("posthaste.toml"))
+        .env_remove("POSTHASTE_ENV")
+        .output()
+        .unwrap();
+    let said = String::from_utf8([check.stdout, check.stderr].concat()).unwrap();
+    assert_eq!(check.status.code(), Some(0), "{said}");
+    let file = fs::read_to_string(config.join("Containerfile")).unwrap();
+    assert!(file.contains("\nFROM scratch\n") && file.contains("\nUSER 65532:65532\n"), "{file}");
+    let volume = file.lines().find_map(|line| line.strip_prefix("VOLUME [\"")).unwrap();
+    let store = volume.strip_suffix("\"]").unwrap();
+    assert!(said.contains(&format!("store: {store},")), "{said}");
 }
