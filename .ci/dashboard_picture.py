@@ -1,5 +1,5 @@
 """What .ci/dashboard-picture runs: the relay, its endpoints, its producer, Prometheus, and the drawing."""
-import http.client, json, os, pathlib, signal, socket, subprocess, sys, tempfile, threading, time, urllib.parse, urllib.request
+import http.client, json, os, pathlib, shutil, signal, socket, subprocess, sys, tempfile, threading, time, urllib.parse, urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import matplotlib
@@ -271,3 +271,4 @@ finally:
     for child in children:
         child.send_signal(signal.SIGTERM)
         child.wait(60)
+    shutil.rmtree(home)
