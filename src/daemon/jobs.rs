@@ -6,7 +6,7 @@
 //! more than [`LANE_MAX`] and a step of a connection's deliveries into its replay lane, and then waits until they are over: the lane
 //! shares the connection with new events, and nothing of a large replay is in memory.
 //!
-//! Jobs are kept in a file ([`file`]), with how far they are. A step's marks are durable before the job's place is, so a crash
+//! Jobs are kept in a file ([`mod@file`]), with how far they are. A step's marks are durable before the job's place is, so a crash
 //! costs a job nothing but its figures of the last second: it looks again at what it had done, and that is not dead any more.
 
 mod file;
