@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Who may use whom. What is not listed uses leaves alone.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("admin", &["problem"]),
+    // What is asked for by status is written as a connection writes it.
+    ("admin", &["connection", "problem"]),
     (
         "cli",
         &[
