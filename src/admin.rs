@@ -33,7 +33,8 @@ mod routes;
 mod serve;
 
 pub use command::{
-    AttemptsQuery, Command, DeadEvent, FoundEvent, JobCommand, Refusal, ReloadRefused,
+    AttemptsQuery, Command, DeadEvent, DeliveriesQuery, FoundEvent, JobCommand, Refusal,
+    ReloadRefused,
 };
 
 /// Commands that may wait for the control loop; past that a request is answered 503.

@@ -11,6 +11,7 @@ mod cancel;
 mod commands;
 mod connections;
 mod dead;
+mod deliveries;
 mod edit;
 mod explain;
 mod gauges;

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 pub use command::{Acted, DeadPage, Renamed, StoreStatus};
 pub use dead_letter::{DeadCursor, DeadLetter};
-pub use lookup::{FoundDelivery, FoundEvent, Standing, Whereabouts};
+pub use lookup::{DeliveryPage, FoundDelivery, FoundEvent, ListedDelivery, Standing, Whereabouts};
 pub use reader::LoadError;
 pub use shelf::ShelfLimits;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub mod connections;
+pub mod deliveries;
 pub mod explain;
 pub mod jobs;
 pub mod transfer;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::api::connections::{AuditPage, ConnectionsPage, Document, Object, Plan};
+use super::api::deliveries::{Delivery, DeliveryState};
 use super::api::explain::Explanation;
 use super::api::jobs::{DeadPlan, Job, JobAction, Selection};
 use super::api::transfer::Imported;
@@ -101,6 +102,13 @@ pub enum Command {
         by: String,
         /// What came of it.
         reply: Reply<Result<EventActed, Refusal>>,
+    },
+    /// One page of a connection's deliveries, the newest first.
+    Deliveries {
+        /// Which ones.
+        query: DeliveriesQuery,
+        /// The page.
+        reply: Reply<Result<Page<Delivery>, Refusal>>,
     },
     /// One page of recorded attempts, the newest first.
     Attempts {
@@ -258,6 +266,21 @@ pub struct FoundEvent {
     pub event: Arc<Event>,
     /// Connections and states, by name.
     pub deliveries: Vec<(String, &'static str)>,
+}
+
+/// Which deliveries of a connection are asked for.
+#[derive(Clone, Debug)]
+pub struct DeliveriesQuery {
+    /// Its name.
+    pub connection: String,
+    /// Its connection is not looked at; its times are those of acceptance.
+    pub selection: Selection,
+    /// Only those that stand so; `None` is all but what is over.
+    pub state: Option<DeliveryState>,
+    /// Only those before this segment and slot: where the last page ended.
+    pub before: Option<(u32, u32)>,
+    /// At most so many; 1 to 255.
+    pub limit: u32,
 }
 
 /// Which attempts are asked for.

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod connections;
+mod deliveries;
 mod history;
 mod jobs;
 mod transfer;
@@ -106,6 +107,7 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(history::event_body))
         .routes(routes!(history::event_explain))
         .routes(routes!(history::attempts))
+        .routes(routes!(deliveries::deliveries))
         .routes(routes!(jobs::jobs_list))
         .routes(routes!(jobs::job_show))
         .routes(routes!(connections::connections_list))

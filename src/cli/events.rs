@@ -3,8 +3,10 @@
 use clap::{Args, Subcommand};
 
 use super::admin::{Asked, target};
+use super::listing::{List, PageArguments};
 use super::output::{self, Fields, Table};
 use super::{Failure, TEMPLATE};
+use crate::admin::api::deliveries::Delivery;
 use crate::admin::api::{EventActed, EventAction, EventDetail, Replayed};
 use crate::event::EventId;
 
@@ -12,6 +14,7 @@ use crate::event::EventId;
 #[derive(Debug, Args)]
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
+  posthaste events list crm --state scheduled
   posthaste events show evt_019ab3c4-5d6e-7f80-9123-456789abcdef
 ")]
 pub(super) struct Arguments {
@@ -21,6 +24,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    List(ListArguments),
     Show(ShowArguments),
     /// Try at once the deliveries of an event that wait for a time
     ///
@@ -40,6 +44,43 @@ Examples:
   posthaste events cancel evt_019ab3c4-5d6e-7f80-9123-456789abcdef --connection crm
 ")]
     Cancel(ActArguments),
+}
+
+/// List the deliveries of a connection, the newest first
+#[derive(Debug, Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  posthaste events list crm
+  posthaste events list crm --state scheduled
+  posthaste events list crm --type order.created --since 1h
+  posthaste events list crm --state dead --code http_status --json | jq -r '.models[].event'
+")]
+struct ListArguments {
+    /// The connection
+    #[arg(value_name = "NAME")]
+    connection: String,
+    /// Only those that stand so: queued, scheduled, out (being sent, or next), dead, or over (and kept)
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// Only dead ones with this cause, as in http_status
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Only dead ones whose last response had one of these statuses: 503, 5xx, 400-499,!404
+    #[arg(long, value_name = "STATUSES")]
+    status: Option<String>,
+    /// Only events of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Only events accepted since: a duration, as in 1h, or a time in UTC
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only events accepted before: a duration, as in 1h, or a time in UTC
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    #[command(flatten)]
+    page: PageArguments,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -90,10 +131,44 @@ pub(super) struct ReplayArguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.action {
+        Action::List(arguments) => list(arguments),
         Action::Show(arguments) => show(arguments),
         Action::Retry(arguments) => act(EventAction::Retry, arguments),
         Action::Cancel(arguments) => act(EventAction::Cancel, arguments),
     }
+}
+
+fn list(arguments: ListArguments) -> Result<(), Failure> {
+    let query = vec![
+        ("state", arguments.state.as_deref()),
+        ("code", arguments.code.as_deref()),
+        ("status", arguments.status.as_deref()),
+        ("type", arguments.kind.as_deref()),
+        ("since", arguments.since.as_deref()),
+        ("until", arguments.until.as_deref()),
+    ];
+    let path = ["connections", arguments.connection.as_str(), "deliveries"];
+    let list = List { path: &path, query, cursor: "next", none: "no deliveries" };
+    list.print(&arguments.page, arguments.asked, table)
+}
+
+fn table(deliveries: &[Delivery]) -> String {
+    let mut table =
+        Table::new(&["EVENT", "STATE", "TYPE", "ACCEPTED", "ATTEMPTS", "DUE", "CODE", "STATUS"]);
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    for delivery in deliveries {
+        table.row([
+            delivery.event.clone(),
+            delivery.state.as_str().to_owned(),
+            delivery.kind.clone(),
+            delivery.accepted_at.clone(),
+            delivery.attempts.to_string(),
+            or_dash(&delivery.due_at),
+            or_dash(&delivery.code),
+            delivery.status.map_or("-".to_owned(), |status| status.to_string()),
+        ]);
+    }
+    table.render()
 }
 
 fn show(arguments: ShowArguments) -> Result<(), Failure> {

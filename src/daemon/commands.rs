@@ -44,6 +44,9 @@ impl Daemon {
                 let acted = self.act_on_event(action, event, connection.as_deref(), &by).await;
                 let _ = reply.send(acted);
             }
+            Command::Deliveries { query, reply } => {
+                let _ = reply.send(self.deliveries(query).await);
+            }
             Command::Attempts { query, reply } => {
                 let _ = reply.send(self.attempts(query).await);
             }

@@ -61,6 +61,23 @@ impl Wanted {
         })
     }
 
+    /// Whether only dead letters can be meant.
+    pub(super) fn names_an_end(&self) -> bool {
+        self.cause.is_some() || self.status.is_some()
+    }
+
+    /// Whether that is an end that is wanted.
+    pub(super) fn fits_end(&self, cause: Cause, status: u16) -> bool {
+        self.cause.is_none_or(|wanted| wanted == cause)
+            && self.status.as_ref().is_none_or(|statuses| statuses.contains(status))
+    }
+
+    /// Whether an event of that type and time (wall clock, in milliseconds) is wanted.
+    pub(super) fn fits_event(&self, kind: &str, at_ms: u64) -> bool {
+        self.kind.as_ref().is_none_or(|wanted| wanted == kind)
+            && (self.since..self.until).contains(&at_ms)
+    }
+
     /// Whether all are.
     fn is_all(&self) -> bool {
         let Wanted { cause, status, kind, since, until } = self;
@@ -73,8 +90,7 @@ impl Wanted {
     }
 
     fn fits_letter(&self, letter: &DeadLetter) -> bool {
-        self.cause.is_none_or(|cause| cause == letter.cause)
-            && self.status.as_ref().is_none_or(|statuses| statuses.contains(letter.status))
+        self.fits_end(letter.cause, letter.status)
             && (self.since..self.until).contains(&letter.died_ms)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::dead_letter::{DeadCursor, DeadLetter};
-use super::lookup::{FoundDelivery, Standing, Whereabouts};
+use super::lookup::{DeliveryPage, FoundDelivery, Standing, Whereabouts};
 use super::queue::QueueCounters;
 use super::segment_index::Entry;
 use super::suspension::Suspension;
@@ -90,6 +90,12 @@ pub(super) enum Command {
     Whereabouts {
         id: DeliveryId,
         reply: oneshot::Sender<Whereabouts>,
+    },
+    Deliveries {
+        connection: ConnectionId,
+        before: Option<(u32, u32)>,
+        over: bool,
+        reply: oneshot::Sender<DeliveryPage>,
     },
     ReplayOver {
         delivery: FoundDelivery,

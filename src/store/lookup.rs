@@ -81,6 +81,26 @@ pub enum Whereabouts {
     Over,
 }
 
+/// A delivery in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedDelivery {
+    /// Which one.
+    pub id: DeliveryId,
+    /// Its record's bytes.
+    pub size: u32,
+    /// Where it is.
+    pub whereabouts: Whereabouts,
+}
+
+/// A part of a list of deliveries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryPage {
+    /// The deliveries, the newest place first.
+    pub deliveries: Vec<ListedDelivery>,
+    /// Where to go on, if there is more: before this segment and slot.
+    pub next: Option<(u32, u32)>,
+}
+
 /// A record that the reader found.
 pub(super) type FoundRecord = (Entry, Event, Vec<RecordedRoute>);
 
@@ -121,6 +141,20 @@ impl Store {
     /// [`Closed`].
     pub async fn whereabouts(&self, id: DeliveryId) -> Result<Whereabouts, Closed> {
         self.ask(|reply| Command::Whereabouts { id, reply }).await
+    }
+
+    /// A connection's deliveries whose places come before `before`, newest first, a bounded number of them; what is over only
+    /// if `over` asks for it.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn deliveries(
+        &self,
+        connection: ConnectionId,
+        before: Option<(u32, u32)>,
+        over: bool,
+    ) -> Result<DeliveryPage, Closed> {
+        self.ask(|reply| Command::Deliveries { connection, before, over, reply }).await
     }
 
     /// Visits the events of a connection that were accepted at `since` or later and are still in the store, newest first. What

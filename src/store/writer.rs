@@ -15,6 +15,7 @@ mod hand_out;
 mod keep;
 mod kept;
 mod keys;
+mod list;
 mod look;
 mod order;
 mod settle;

@@ -223,7 +223,7 @@ pub(super) async fn job_cancel(
 }
 
 /// The same selection with points in time: a duration is as long ago as it was asked.
-fn in_times(mut selection: Selection, context: &Context) -> Result<Selection, Problem> {
+pub(super) fn in_times(mut selection: Selection, context: &Context) -> Result<Selection, Problem> {
     for time in [&mut selection.since, &mut selection.until].into_iter().flatten() {
         *time = rfc3339(parse_since(time, &context.clock)?);
     }

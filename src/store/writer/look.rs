@@ -92,9 +92,18 @@ impl Writer {
         if self.standing(id).1 == Standing::Over {
             return Whereabouts::Over;
         }
-        if let Some(letter) = self.dead_letter(id) {
-            return Whereabouts::Dead(letter);
+        match self.dead_letter(id) {
+            Some(letter) => Whereabouts::Dead(letter),
+            None => self.whereabouts_of_live(id, |writer| writer.scheduled(id)),
         }
+    }
+
+    /// Where one is that is neither over nor dead; `scheduled` looks for it on the schedule.
+    pub(super) fn whereabouts_of_live(
+        &self,
+        id: DeliveryId,
+        scheduled: impl FnOnce(&Writer) -> Option<Scheduled>,
+    ) -> Whereabouts {
         let Some(stream) = self.state.streams.get(id.connection.0 as usize) else {
             return Whereabouts::Over;
         };
@@ -102,7 +111,7 @@ impl Writer {
         if let Some(Scheduled { attempts, .. }) = stream.handed.get(&place) {
             return Whereabouts::HandedOut { attempts: *attempts };
         }
-        if let Some(Scheduled { due, attempts, lane, .. }) = self.scheduled(id) {
+        if let Some(Scheduled { due, attempts, lane, .. }) = scheduled(self) {
             return Whereabouts::Scheduled { due, attempts, lane };
         }
         let came_back = stream.returned.iter().any(|delivery| Place::from(delivery.id) == place);

@@ -215,6 +215,9 @@ impl Writer {
             Command::Whereabouts { id, reply } => {
                 let _ = reply.send(self.whereabouts(id));
             }
+            Command::Deliveries { connection, before, over, reply } => {
+                let _ = reply.send(self.list(connection, before, over));
+            }
             Command::ReplayOver { delivery, reply } => {
                 let replayed = self.replay_over(delivery);
                 let _ = reply.send((replayed, self.synced()));
