@@ -30,7 +30,9 @@ use crate::event::EventId;
 use crate::store::{ConnectionId, DeadCursor, DeadLetter};
 
 /// Letters of one step.
-const STEP: usize = 128;
+const STEP: usize = 64;
+/// How long jobs rest after a step: what they do goes before nobody. Some 2,500 letters a second.
+const STEP_PAUSE: Duration = Duration::from_millis(25);
 /// Replays of a connection that may wait before a job adds some.
 const LANE_MAX: u64 = 256;
 /// How long jobs wait when no lane has room.
@@ -317,6 +319,7 @@ impl Daemon {
                     kept.take(stepped, at);
                 }
                 self.jobs.unsaved = true;
+                self.jobs.plan(Instant::now() + STEP_PAUSE);
             }
             Err(error) => {
                 tracing::warn!(job = id, %error, "A job could not go on; it is tried again");

@@ -65,6 +65,60 @@ fn a_retry_comes_when_it_is_asked_for() {
     daemon.stop();
 }
 
+/// The ids of a list.
+fn list(daemon: &Daemon<'_>, arguments: &[&str]) -> Vec<String> {
+    let command = [&["events", "list", "crm", "--json"], arguments].concat();
+    let page = daemon.cli_json(&command);
+    let models = page["models"].as_array().unwrap();
+    models.iter().map(|one| one["event"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn deliveries_are_listed_by_state_cause_and_time() {
+    let receiver = Receiver::start(Behaviour::status(503));
+    let site = Site::new();
+    site.connection("crm", &receiver.url("crm"), LATE);
+    let mut daemon = Daemon::start(&site);
+    let late = post(&site, "crm", "late");
+    eventually("it waits for its retry", SOON, || scheduled(&daemon, "crm") == 1.0);
+    receiver.behave(Behaviour::status(400));
+    let dead = post(&site, "crm", "dead");
+    eventually("it is dead", SOON, || {
+        daemon.metrics().sum("posthaste_dead_letters", &[("connection", "crm")]) == 1.0
+    });
+    let held = daemon.cli(&["pause", "crm", "--until-restart"]);
+    assert!(held.status.success(), "{held:?}");
+    let waiting = post(&site, "crm", "waiting");
+    let all = [&waiting, &dead, &late].map(String::clone);
+    assert_eq!(list(&daemon, &[]), all, "newest first");
+    assert_eq!(list(&daemon, &["--state", "scheduled"]), [late.clone()]);
+    assert_eq!(list(&daemon, &["--state", "queued"]), [waiting.clone()]);
+    assert_eq!(list(&daemon, &["--state", "dead", "--status", "4xx"]), [dead.clone()]);
+    assert_eq!(list(&daemon, &["--code", "http_status"]), [dead.clone()]);
+    assert!(list(&daemon, &["--code", "expired"]).is_empty());
+    assert!(list(&daemon, &["--type", "order.created"]).is_empty());
+    assert_eq!(list(&daemon, &["--since", "1h"]), all);
+    assert!(list(&daemon, &["--until", "1h"]).is_empty());
+    // A page at a time.
+    let (mut found, mut next) = (Vec::new(), None);
+    loop {
+        let mut command = vec!["events", "list", "crm", "--json", "--limit", "1"];
+        command.extend(next.as_deref().map(|next| ["--next", next]).into_iter().flatten());
+        let page = daemon.cli_json(&command);
+        let models = page["models"].as_array().unwrap();
+        found.extend(models.iter().map(|one| one["event"].as_str().unwrap().to_owned()));
+        match page["pagination"]["next"].as_str() {
+            Some(cursor) => next = Some(cursor.to_owned()),
+            None => break,
+        }
+    }
+    assert_eq!(found, all);
+    refused(&daemon, &["events", "list", "crm", "--next", "x"], "cursor");
+    refused(&daemon, &["events", "list", "crm", "--state", "lost"], "state");
+    refused(&daemon, &["events", "list", "nobody"], "nobody");
+    daemon.stop();
+}
+
 /// What is cancelled is a dead letter and never sent, also after a kill, and can be sent again.
 #[test]
 fn what_waits_is_cancelled_one_by_one() {

@@ -68,3 +68,56 @@ fn one_behind_the_window_or_given_back_waits() {
     };
     assert_eq!(due, clock.age().after(delayed));
 }
+
+/// All of a connection's list, asked for in as many parts as it takes.
+fn listed(rig: &mut Rig, connection: ConnectionId, over: bool) -> Vec<(DeliveryId, Whereabouts)> {
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = rig.ask(|reply| Command::Deliveries { connection, before, over, reply });
+        found.extend(page.deliveries.iter().map(|one| (one.id, one.whereabouts)));
+        before = page.next;
+        if before.is_none() {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn a_list_has_each_delivery_once_where_it_is_in_as_many_parts_as_it_takes() {
+    let (directory, clock) = start();
+    let mut rig = Rig::open(directory.path(), &clock);
+    let crm = rig.connection("crm");
+    let other = rig.connection("other");
+    for _ in 0..4 {
+        rig.append(b"to both", &[crm.clone(), other.clone()]).unwrap();
+    }
+    let due = rig.due();
+    let of_crm: Vec<_> = due.into_iter().filter(|one| one.id.connection == crm.0).collect();
+    rig.settle(&of_crm[0], Disposition::Delivered);
+    rig.settle(&of_crm[1], Disposition::Dead { cause: Cause::HttpStatus, status: 400 });
+    rig.settle(&of_crm[2], Disposition::RetryAfter(Duration::from_secs(5)));
+    rig.writer.turn();
+    let live = listed(&mut rig, crm.0, false);
+    let ids: Vec<DeliveryId> = live.iter().map(|(id, _)| *id).collect();
+    assert_eq!(
+        ids,
+        [3, 2, 1].map(|nth: usize| of_crm[nth].id),
+        "newest first, without what is over"
+    );
+    assert_eq!(live[0].1, Whereabouts::HandedOut { attempts: 0 });
+    assert!(matches!(live[1].1, Whereabouts::Scheduled { attempts: 1, .. }), "{live:?}");
+    assert!(matches!(live[2].1, Whereabouts::Dead(letter) if letter.status == 400), "{live:?}");
+    assert_eq!(listed(&mut rig, crm.0, true).len(), 4);
+    for _ in 0..600 {
+        rig.append(b"more", std::slice::from_ref(&crm)).unwrap();
+    }
+    let all = listed(&mut rig, crm.0, true);
+    assert_eq!(all.len(), 604);
+    assert!(all.windows(2).all(|two| {
+        let [newer, older] = [two[0].0, two[1].0].map(|id| (id.segment, id.slot));
+        newer > older
+    }));
+    for (id, whereabouts) in all {
+        assert_eq!(rig.whereabouts(id), whereabouts, "{id:?}");
+    }
+}
