@@ -74,6 +74,19 @@ struct Walk {
     connection: u32,
     /// The last letter that was looked at.
     after: Option<String>,
+    /// It has been through once. A letter whose record is moved meanwhile may get a place before the last that was looked at, so
+    /// a walk goes through again until there is nothing that it can do.
+    #[serde(default)]
+    again: bool,
+    /// Letters that this time through has done.
+    #[serde(default)]
+    done: u64,
+}
+
+impl Walk {
+    fn new(connection: u32) -> Walk {
+        Walk { connection, after: None, again: false, done: 0 }
+    }
 }
 
 /// What one step came to.
@@ -231,7 +244,7 @@ impl Daemon {
         }
         let mut known = self.known_of(selection.connection.as_deref()).await?;
         known.retain(|(.., dead)| *dead > 0 || selection.connection.is_some());
-        let walks = known.iter().map(|(_, id, _)| Walk { connection: id.0, after: None });
+        let walks = known.iter().map(|(_, id, _)| Walk::new(id.0));
         let id = EventId::new(self.clock.wall_ms(), &mut fastrand::Rng::new()).0;
         let job = Job {
             id: format!("job_{}", id.as_hyphenated()),
@@ -429,16 +442,29 @@ impl Kept {
     /// Notes what a step of the walk at this place came to.
     fn take(&mut self, stepped: Stepped, at: usize) {
         let counts = &mut self.job.counts;
-        counts.examined += stepped.counts.examined;
-        counts.matched += stepped.counts.matched;
-        counts.done += stepped.counts.done;
-        counts.failed += stepped.counts.failed;
+        let Some(walk) = self.walks.get_mut(at) else {
+            return;
+        };
+        let JobCounts { examined, matched, done, failed, .. } = stepped.counts;
+        // Those of an earlier time through are counted; what is new was passed over then, or failed.
+        let mended = counts.failed.min(done);
+        let (examined, matched, failed) = match walk.again {
+            false => (examined, matched, counts.failed + failed),
+            true => (done - mended, done - mended, counts.failed - mended),
+        };
+        counts.examined += examined;
+        counts.matched += matched;
+        counts.done += done;
+        counts.failed = failed;
         // Somebody may have died between the count and the look.
         counts.total = counts.total.max(counts.examined);
-        match (stepped.after, self.walks.get_mut(at)) {
-            (Some(after), Some(walk)) => walk.after = Some(after),
-            (None, Some(_)) => drop(self.walks.remove(at)),
-            (_, None) => {}
+        walk.done += done;
+        match stepped.after {
+            Some(after) => walk.after = Some(after),
+            None if walk.done > 0 => {
+                *walk = Walk { again: true, ..Walk::new(walk.connection) };
+            }
+            None => drop(self.walks.remove(at)),
         }
     }
 }

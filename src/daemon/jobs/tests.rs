@@ -1,7 +1,6 @@
 use super::*;
 
 fn kept(id: usize, state: JobState, walks: u32) -> Kept {
-    let walk = |connection| Walk { connection, after: None };
     Kept {
         job: Job {
             id: format!("job_{id}"),
@@ -15,7 +14,7 @@ fn kept(id: usize, state: JobState, walks: u32) -> Kept {
             error: None,
         },
         born: 77,
-        walks: (0..walks).map(walk).collect(),
+        walks: (0..walks).map(Walk::new).collect(),
     }
 }
 
@@ -37,8 +36,8 @@ async fn jobs_go_on_after_a_restart_where_they_were() {
     };
     running.take(step(Some("0-1-2-3")), 1);
     running.take(step(None), 0);
-    let walk = Walk { connection: 1, after: Some("0-1-2-3".to_owned()) };
-    assert_eq!(running.walks, [walk]);
+    let second = Walk { after: Some("0-1-2-3".to_owned()), done: 2, ..Walk::new(1) };
+    assert_eq!(running.walks, [Walk { again: true, ..Walk::new(0) }, second.clone()]);
     let counts = JobCounts { total: 10, examined: 8, matched: 6, done: 4, failed: 2 };
     assert_eq!(running.job.counts, counts);
     let all = vec![running, kept(2, JobState::Done, 0)];
@@ -112,4 +111,22 @@ async fn the_oldest_that_ended_are_forgotten_and_none_that_runs() {
     jobs.forget();
     let ids: Vec<&str> = jobs.kept.iter().map(|kept| kept.job.id.as_str()).collect();
     assert_eq!((ids.len(), &ids[..2]), (ENDED_MAX + 1, &["job_0", "job_3"][..]));
+}
+
+/// A letter that was passed over or failed has its turn when the walk goes through again; what is counted is counted once.
+#[test]
+fn a_walk_goes_through_again_until_there_is_nothing_to_do() {
+    let mut running = kept(1, JobState::Running, 1);
+    let step = |examined, matched, done| Stepped {
+        counts: JobCounts { examined, matched, done, failed: matched - done, total: 0 },
+        ..Stepped::default()
+    };
+    running.take(step(9, 6, 5), 0);
+    // The one that failed, one that was passed over, and three that do not match.
+    running.take(step(5, 2, 2), 0);
+    let counts = JobCounts { total: 10, examined: 10, matched: 7, done: 7, failed: 0 };
+    assert_eq!(running.job.counts, counts);
+    assert_eq!(running.walks, [Walk { again: true, ..Walk::new(0) }]);
+    running.take(step(3, 0, 0), 0);
+    assert_eq!((running.job.counts, running.walks), (counts, Vec::new()));
 }
